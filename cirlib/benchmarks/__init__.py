@@ -1,0 +1,85 @@
+"""Where triplets and galleries come from: one file a benchmark, all with the same result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from . import circo, cirr, fashioniq
+from .base import Benchmark, BenchmarkError, Triplet, check_choice
+from .completeness import drop_missing, lost_queries, mark_unusable, require_complete
+from .protocols import PROTOCOLS, EvaluationProtocol, get_protocol, join_captions, sample_join
+
+__all__ = [
+    "NAMES",
+    "PROTOCOLS",
+    "SPLITS",
+    "Benchmark",
+    "BenchmarkError",
+    "EvaluationProtocol",
+    "Triplet",
+    "categories",
+    "drop_missing",
+    "get_protocol",
+    "join_captions",
+    "load_benchmark",
+    "lost_queries",
+    "mark_unusable",
+    "require_complete",
+    "sample_join",
+]
+
+SPLITS: dict[str, tuple[str, ...]] = {
+    "fashioniq": fashioniq.SPLITS,
+    "cirr": cirr.SPLITS,
+    "circo": circo.SPLITS,
+    "custom": fashioniq.SPLITS,
+}
+NAMES = tuple(SPLITS)
+_BY_CATEGORY = ("fashioniq", "custom")
+
+
+def load_benchmark(
+    name: str,
+    root: str | Path,
+    *,
+    split: str = "val",
+    category: str | None = None,
+    protocol: str = "original",
+) -> Benchmark:
+    """The queries, gallery and image files of one split.
+
+    Args:
+        name: "fashioniq", "cirr", "circo", or "custom" for any data in FashionIQ's files.
+        root: the folder with `captions/`, `image_splits/` and `images/` (CIRCO: `annotations/`).
+        split: "train", "val" or "test"; CIRR calls its test split "test1", CIRCO has no "train".
+        category: one of `categories(...)`; None is all of them together, their galleries joined.
+        protocol: "original", the gallery of the split file; or "val_split", only the queries'
+            references and targets (FashionIQ and custom data only).
+
+    Missing *images* are no error here: `Benchmark.missing` has them, `require_complete` stops on them.
+    Of a train split only the images that queries use are ever opened: load it with
+    protocol="val_split" (FashionIQ, custom) to ask for no others.
+
+    Raises:
+        BenchmarkError: an unknown name, split, category or protocol; a missing folder or annotation
+            file; malformed JSON or a record of the wrong shape; repeated ids; a query that names an
+            image outside the gallery; an empty gallery. The sentence says what, where, what is allowed.
+    """
+    check_choice(name, NAMES, "benchmark")
+    if name in _BY_CATEGORY:
+        return fashioniq.load(root, split=split, category=category, protocol=protocol, name=name)
+    check_choice(protocol, ("original",), f"protocol of {name}")
+    if category is not None:
+        raise BenchmarkError(f"Unknown category {category!r}: {name} has no categories, allowed is None.")
+    return cirr.load(root, split=split) if name == "cirr" else circo.load(root, split=split)
+
+
+def categories(name: str, root: str | Path, split: str = "val") -> list[str]:
+    """The categories that `load_benchmark` can load on their own; empty for CIRR and CIRCO.
+
+    Raises:
+        BenchmarkError: an unknown name or split.
+    """
+    check_choice(name, NAMES, "benchmark")
+    check_choice(split, SPLITS[name], "split")
+    return fashioniq.categories(root, split) if name in _BY_CATEGORY else []

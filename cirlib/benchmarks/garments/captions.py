@@ -1,0 +1,286 @@
+"""How a crowd worker would write about garments: edits from one to another, and whole descriptions.
+
+A change is told in units: one attribute, or a pattern or graphic together with the second colour that it
+shows. Each unit becomes a phrase for "is" or for "has", and phrases are joined to a sentence.
+"""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from cirlib.benchmarks.garments.attributes import (
+    ATTRIBUTES,
+    COLOURS,
+    VALUES,
+    Garment,
+    difference,
+    luminance,
+    pick,
+)
+
+Phrase = tuple[str, str]  # ("is" | "has", the words that follow)
+NOUNS = {"dress": ("dress", "dress"), "shirt": ("shirt", "shirt"), "toptee": ("top", "blouse")}
+# value → ways to say it; {c} is where the second colour goes, "" when it is not mentioned
+PHRASES: dict[str, dict[str, tuple[Phrase, ...]]] = {
+    "colour": {name: (("is", name), ("is", f"{name} in color")) for name in COLOURS},
+    "pattern": {
+        "horizontal stripes": (("has", "{c}horizontal stripes"), ("has", "{c}stripes going across")),
+        "vertical stripes": (("has", "{c}vertical stripes"), ("has", "{c}stripes going up and down")),
+        "polka dots": (("has", "{c}polka dots"), ("has", "a {c}dotted pattern")),
+        "checks": (("has", "{c}checks"), ("has", "a {c}plaid pattern")),
+        "floral": (("has", "a {c}floral print"), ("has", "a {c}flower pattern")),
+        "color block": (("has", "a {c}color block"), ("has", "a {c}color block on the lower part")),
+        "zigzag": (("has", "{c}zigzags"), ("has", "a {c}zigzag pattern")),
+    },
+    "sleeves": {
+        "sleeveless": (("is", "sleeveless"), ("has", "no sleeves")),
+        "cap": (("has", "cap sleeves"), ("has", "tiny cap sleeves")),
+        "short": (("has", "short sleeves"), ("is", "short sleeved")),
+        "three-quarter": (("has", "three-quarter sleeves"), ("has", "3/4 sleeves")),
+        "long": (("has", "long sleeves"), ("is", "long sleeved")),
+    },
+    "neckline": {
+        "crew": (("has", "a crew neck"), ("has", "a round neck")),
+        "v-neck": (("has", "a v-neck"), ("has", "a v neckline")),
+        "scoop": (("has", "a scoop neck"), ("has", "a low scoop neckline")),
+        "boat": (("has", "a boat neck"), ("has", "a wide boat neckline")),
+        "square": (("has", "a square neck"), ("has", "a square neckline")),
+        "collar": (("has", "a collar"), ("has", "a pointed collar")),
+        "stand": (("has", "a stand-up collar"), ("has", "a mandarin collar")),
+    },
+    "length": {
+        "mini": (("is", "mini length"), ("has", "a very short mini skirt")),
+        "knee": (("is", "knee length"), ("has", "a knee length hem")),
+        "midi": (("is", "midi length"), ("has", "a mid-calf hem")),
+        "maxi": (("is", "maxi length"), ("has", "a floor length skirt")),
+        "cropped": (("is", "cropped"), ("has", "a cropped length")),
+        "regular": (("is", "regular length"), ("has", "a regular length")),
+        "tunic": (("is", "tunic length"), ("has", "a long tunic length")),
+    },
+    "fit": {
+        "fitted": (("is", "fitted"), ("has", "a fitted waist")),
+        "straight": (("is", "straight cut"), ("has", "a straight shape")),
+        "flared": (("is", "flared"), ("has", "a flared a-line shape")),
+    },
+    "graphic": {
+        "star": (("has", "a {c}star"), ("has", "a {c}star graphic")),
+        "heart": (("has", "a {c}heart"), ("has", "a {c}heart graphic")),
+        "text": (("has", "{c}lettering"), ("has", "{c}text on the chest")),
+        "circle": (("has", "a {c}round logo"), ("has", "a {c}circle graphic")),
+        "flower": (("has", "a {c}flower on the front"), ("has", "one big {c}flower")),
+    },
+    "extra": {
+        "belt": (("has", "a belt"), ("has", "a belt at the waist")),
+        "buttons": (("has", "buttons"), ("has", "buttons down the front")),
+        "pocket": (("has", "a chest pocket"), ("has", "a pocket")),
+        "zipper": (("has", "a zipper"), ("has", "a front zipper")),
+        "ruffle": (("has", "a ruffled hem"), ("has", "ruffles at the bottom")),
+        "bow": (("has", "a bow"), ("has", "a bow at the neck")),
+    },
+}
+# attribute → (phrases when the value goes down its ordered list, phrases when it goes up)
+RELATIVE: dict[str, tuple[tuple[Phrase, ...], tuple[Phrase, ...]]] = {
+    "sleeves": ((("has", "shorter sleeves"),), (("has", "longer sleeves"),)),
+    "length": ((("is", "shorter"), ("is", "not as long")), (("is", "longer"), ("has", "more length"))),
+    "fit": ((("is", "tighter"), ("is", "more fitted")), (("is", "looser"), ("is", "more flowing"))),
+}
+DARKER: tuple[Phrase, ...] = (("is", "darker in color"), ("is", "a darker color"))
+LIGHTER: tuple[Phrase, ...] = (("is", "lighter in color"), ("is", "a brighter color"))
+CONTRASTS = ("{new}", "{new}", "{new} instead of {old}", "{new} rather than {old}", "{new}, not {old},")
+STARTS = ("", "", "", "", "it ", "the {noun} ", "this one ")
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A sentence and the attributes it speaks of."""
+
+    text: str
+    mentions: frozenset[str]
+
+
+def edit_captions(rng: np.random.Generator, reference: Garment, target: Garment) -> tuple[Caption, Caption]:
+    """Two sentences that lead from the reference to the target, as FashionIQ's workers write them.
+
+    Together they name every changed attribute, and each one's new value exactly at least once; neither
+    claims a change that did not happen. Raises ValueError where the two garments do not differ.
+    """
+    units = _units(reference, target)
+    if not units:
+        raise ValueError("the two garments are the same: there is no edit to describe")
+    first, second = _shares(rng, len(units))
+    said = set(first)
+    texts = ["", ""]
+    while texts[0] == texts[1]:
+        exact = [True] * len(first), [unit not in said for unit in second]
+        texts = [
+            _sentence(rng, reference, target, [units[i] for i in share], flags)
+            for share, flags in zip((first, second), exact, strict=True)
+        ]
+    captions = [
+        Caption(text, frozenset().union(*(units[i] for i in share)))
+        for text, share in zip(texts, (first, second), strict=True)
+    ]
+    order = rng.permutation(2)
+    return captions[order[0]], captions[order[1]]
+
+
+def _units(reference: Garment, target: Garment) -> list[tuple[str, ...]]:
+    """Changed attributes, grouped by what one phrase says; the second colour goes with what shows it."""
+    changed = difference(reference, target)
+    carrier = _carrier(changed, target) if "second_colour" in changed else None
+    units: list[tuple[str, ...]] = []
+    for name in ATTRIBUTES:
+        if name == carrier:
+            units.append((name, "second_colour"))
+        elif name in changed and not (name == "second_colour" and carrier):
+            units.append((name,))
+    return units
+
+
+def _carrier(changed: frozenset[str], target: Garment) -> str | None:
+    """The changed attribute whose phrase also tells the new second colour (or that it is gone)."""
+    if "pattern" in changed and target.pattern != "plain":
+        return "pattern"
+    if "graphic" in changed and target.graphic != "none":
+        return "graphic"
+    if target.second_colour is None:
+        return "pattern" if "pattern" in changed else "graphic"
+    return None
+
+
+def _shares(rng: np.random.Generator, count: int) -> tuple[list[int], list[int]]:
+    """Which units the first and the second sentence take: all of them jointly, none without any."""
+    order = rng.permutation(count).tolist()
+    cut = int(rng.integers(1, count + 1))
+    first, rest = order[:cut], order[cut:]
+    repeated = int(rng.integers(0, 2)) if rest else int(rng.integers(1, count + 1))
+    return first, rest + first[:repeated]
+
+
+def _sentence(
+    rng: np.random.Generator,
+    reference: Garment,
+    target: Garment,
+    units: list[tuple[str, ...]],
+    exact: list[bool],
+) -> str:
+    phrases = [_phrase(rng, reference, target, unit, flag) for unit, flag in zip(units, exact, strict=True)]
+    return _join(rng, phrases, target.category)
+
+
+def _phrase(
+    rng: np.random.Generator, reference: Garment, target: Garment, unit: tuple[str, ...], exact: bool
+) -> Phrase:
+    """One phrase for one unit; with `exact` it names the new value, else it may only compare."""
+    relative = [] if exact else _relative(reference, target, unit[0])
+    if relative and rng.random() < 0.6:
+        return pick(rng, relative)
+    if unit == ("second_colour",):
+        return _recoloured(rng, reference, target)
+    new, old = getattr(target, unit[0]), getattr(reference, unit[0])
+    if new in ("none", "plain"):
+        return _gone(rng, target, unit[0], old)
+    colour = f"{target.second_colour} " if "second_colour" in unit else ""
+    verb, words = pick(rng, PHRASES[unit[0]][new])
+    return verb, _contrast(rng, unit[0], verb, words, old).format(c=colour)
+
+
+def _contrast(rng: np.random.Generator, name: str, verb: str, words: str, old: str) -> str:
+    """The phrase for the new value, sometimes with what it replaces."""
+    same = [text for old_verb, text in PHRASES[name].get(old, ()) if old_verb == verb]
+    if not same or any(text.startswith("no ") for text in (words, *same)):
+        return words
+    return pick(rng, CONTRASTS).format(new=words, old=same[0].replace("{c}", ""))
+
+
+def _recoloured(rng: np.random.Generator, reference: Garment, target: Garment) -> Phrase:
+    """Only the second colour changed: say it of the pattern, or else of the graphic."""
+    name = "pattern" if target.pattern != "plain" else "graphic"
+    verb, words = pick(rng, PHRASES[name][getattr(target, name)])
+    tail = pick(rng, ("", f" instead of {reference.second_colour}"))
+    return verb, words.format(c=f"{target.second_colour} ") + tail
+
+
+def _gone(rng: np.random.Generator, target: Garment, name: str, old: str) -> Phrase:
+    """The pattern, graphic or extra is no longer there."""
+    noun = PHRASES[name][old][0][1].format(c="").removeprefix("a ").removeprefix("one ")
+    options: list[Phrase] = [("has", f"no {noun}"), ("has", f"no {noun}")]
+    if name == "graphic":
+        options.append(("has", "no graphic"))
+    if name == "pattern":
+        options += [("is", "plain"), ("is", "a solid color")] if target.graphic == "none" else []
+    return pick(rng, options)
+
+
+def _relative(reference: Garment, target: Garment, name: str) -> list[Phrase]:
+    """Comparisons that are true of this change: longer, shorter, darker, tighter, …"""
+    new, old = getattr(target, name), getattr(reference, name)
+    if name == "colour":
+        step = luminance(new) - luminance(old)
+        return list(LIGHTER if step > 0 else DARKER) if abs(step) > 60 else []
+    if name == "sleeves" and "sleeveless" in (new, old):
+        return [("has", "sleeves")] if old == "sleeveless" else []
+    if name not in RELATIVE:
+        return []
+    order = VALUES[target.category][name]
+    return list(RELATIVE[name][int(order.index(new) > order.index(old))])
+
+
+def _join(rng: np.random.Generator, phrases: list[Phrase], category: str) -> str:
+    """Phrases to one sentence: "is blue with long sleeves", "blue, long sleeves", "has … and is …"."""
+    qualities = " and ".join(words for verb, words in phrases if verb == "is")
+    features = " and ".join(words for verb, words in phrases if verb == "has")
+    style = rng.random()
+    if len(phrases) > 1 and style < 0.2:
+        return _clean(", ".join(words for _, words in phrases))
+    start = pick(rng, STARTS).format(noun=pick(rng, NOUNS[category]))
+    if not (qualities and features):
+        return _clean(start + (f"is {qualities}" if qualities else f"has {features}"))
+    if style < 0.6:
+        return _clean(f"{start}is {qualities} with {features}")
+    first, second = f"is {qualities}", f"has {features}"
+    return _clean(start + (f"{first} and {second}" if style < 0.8 else f"{second} and {first}"))
+
+
+def full_caption(rng: np.random.Generator, garment: Garment) -> Caption:
+    """A description of one (visible) garment; most attributes are named, some are left out."""
+    named = [name for name in ATTRIBUTES if rng.random() < 0.85 and _speakable(garment, name)]
+    if not set(named) & {"pattern", "graphic"} and "second_colour" in named:
+        named.remove("second_colour")
+    colour = f"{garment.second_colour} " if "second_colour" in named else ""
+    order = rng.permutation([name for name in named if name not in ("colour", "second_colour")])
+    phrases = [pick(rng, _ways(garment, str(name))) for name in order]
+    text = _description(rng, garment, "colour" in named, phrases).format(c=colour)
+    return Caption(_clean(text), frozenset(named))
+
+
+def _speakable(garment: Garment, name: str) -> bool:
+    value = getattr(garment, name)
+    return value not in (None, "none") and not (value == "plain" and garment.graphic != "none")
+
+
+def _ways(garment: Garment, name: str) -> tuple[Phrase, ...]:
+    value = getattr(garment, name)
+    return (("is", "plain"), ("is", "solid colored")) if value == "plain" else PHRASES[name][value]
+
+
+def _description(rng: np.random.Generator, garment: Garment, coloured: bool, phrases: list[Phrase]) -> str:
+    """The noun, its adjectives before it and its features after it, in one of several orders."""
+    adjectives = [words for verb, words in phrases if verb == "is"]
+    if coloured:
+        adjectives.insert(int(rng.integers(len(adjectives) + 1)), garment.colour)
+    noun = pick(rng, NOUNS[garment.category])
+    features = [words for verb, words in phrases if verb == "has"]
+    tail = ", ".join(features[:-1]) + (" and " if len(features) > 1 else "") + "".join(features[-1:])
+    if adjectives and rng.random() < 0.3:
+        text = f"this {noun} is {' and '.join(adjectives)}"
+        return f"{text}, it has {tail}" if tail else text
+    start = pick(rng, ("a ", "a ", "", "a photo of a "))
+    return f"{start}{' '.join([*adjectives, noun])}" + (f" with {tail}" if tail else "")
+
+
+def _clean(text: str) -> str:
+    """Mend articles ("a orange" → "an orange") and commas left at the end or doubled."""
+    text = re.sub(r"\ba (?=[aeiou])", "an ", text)
+    return re.sub(r",+(?=,|$)", "", text).strip()

@@ -1,0 +1,217 @@
+"""Which garments, queries and pairs there are: all of it decided before a picture is drawn.
+
+Images come in families. A family is one garment and variations of it, so that around every target stand
+pictures that share the edit but not the rest, and pictures that share the rest but not the edit.
+"""
+
+import hashlib
+import itertools
+from base64 import b32encode
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from cirlib.benchmarks.garments.attributes import (
+    ATTRIBUTES,
+    CATEGORIES,
+    VALUES,
+    Garment,
+    contrasting,
+    difference,
+    pick,
+    random_garment,
+    visible,
+)
+from cirlib.benchmarks.garments.captions import Caption, edit_captions, full_caption
+
+SPLITS = ("train", "val")
+PAIR_SETS = ("alignment", "pretraining")
+STREAMS = {name: code for code, name in enumerate((*SPLITS, *PAIR_SETS))}
+VERSION = 1  # of the drawings and captions: raise it when the same arguments give other files
+ACTIVE = 6  # attributes that vary within a family
+ALTERNATIVES = 2  # other values each of them takes there
+MAX_CHANGES = 4  # from the family's first garment to any member
+MAX_EDITS = 3  # from a query's reference to its target
+MAX_FAMILY = 50  # a family varies few values: larger ones could run out of garments
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One image of the catalogue: its id, what it shows, and the seed of everything else in it."""
+
+    id: str
+    garment: Garment
+    seed: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Query:
+    """An edit from one drawing to another, in two sentences."""
+
+    reference: Drawing
+    target: Drawing
+    captions: tuple[Caption, Caption]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """All of one category and split: families in order, and the queries within them."""
+
+    category: str
+    split: str
+    drawings: list[Drawing]
+    queries: list[Query]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and a whole description of it."""
+
+    drawing: Drawing
+    caption: Caption
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Everything `draw_garments` writes."""
+
+    collections: list[Collection]
+    pairs: dict[str, list[Pair]]
+
+    @property
+    def drawings(self) -> list[Drawing]:
+        """Every image, each once."""
+        listed = [drawing for collection in self.collections for drawing in collection.drawings]
+        return listed + [pair.drawing for pairs in self.pairs.values() for pair in pairs]
+
+
+def plan_catalogue(
+    *,
+    train_triplets: int,
+    val_queries: int,
+    gallery_size: int,
+    alignment_pairs: int,
+    pretraining_pairs: int,
+    family_size: int = 25,
+    seed: int = 0,
+) -> Catalogue:
+    """What `draw_garments` would draw: every garment, query and caption, without a picture or a file.
+
+    Train has one image a triplet, rounded up to whole families. Raises ValueError where the images of a
+    split give too few pairs for its queries.
+    """
+    train_images = -(-train_triplets // family_size) * family_size
+    sizes = {"train": (train_images, train_triplets), "val": (gallery_size, val_queries)}
+    collections = [
+        _collection(category, split, *sizes[split], family_size, seed)
+        for category, split in itertools.product(CATEGORIES, SPLITS)
+    ]
+    counts = dict(zip(PAIR_SETS, (alignment_pairs, pretraining_pairs), strict=True))
+    return Catalogue(collections, {name: _pairs(name, count, seed) for name, count in counts.items()})
+
+
+def _random(seed: int, stream: str, *place: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence((seed, STREAMS[stream], *place)))
+
+
+def _collection(
+    category: str, split: str, size: int, queries: int, family_size: int, seed: int
+) -> Collection:
+    code = CATEGORIES.index(category)
+    families = _families(_random(seed, split, code), category, size, family_size)
+    garments = [garment for family in families for garment in family]
+    drawings = [_drawing(garment, (seed, STREAMS[split], code, i)) for i, garment in enumerate(garments)]
+    pairs = list(itertools.islice(_spread_pairs(_random(seed, split, code, size), families), queries))
+    if len(pairs) < queries:
+        raise ValueError(
+            f"{queries} {split} queries do not fit: {size} {category} images in families of {family_size} "
+            f"give only {len(pairs)} pairs at most {MAX_EDITS} attributes apart"
+        )
+    rng = _random(seed, split, code, size, queries)
+    return Collection(category, split, drawings, [_query(rng, drawings[i], drawings[j]) for i, j in pairs])
+
+
+def _drawing(garment: Garment, seed: tuple[int, ...]) -> Drawing:
+    """The id comes from all that the picture depends on but its size."""
+    digest = hashlib.sha256(repr((VERSION, seed, garment)).encode()).digest()
+    return Drawing("G" + b32encode(digest).decode()[:9], garment, seed)
+
+
+def _query(rng: np.random.Generator, reference: Drawing, target: Drawing) -> Query:
+    return Query(reference, target, edit_captions(rng, reference.garment, target.garment))
+
+
+def _families(rng: np.random.Generator, category: str, size: int, family_size: int) -> list[list[Garment]]:
+    """`size` garments that all differ, in families of `family_size`; the last one may be smaller."""
+    taken: set[Garment] = set()
+    families = []
+    for start in range(0, size, family_size):
+        families.append(_family(rng, category, min(family_size, size - start), taken))
+    return families
+
+
+def _family(rng: np.random.Generator, category: str, size: int, taken: set[Garment]) -> list[Garment]:
+    """One garment and variations of it, none of them in `taken`, to which they are added."""
+    base = random_garment(rng, category)
+    pool = _alternatives(rng, base)
+    members: list[Garment] = []
+    candidate = base
+    while len(members) < size:
+        member = visible(candidate)
+        if member not in taken and contrasting(candidate.colour, str(candidate.second_colour)):
+            taken.add(member)
+            members.append(member)
+        candidate = _variation(rng, base, pool, MAX_CHANGES if len(members) > 1 else 2)
+    return members
+
+
+def _alternatives(rng: np.random.Generator, base: Garment) -> dict[str, list[str]]:
+    """The few attributes that vary in this garment's family, and the other values they take."""
+    pool = {}
+    for name in rng.permutation(ATTRIBUTES)[:ACTIVE].tolist():
+        others = sorted(set(VALUES[base.category][name]) - {getattr(base, name)})
+        pool[name] = rng.permutation(others)[:ALTERNATIVES].tolist()
+    return pool
+
+
+def _variation(rng: np.random.Generator, base: Garment, pool: dict[str, list[str]], most: int) -> Garment:
+    """The base with one to `most` attributes of the pool changed."""
+    names = rng.permutation(list(pool))[: rng.integers(1, most + 1)].tolist()
+    return replace(base, **{name: pick(rng, pool[name]) for name in names})
+
+
+def _spread_pairs(rng: np.random.Generator, families: list[list[Garment]]) -> Iterator[tuple[int, int]]:
+    """(reference, target) rows, each pair once: one from each family in turn, members used evenly."""
+    orders, start = [], 0
+    for family in families:
+        orders.append([(start + i, start + j) for i, j in _family_pairs(rng, family)])
+        start += len(family)
+    for turn in itertools.zip_longest(*orders):
+        yield from (pair for pair in turn if pair is not None)
+
+
+def _family_pairs(rng: np.random.Generator, family: list[Garment]) -> list[tuple[int, int]]:
+    """All pairs one to `MAX_EDITS` attributes apart, in an order whose every beginning is well mixed:
+    each member about equally often on either side, and each number of changes about equally often."""
+    ordered = list(itertools.permutations(range(len(family)), 2))
+    steps = np.array([len(difference(family[i], family[j])) for i, j in ordered], dtype=int)
+    waits = rng.exponential(size=len(steps)) * np.bincount(steps, minlength=1)[steps]
+    shuffled = [ordered[k] for k in np.argsort(waits) if steps[k] <= MAX_EDITS]
+    uses = np.zeros((2, len(family)), dtype=int)
+    rounds = []
+    for i, j in shuffled:
+        rounds.append(max(uses[0, i], uses[1, j]))
+        uses[0, i] = uses[1, j] = rounds[-1] + 1
+    return [shuffled[k] for k in np.argsort(rounds, kind="stable")]
+
+
+def _pairs(name: str, count: int, seed: int) -> list[Pair]:
+    """Independent garments of all categories in turn, each with a description."""
+    pairs = []
+    for i in range(count):
+        place = (seed, STREAMS[name], i)
+        rng = _random(seed, name, i, 1)
+        garment = visible(random_garment(rng, CATEGORIES[i % len(CATEGORIES)]))
+        pairs.append(Pair(_drawing(garment, place), full_caption(rng, garment)))
+    return pairs

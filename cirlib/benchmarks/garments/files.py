@@ -1,0 +1,195 @@
+"""Writes the catalogue in FashionIQ's layout: every file whole or not at all, and the record of it last."""
+
+import io
+import itertools
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
+
+from cirlib.benchmarks.garments.attributes import CATEGORIES
+from cirlib.benchmarks.garments.catalogue import (
+    MAX_FAMILY,
+    PAIR_SETS,
+    SPLITS,
+    STREAMS,
+    VERSION,
+    Catalogue,
+    Drawing,
+    Query,
+    plan_catalogue,
+)
+from cirlib.benchmarks.garments.drawing import render_garment
+
+JPEG_QUALITY = 92
+IMAGE_NAME = re.compile(r"G[A-Z2-7]{9}\.jpg(\.part)?")
+
+
+def draw_garments(
+    root: Path,
+    *,
+    train_triplets: int,
+    val_queries: int,
+    gallery_size: int,
+    alignment_pairs: int,
+    pretraining_pairs: int,
+    image_size: int = 160,
+    family_size: int = 25,
+    seed: int = 0,
+    workers: int | None = None,
+) -> None:
+    """Draw the catalogue into `root` in FashionIQ's layout, plus `pairs/`, `attributes.json`, `drawn.json`.
+
+    `train_triplets`, `val_queries` and `gallery_size` count per category (dress, shirt, toptee); the pairs
+    are totals. Images are `image_size` pixels square. The files depend on these arguments only, not on
+    `workers` (processes, by default one a core). A finished catalogue of the same arguments is left as it
+    is; an unfinished one is checked file by file and completed. Raises ValueError, before anything is
+    written, for counts that cannot be met and for a folder that holds other images.
+    """
+    plan = {
+        "train_triplets": train_triplets,
+        "val_queries": val_queries,
+        "gallery_size": gallery_size,
+        "alignment_pairs": alignment_pairs,
+        "pretraining_pairs": pretraining_pairs,
+        "family_size": family_size,
+        "seed": seed,
+    }
+    arguments = {**plan, "image_size": image_size}
+    _check_arguments(arguments, workers)
+    root = Path(root)
+    _check_folder(root)
+    if _is_drawn(root, arguments):
+        return
+    catalogue = plan_catalogue(**plan)
+    (root / "drawn.json").unlink(missing_ok=True)
+    _write_images(root / "images", catalogue.drawings, image_size, workers or os.cpu_count() or 1)
+    _write_captions(root, catalogue)
+    named = {drawing.id: asdict(drawing.garment) for drawing in catalogue.drawings}
+    _write_json(root / "attributes.json", named)
+    _write_json(root / "drawn.json", {"version": VERSION, **arguments})
+
+
+def _check_arguments(arguments: dict[str, int], workers: int | None) -> None:
+    for name, value in {**arguments, "workers": 1 if workers is None else workers}.items():
+        if name != "seed" and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if arguments["seed"] < 0:
+        raise ValueError(f"seed must not be negative, got {arguments['seed']}")
+    if not 2 <= arguments["family_size"] <= MAX_FAMILY:
+        raise ValueError(f"family_size must be between 2 and {MAX_FAMILY}, got {arguments['family_size']}")
+    if arguments["gallery_size"] < 2:
+        raise ValueError("gallery_size must be at least 2: a query needs a reference and a target")
+    if arguments["image_size"] < 32:
+        raise ValueError(f"image_size must be at least 32 pixels, got {arguments['image_size']}")
+
+
+def _check_folder(root: Path) -> None:
+    """Raises ValueError where `root/images` holds files that `draw_garments` did not write."""
+    for path in (root / "images").glob("*"):
+        if not IMAGE_NAME.fullmatch(path.name):
+            raise ValueError(
+                f"{root} holds other images ({path.name}): give draw_garments a folder of its own"
+            )
+
+
+def _is_drawn(root: Path, arguments: dict[str, int]) -> bool:
+    """True where the last run had these arguments, finished, and its files are still there."""
+    try:
+        if json.loads((root / "drawn.json").read_text()) != {"version": VERSION, **arguments}:
+            return False
+        named = json.loads((root / "attributes.json").read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    texts = [*_layout(root).values(), *(root / "pairs" / f"{name}.json" for name in PAIR_SETS)]
+    present = {path.stem for path in (root / "images").glob("*.jpg")}
+    return present == set(named) and all(path.is_file() for path in texts)
+
+
+def _layout(root: Path) -> dict[tuple[str, str, str], Path]:
+    """(kind, category, split) → FashionIQ's file for it."""
+    places = {}
+    for category, split in itertools.product(CATEGORIES, SPLITS):
+        places["captions", category, split] = root / "captions" / f"cap.{category}.{split}.json"
+        places["images", category, split] = root / "image_splits" / f"split.{category}.{split}.json"
+    return places
+
+
+def _write_captions(root: Path, catalogue: Catalogue) -> None:
+    places = _layout(root)
+    for group in catalogue.collections:
+        triplets = [_as_fashioniq(query) for query in group.queries]
+        _write_json(places["captions", group.category, group.split], triplets)
+        _write_json(places["images", group.category, group.split], [drawing.id for drawing in group.drawings])
+    for name, pairs in catalogue.pairs.items():
+        rows = [{"image": pair.drawing.id, "caption": pair.caption.text} for pair in pairs]
+        _write_json(root / "pairs" / f"{name}.json", rows)
+
+
+def _as_fashioniq(query: Query) -> dict[str, object]:
+    texts = [caption.text for caption in query.captions]
+    return {"target": query.target.id, "candidate": query.reference.id, "captions": texts}
+
+
+def _write_images(folder: Path, drawings: list[Drawing], size: int, workers: int) -> None:
+    """Draw the images that are missing or damaged; remove the ones of an earlier, different catalogue."""
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = {f"{drawing.id}.jpg" for drawing in drawings}
+    for path in folder.iterdir():
+        if path.name not in wanted:
+            path.unlink()
+    with _mapper(workers) as spread:
+        done = spread(partial(_write_image, folder, size), drawings)
+        for _ in tqdm(done, total=len(drawings), desc="drawing garments", unit="image"):
+            pass
+
+
+@contextmanager
+def _mapper(workers: int) -> Iterator[Callable[..., Iterator[None]]]:
+    """`map`, or the same over several processes."""
+    if workers == 1:
+        yield map
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        yield partial(pool.map, chunksize=32)
+
+
+def _write_image(folder: Path, size: int, drawing: Drawing) -> None:
+    path = folder / f"{drawing.id}.jpg"
+    if path.exists() and _is_whole(path.read_bytes(), size):
+        return
+    rng = np.random.default_rng(np.random.SeedSequence((*drawing.seed, len(STREAMS))))
+    buffer = io.BytesIO()
+    render_garment(drawing.garment, rng, size).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    _write_bytes(path, buffer.getvalue())
+
+
+def _is_whole(data: bytes, size: int) -> bool:
+    """True for a JPEG of this size that decodes to its last byte."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            return image.size == (size, size) and data.endswith(b"\xff\xd9")
+    except OSError:
+        return False
+
+
+def _write_json(path: Path, value: object) -> None:
+    _write_bytes(path, json.dumps(value, indent=1).encode())
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    """The file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    part.write_bytes(data)
+    os.replace(part, path)

@@ -1,0 +1,129 @@
+"""The evaluation protocols of public composed-image-retrieval code, as named objects.
+
+Numbers from different protocols must not share a table without saying so: the gallery alone is worth
+about 7 points of FashionIQ's R@10.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from .base import PROTOCOLS_OF_GALLERY, check_choice
+
+CaptionStyle = Literal["and", "both_orders", "first", "template"]
+CAPTION_STYLES: tuple[str, ...] = get_args(CaptionStyle)
+REFERENCES = ("kept", "removed")
+
+
+@dataclass(frozen=True)
+class EvaluationProtocol:
+    """How a benchmark is scored.
+
+    `gallery`: "original" (the split file) or "val_split" (only the queries' references and targets).
+    `reference`: "kept" in the gallery, or "removed" from each query's own ranking.
+    `captions`: how a query's captions become text, see `join_captions`.
+    `used_by`: the public code that scores so.
+
+    Raises:
+        BenchmarkError: a value that is not one of these.
+    """
+
+    name: str
+    gallery: Literal["original", "val_split"]
+    reference: Literal["kept", "removed"]
+    captions: CaptionStyle
+    used_by: str = ""
+
+    def __post_init__(self) -> None:
+        check_choice(self.gallery, PROTOCOLS_OF_GALLERY, "gallery")
+        check_choice(self.reference, REFERENCES, "reference")
+        check_choice(self.captions, CAPTION_STYLES, "caption style")
+
+
+# `pic2word` writes "cap2 and cap1" in one order only, and `magiclens` joins without stripping or
+# capitals: the nearest style stands for each.
+PROTOCOLS: dict[str, EvaluationProtocol] = {
+    p.name: p
+    for p in (
+        EvaluationProtocol("clip4cir", "original", "kept", "and", "CLIP4Cir, Bi-BLIP4CIR, SPRC"),
+        EvaluationProtocol("searle", "original", "kept", "template", "SEARLE, LinCIR"),
+        EvaluationProtocol("pic2word", "original", "kept", "template", "Pic2Word"),
+        EvaluationProtocol("magiclens", "original", "kept", "and", "MagicLens, CIReVL"),
+        EvaluationProtocol("covr", "original", "removed", "and", "CoVR, HABIT"),
+        EvaluationProtocol("val_split", "val_split", "kept", "and", "older FashionIQ papers"),
+        EvaluationProtocol(
+            "first_caption", "original", "kept", "first", "no paper: what one caption is worth"
+        ),
+        EvaluationProtocol("cirr", "original", "removed", "and", "CIRR's test server"),
+        EvaluationProtocol("circo", "original", "kept", "and", "CIRCO's test server"),
+    )
+}
+
+
+def get_protocol(name: str) -> EvaluationProtocol:
+    """The named protocol.
+
+    Raises:
+        BenchmarkError: no protocol has this name; lists those there are.
+    """
+    check_choice(name, PROTOCOLS, "protocol")
+    return PROTOCOLS[name]
+
+
+def join_captions(captions: Sequence[str], style: str) -> tuple[str, ...]:
+    """A query's captions as the texts a model reads; the normalised features of several are averaged.
+
+    Each caption first loses the characters `.?, ` at both ends, and one that is then empty is dropped;
+    with none left the result is `("",)` in every style.
+
+    - "and": CLIP4Cir's `("Cap1 and cap2",)`: one text, first letter upper case and the rest of the
+      first caption lower case, as `str.capitalize` does there.
+    - "both_orders": `("cap1 and cap2", "cap2 and cap1")`, unchanged in case.
+    - "first": `("cap1",)`, the first caption that is not empty.
+    - "template": SEARLE's sentence in both orders. Its pseudo-word for the reference becomes the word
+      "something" for models that have none: `("a photo of something that cap1 and cap2", …)`.
+
+    Orders that give the same text (one caption, or two identical ones) are given once.
+
+    Raises:
+        BenchmarkError: the style is not one of these four.
+    """
+    check_choice(style, CAPTION_STYLES, "caption style")
+    parts = _clean(captions)
+    if not parts:
+        return ("",)
+    if style == "first":
+        return (parts[0],)
+    if style == "and":
+        return (_sentence(parts),)
+    orders = tuple(dict.fromkeys((" and ".join(parts), " and ".join(reversed(parts)))))
+    return orders if style == "both_orders" else tuple(f"a photo of something that {o}" for o in orders)
+
+
+def sample_join(captions: Sequence[str], rng: np.random.Generator | random.Random) -> str:
+    """A text for training: "A and B", "B and A", "A" or "B", each with probability 1/4 (CLIP4Cir, SPRC).
+
+    Stripping, empty captions and capitals as in `join_captions(captions, "and")`.
+    """
+    parts = _clean(captions)
+    if not parts:
+        return ""
+    draw = rng.random()
+    if draw < 0.25:
+        return _sentence(parts)
+    if draw < 0.5:
+        return _sentence(parts[::-1])
+    return parts[int((draw - 0.5) * 2 * len(parts))].capitalize()
+
+
+def _clean(captions: Sequence[str]) -> list[str]:
+    return [text for caption in captions if (text := caption.strip(".?, "))]
+
+
+def _sentence(parts: Sequence[str]) -> str:
+    return " and ".join([parts[0].capitalize(), *parts[1:]])

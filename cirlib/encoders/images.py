@@ -1,0 +1,75 @@
+"""Image files to features: decoding in worker processes, one forward pass a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from cirlib.encoders.store import FeatureStore, build_store, contents_key
+
+
+class ImageEncoder(Protocol):
+    """A frozen vision tower.
+
+    Attributes:
+        key: names the weights and the preprocessing, for the feature store.
+        shape: features of one image, (D,) or (T, D).
+        transform: a PIL image to pixels (3, H, W).
+    """
+
+    key: str
+    shape: tuple[int, ...]
+    transform: Callable[[Image.Image], Tensor]
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) to features (B, *shape)."""
+        ...
+
+
+class _Files(Dataset):
+    def __init__(self, files: Sequence[Path], transform: Callable[[Image.Image], Tensor]) -> None:
+        self.files, self.transform = files, transform
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.transform(open_rgb(self.files[index]))
+
+
+def open_rgb(path: Path) -> Image.Image:
+    """The picture at ``path`` in RGB, transparency on white."""
+    with Image.open(path) as image:
+        if image.mode in ("RGBA", "LA", "P"):
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, "white")
+            return Image.alpha_composite(white, image).convert("RGB")
+        return image.convert("RGB")
+
+
+def encode_images(
+    encoder: ImageEncoder,
+    images: Mapping[str, Path],
+    folder: Path,
+    *,
+    batch_size: int = 64,
+    num_workers: int = 2,
+    description: str = "encoding",
+) -> FeatureStore:
+    """The feature store of ``images`` (id → file) under ``encoder``; resumes, and is only built once."""
+    ids, files = list(images), list(images.values())
+
+    def encode(rows: slice) -> Iterator[Tensor]:
+        loader = DataLoader(_Files(files[rows], encoder.transform), batch_size, num_workers=num_workers)
+        with torch.inference_mode():
+            for pixels in loader:
+                yield encoder.encode_pixels(pixels)
+
+    key = contents_key(encoder.key, files)
+    return build_store(folder, key, ids, encoder.shape, encode, description=description)

@@ -1,0 +1,158 @@
+"""Features of images on disk: memory-mapped float16 plus ids, written in shards, finished by one rename."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+FEATURES, MANIFEST, PROGRESS = "features.npy", "store.json", "progress.json"
+
+
+class StoreError(RuntimeError):
+    """A feature store is missing, cut off, or lacks an image."""
+
+
+class FeatureStore:
+    """Read access to the features of a fixed list of images.
+
+    ``store[ids]`` gives float32 features (B, D) or (B, T, D) in the order asked for; ``store.array`` is the
+    memory map itself, ``store.rows(ids)`` the rows in it.
+
+    Raises:
+        StoreError: the folder holds no finished store, or its file is shorter than it says.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        manifest = _read_manifest(folder)
+        if manifest is None:
+            raise StoreError(f"{folder} holds no finished feature store: run the data preparation stage")
+        self.folder = folder
+        self.key: str = manifest["key"]
+        self.ids: list[str] = manifest["ids"]
+        self.array: np.ndarray = np.load(folder / FEATURES, mmap_mode="r")
+        self._row = {image: row for row, image in enumerate(self.ids)}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __contains__(self, image: str) -> bool:
+        return image in self._row
+
+    def rows(self, ids: Sequence[str]) -> np.ndarray:
+        """Rows (B,) int64 of ``ids``; StoreError names the first one that is absent."""
+        try:
+            return np.fromiter((self._row[image] for image in ids), np.int64, len(ids))
+        except KeyError as error:
+            raise StoreError(f"image {error.args[0]!r} has no features in {self.folder}") from None
+
+    def __getitem__(self, ids: Sequence[str]) -> Tensor:
+        return torch.from_numpy(self.array[self.rows(ids)].astype(np.float32))
+
+
+def build_store(
+    folder: Path,
+    key: str,
+    ids: Sequence[str],
+    shape: tuple[int, ...],
+    encode: Callable[[slice], Iterable[Tensor]],
+    *,
+    shard_size: int = 1024,
+    description: str = "encoding",
+) -> FeatureStore:
+    """The store of ``ids`` under ``key`` in ``folder``: opened where it is finished and current, else built.
+
+    Args:
+        key: names model, preprocessing and image contents; another key is another store.
+        shape: features of one image, (D,) or (T, D).
+        encode: gives the features of one slice of ``ids``, batch by batch, (B, *shape).
+        shard_size: images between two points from which an interrupted run goes on.
+    """
+    wanted = {"key": key, "shape": list(shape), "ids": list(ids)}
+    if _read_manifest(folder) == wanted:
+        return FeatureStore(folder)
+    partial = folder.with_name(folder.name + ".partial")
+    array, done = _resume(partial, wanted)
+    with tqdm(total=len(ids), initial=done, desc=description, unit="image") as bar:
+        for start in range(done, len(ids), shard_size):
+            _write_shard(array, slice(start, min(start + shard_size, len(ids))), encode, bar)
+            array.flush()
+            _write_json(partial / PROGRESS, {"done": min(start + shard_size, len(ids)), **wanted})
+    del array
+    _finish(partial, folder, wanted)
+    return FeatureStore(folder)
+
+
+def contents_key(model_key: str, files: Sequence[Path]) -> str:
+    """A key from what encodes and from the bytes of every file, in order."""
+    digest = hashlib.sha256(model_key.encode())
+    for file in files:
+        digest.update(hashlib.blake2b(file.read_bytes(), digest_size=16).digest())
+    return digest.hexdigest()
+
+
+def _write_shard(array: np.memmap, rows: slice, encode: Callable[[slice], Iterable[Tensor]], bar: tqdm) -> None:
+    at = rows.start
+    for features in encode(rows):
+        values = features.detach().float().cpu().numpy().astype(np.float16)
+        if not np.isfinite(values).all():
+            raise StoreError(f"features of the images at rows {at}:{at + len(values)} are not finite in float16")
+        array[at : at + len(values)] = values
+        at += len(values)
+        bar.update(len(values))
+    if at != rows.stop:
+        raise StoreError(f"the encoder gave {at - rows.start} features for {rows.stop - rows.start} images")
+
+
+def _resume(partial: Path, wanted: dict) -> tuple[np.memmap, int]:
+    """The half-written array and how many images are done; a fresh one where the key or list differs."""
+    shape = (len(wanted["ids"]), *wanted["shape"])
+    progress = _read_json(partial / PROGRESS)
+    if progress and {k: v for k, v in progress.items() if k != "done"} == wanted:
+        array = np.load(partial / FEATURES, mmap_mode="r+")
+        if array.shape == shape:
+            return array, progress["done"]
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    return np.lib.format.open_memmap(partial / FEATURES, "w+", np.float16, shape), 0
+
+
+def _finish(partial: Path, folder: Path, manifest: dict) -> None:
+    _write_json(partial / MANIFEST, manifest)
+    (partial / PROGRESS).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+
+
+def _read_manifest(folder: Path) -> dict | None:
+    """The manifest of a finished store whose file has the size it says, else None."""
+    manifest = _read_json(folder / MANIFEST)
+    if manifest is None:
+        return None
+    try:
+        array = np.load(folder / FEATURES, mmap_mode="r")
+    except (OSError, ValueError):
+        return None
+    expected = (len(manifest["ids"]), *manifest["shape"])
+    return manifest if array.shape == expected and array.dtype == np.float16 else None
+
+
+def _read_json(path: Path) -> dict | None:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _write_json(path: Path, values: dict) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(values))
+    os.replace(temporary, path)

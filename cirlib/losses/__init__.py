@@ -1,0 +1,6 @@
+"""Losses: pure functions of tensors that know nothing of models."""
+
+from cirlib.losses.dpo import dpo_loss
+from cirlib.losses.info_nce import info_nce
+
+__all__ = ["dpo_loss", "info_nce"]

@@ -1,0 +1,101 @@
+"""InfoNCE: the contrastive ranking loss of composed image retrieval."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def info_nce(
+    query: Tensor,
+    target: Tensor,
+    *,
+    temperature: float | Tensor = 0.07,
+    negatives: Tensor | None = None,
+    symmetric: bool = False,
+) -> Tensor:
+    """Cross-entropy of each query's own target among the batch's targets and its mined negatives.
+
+    For cosine similarity ``s`` and temperature ``τ``, the mean over the batch of
+
+        L_i = -log( exp(s(q_i, t_i)/τ) / ( Σ_j exp(s(q_i, t_j)/τ) + Σ_k exp(s(q_i, n_ik)/τ) ) )
+
+    which is InfoNCE (van den Oord et al. 2018, "Representation Learning with Contrastive Predictive
+    Coding", eq. 4). An image given as T tokens scores by its best token, ``s(q, t) = max_r cos(q, t_r)``,
+    as in BLIP-2's image-text contrastive loss (Li et al. 2023, sec. 3.2) and SPRC (Bai et al. 2024).
+    ``symmetric`` averages it with the same loss from target to query, as CLIP does (Radford et al. 2021);
+    mined negatives belong to queries, so the second direction is over the batch alone.
+
+    Everything is normalised inside and computed in float32 or wider, under autocast too. Two queries of a
+    batch that share a target are each other's negatives: draw batches accordingly.
+
+    Args:
+        query: (B, D) composed embeddings, not all zero.
+        target: (B, D) or (B, T, D); row i is the target of query i.
+        temperature: above 0; a tensor of one element is learnable.
+        negatives: (B, K, D) or (B, K, T, D); row i holds negatives of query i alone.
+        symmetric: also rank the queries of the batch for each target.
+
+    Returns:
+        A scalar, at least 0.
+
+    Raises:
+        ValueError: shapes that do not fit, or a temperature that is not above 0.
+    """
+    _check_shapes(query, target, negatives)
+    _check_temperature(temperature)
+    with torch.autocast(query.device.type, enabled=False):
+        unit = _normalise(query)  # (B, D)
+        batch_logits = _best_token(unit, _normalise(target)) / temperature  # (B, B)
+        logits = batch_logits  # (B, B)
+        if negatives is not None:
+            mined_logits = _best_token_of_own(unit, _normalise(negatives)) / temperature  # (B, K)
+            logits = torch.cat([batch_logits, mined_logits], dim=1)  # (B, B + K)
+        labels = torch.arange(len(query), device=query.device)  # (B,)
+        loss = F.cross_entropy(logits, labels)
+        return (loss + F.cross_entropy(batch_logits.T, labels)) / 2 if symmetric else loss
+
+
+def _normalise(vectors: Tensor) -> Tensor:
+    """Vectors of unit length, in float32 or wider."""
+    wide = vectors.to(torch.promote_types(vectors.dtype, torch.float32))  # (..., D)
+    return F.normalize(wide, dim=-1)  # (..., D)
+
+
+def _best_token(query: Tensor, target: Tensor) -> Tensor:
+    """Every query (B, D) against every target (B, D) or (B, T, D)."""
+    if target.ndim == 2:
+        return query @ target.T  # (B, B)
+    return torch.einsum("bd,ctd->bct", query, target).amax(dim=-1)  # (B, B)
+
+
+def _best_token_of_own(query: Tensor, negatives: Tensor) -> Tensor:
+    """Every query (B, D) against its own negatives (B, K, D) or (B, K, T, D)."""
+    if negatives.ndim == 3:
+        return torch.einsum("bd,bkd->bk", query, negatives)  # (B, K)
+    return torch.einsum("bd,bktd->bkt", query, negatives).amax(dim=-1)  # (B, K)
+
+
+def _check_shapes(query: Tensor, target: Tensor, negatives: Tensor | None) -> None:
+    if query.ndim != 2 or len(query) == 0:
+        raise ValueError(f"query must be (B, D) with B at least 1, got {tuple(query.shape)}")
+    _check_fits("target", target, query, allowed={2: "(B, D)", 3: "(B, T, D)"})
+    if negatives is not None:
+        _check_fits("negatives", negatives, query, allowed={3: "(B, K, D)", 4: "(B, K, T, D)"})
+
+
+def _check_fits(name: str, given: Tensor, query: Tensor, allowed: dict[int, str]) -> None:
+    batch, width = query.shape
+    fits = given.ndim in allowed and given.shape[0] == batch and given.shape[-1] == width
+    if not fits or (given.ndim == max(allowed) and given.shape[-2] == 0):
+        raise ValueError(
+            f"{name} must be {' or '.join(allowed.values())} with B = {batch} and D = {width} "
+            f"as in query and T at least 1, got {tuple(given.shape)}"
+        )
+
+
+def _check_temperature(temperature: float | Tensor) -> None:
+    if isinstance(temperature, Tensor):
+        if temperature.numel() != 1:
+            raise ValueError(f"temperature must have one element, got shape {tuple(temperature.shape)}")
+    elif not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")

@@ -1,0 +1,223 @@
+"""Typed parameters of a study: one pydantic model a block of ``params.yaml``.
+
+Unknown names, wrong types and values out of range are refused with one sentence that names the
+parameter and what is allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Count = Annotated[int, Field(ge=1)]
+NonNegativeCount = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Weights = Annotated[list[Fraction], Field(min_length=1)]
+
+
+class ParameterError(ValueError):
+    """A parameter is unknown, of the wrong type or out of range; the message says which and what is allowed."""
+
+
+class Block(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Data(Block):
+    """Where triplets, galleries and images come from."""
+
+    benchmark: Literal["fashioniq", "cirr", "circo", "custom"] = "fashioniq"
+    root: Path
+    categories: list[str] | None = None  # None: every category that has a captions file
+    split: str = "val"  # the split that is reported
+    allow_missing: bool = False
+    dev_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.1  # of train, held out for every choice
+
+
+class Models(Block):
+    """The pretrained towers. ``mini`` is the pair that installs as packages."""
+
+    clip: str = "mini"  # mini, or an open_clip architecture
+    clip_pretrained: str | None = None  # open_clip tag or file; for mini: a saved alignment, None aligns one
+    clip_width: Count = 256  # width of the two-tower embedding of mini
+    fusion: str = "mini"  # mini, or a Blip2ForImageTextRetrieval id or folder
+    fusion_checkpoint: Path | None = None  # a Q-Former trained by this study to start from
+    image_size: Count = 160  # pixels a side, for mini
+    cache_tokens: bool = True  # False: run the frozen vision tower at every step instead of storing its tokens
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+
+
+class Evaluation(Block):
+    """The protocol of every reported number."""
+
+    gallery: Literal["original", "val_split"] = "original"
+    reference: Literal["kept", "removed"] = "removed"
+    captions: Literal["and", "both_orders", "first", "template"] = "and"
+
+
+class Drawing(Block):
+    """How much of the garments data is drawn; triplets, queries and galleries are per category."""
+
+    train_triplets: Count = 1_600
+    val_queries: Count = 400
+    gallery_size: Count = 1_000
+    alignment_pairs: Count = 3_000
+    pretraining_pairs: Count = 6_000
+    family_size: Annotated[int, Field(ge=2)] = 25
+
+
+class DataPrep(Block):
+    drawing: Drawing | None = None
+    batch_size: Count = 64
+    num_workers: NonNegativeCount = 2
+    alignment_epochs: Count = 20
+    alignment_lr: Positive = 1e-3
+    alignment_batch_size: Count = 256
+
+
+class ZeroShot(Block):
+    weights: Weights = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]  # of the text
+
+
+class QFormer(Block):
+    fusion: Literal["one_pass", "two_pass"] = "one_pass"
+    target: Literal["max", "mean"] = "max"
+    num_query_tokens: Count = 8
+    width: Count = 256
+    pretraining_epochs: NonNegativeCount = 4
+    pretraining_lr: Positive = 2e-4
+    epochs: NonNegativeCount = 8
+    lr: Positive = 1e-4
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    schedule: Literal["one_cycle", "cosine"] = "one_cycle"
+    temperature: Positive = 0.07
+    max_words: Count = 32  # text tokens kept
+    accumulation: Count = 1
+    gradient_checkpointing: bool = False
+    hard_negatives: Count = 3
+    range_min: NonNegativeCount = 0
+    range_max: Count = 50
+    mine_every: Count = 2  # epochs between two minings
+    mine_from: NonNegativeCount = 2  # epochs of plain in-batch training first
+
+    @model_validator(mode="after")
+    def _range_is_open(self) -> QFormer:
+        if self.range_max <= self.range_min:
+            raise ValueError(f"range_max ({self.range_max}) must be above range_min ({self.range_min})")
+        return self
+
+
+class DPO(Block):
+    """Retrieval-DPO as the paper describes it; see FACTS in the README for the reasons it gives for its failure."""
+
+    beta: Positive = 0.1
+    loss_type: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
+    scale: Positive = 100.0  # multiplies cosine similarities, CLIP's logit scale
+    epochs: Count = 10
+    lr: Positive = 1e-4
+    batch_size: Count = 64
+    num_negatives: Count = 5
+    index: Literal["flat", "ivf", "hnsw"] = "flat"
+    sampling: Literal["top", "random"] = "top"
+    range_min: NonNegativeCount = 0
+    range_max: Count = 100
+
+
+class FailureCases(Block):
+    method: str | None = None  # None: the best method of the study
+    misses_per_kind: Count = 2
+
+
+STAGES = {
+    "data_prep": DataPrep,
+    "zero_shot": ZeroShot,
+    "qformer": QFormer,
+    "dpo": DPO,
+    "failure_cases": FailureCases,
+}
+
+
+class Study(Block):
+    """All parameters of one study."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_\-]+$")]
+    seed: NonNegativeCount = 0
+    data: Data
+    models: Models = Models()
+    evaluation: Evaluation = Evaluation()
+    data_prep: DataPrep = DataPrep()
+    zero_shot: ZeroShot = ZeroShot()
+    qformer: QFormer = QFormer()
+    dpo: DPO = DPO()
+    failure_cases: FailureCases = FailureCases()
+
+
+def load_study(path: Path) -> Study:
+    """The study that ``path`` (a ``params.yaml``) describes.
+
+    Raises:
+        ParameterError: the file is missing, is no YAML mapping, or a value is not allowed.
+    """
+    if not path.is_file():
+        raise ParameterError(f"{path} is missing: run this from the project, which keeps its parameters there")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{path} is not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ParameterError(f"{path} holds a {type(values).__name__}, not a mapping of parameter names to values")
+    return _validated(Study, values, str(path))
+
+
+def overridable(stage: str) -> dict[str, str]:
+    """Names that the notebook of ``stage`` takes, and the block of ``params.yaml`` each stands in."""
+    blocks = {"seed": ""}
+    blocks |= {name: "evaluation" for name in Evaluation.model_fields}
+    blocks |= {name: stage for name in STAGES[stage].model_fields}
+    return blocks
+
+
+def override(study: Study, stage: str, values: dict[str, Any]) -> Study:
+    """``study`` with ``values`` (names as in the stage's notebook; None keeps) put in.
+
+    Raises:
+        ParameterError: a name the stage does not take, or a value that is not allowed.
+    """
+    blocks = overridable(stage)
+    tree = study.model_dump()
+    for name, value in values.items():
+        if name not in blocks:
+            raise ParameterError(_unknown(name, stage, blocks))
+        if value is not None:
+            (tree[blocks[name]] if blocks[name] else tree)[name] = value
+    return _validated(Study, tree, f"the parameters of {stage}")
+
+
+def _unknown(name: str, stage: str, allowed: dict[str, str]) -> str:
+    close = difflib.get_close_matches(name, allowed, n=1) or [n for n in allowed if n in name.split("_")]
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"unknown parameter {name!r} for {stage}.{hint} Allowed: {', '.join(sorted(allowed))}."
+
+
+def _validated(model: type[Study], values: dict[str, Any], where: str) -> Study:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ParameterError("; ".join(_sentence(e, where) for e in error.errors())) from None
+
+
+def _sentence(error: Any, where: str) -> str:
+    name = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"unknown parameter {name!r} in {where}"
+    if error["type"] == "missing":
+        return f"parameter {name!r} is missing in {where}"
+    given = "" if isinstance(error["input"], dict) else f", given {error['input']!r}"
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"parameter {name!r} in {where}: {message}{given}"

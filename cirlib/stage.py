@@ -1,0 +1,173 @@
+"""What a notebook opens first: its parameters checked, its folders resolved, its inputs present."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import random
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cirlib.params import ParameterError, Study, load_study, overridable, override
+
+# The cell that papermill injects starts so; the notebooks' own parameters cells do too.
+PARAMETERS_MARK = "# Parameters"
+
+
+class StageError(RuntimeError):
+    """A stage cannot run yet; the message says which command makes what it needs."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a study: its parameters and where it reads and writes.
+
+    Attributes:
+        name: ``data_prep``, ``zero_shot``, ``qformer``, ``dpo`` or ``failure_cases``.
+        study: every parameter, overrides included.
+        root: the project's folder.
+        out: where this run writes tables and checkpoints.
+        figures: where this run writes its PNG figures.
+        overrides: what was set by the notebook's parameters, empty in the pipeline.
+    """
+
+    name: str
+    study: Study
+    root: Path
+    out: Path
+    figures: Path
+    overrides: Mapping[str, Any]
+
+    @property
+    def params(self) -> Any:
+        """The stage's own block of parameters."""
+        return getattr(self.study, self.name)
+
+    @property
+    def data(self) -> Path:
+        """The folder with the study's features and report, one for every run of the study."""
+        return self.root / "data" / self.study.name
+
+    @property
+    def images(self) -> Path:
+        """The folder with ``captions/``, ``image_splits/`` and ``images/``."""
+        return self.root / self.study.data.root
+
+    def results(self, stage: str) -> Path:
+        """The pipeline's own results of ``stage``."""
+        return self.root / "results" / self.study.name / stage
+
+    def require(self, path: Path, made_by: str) -> Path:
+        """``path``, or a :class:`StageError` naming the command that makes it."""
+        if not path.exists():
+            where = os.path.relpath(path, self.root)
+            raise StageError(f"{self.name} needs {where}, which is missing: run `dvc repro {made_by}` first")
+        return path
+
+
+def open_stage(name: str) -> Stage:
+    """The stage ``name`` as the running notebook's parameters cells ask for it; also seeds every generator.
+
+    Parameters that are None keep what ``params.yaml`` says. With nothing overridden the stage writes to
+    ``results/<study>/<stage>``; else to ``runs/<stage>-<overrides>``, so the pipeline's results stay.
+
+    Raises:
+        ParameterError: an unknown parameter, or a value that is not allowed.
+    """
+    _quiet_tracebacks()
+    root = project_root()
+    given = {key: value for key, value in _notebook_parameters().items() if value is not None}
+    study = override(load_study(root / "params.yaml"), name, given)
+    seed_everything(study.seed)
+    out, figures = _folders(root, study, name, given)
+    out.mkdir(parents=True, exist_ok=True)
+    figures.mkdir(parents=True, exist_ok=True)
+    stage = Stage(name, study, root, out, figures, given)
+    print(f"{study.name} · {name} → {os.path.relpath(out, root)}" + (f"   {given}" if given else ""))
+    return stage
+
+
+def project_root(start: Path | None = None) -> Path:
+    """The nearest folder at or above ``start`` (the current one) with ``params.yaml`` and ``dvc.yaml``.
+
+    Raises:
+        ParameterError: there is none.
+    """
+    start = (start or Path.cwd()).resolve()
+    for folder in (start, *start.parents):
+        if (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file():
+            return folder
+    raise ParameterError(f"no params.yaml and dvc.yaml at or above {start}: start this inside the project")
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds python's, numpy's and torch's generators."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _folders(root: Path, study: Study, name: str, given: Mapping[str, Any]) -> tuple[Path, Path]:
+    if not given:
+        return root / "results" / study.name / name, root / "figures" / study.name
+    run = root / "runs" / f"{name}-{_label(given)}"
+    return run, run / "figures"
+
+
+def _label(given: Mapping[str, Any]) -> str:
+    """A folder name that says what was changed: ``lr=1e-05``; long or odd ones become a hash."""
+    label = ",".join(f"{key}={value}" for key, value in sorted(given.items()))
+    plain = all(c.isalnum() or c in "=,.+-_" for c in label)
+    if plain and len(label) <= 80:
+        return label
+    return hashlib.sha256(json.dumps(given, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _notebook_parameters() -> dict[str, Any]:
+    """Names set by the notebook's parameters cells, papermill's injected one included, with their values."""
+    shell = _ipython()
+    if shell is None:
+        return {}
+    names: set[str] = set()
+    for source in shell.user_ns.get("In", []):
+        if source.lstrip().startswith(PARAMETERS_MARK):
+            names |= assigned_names(source)
+    return {name: shell.user_ns[name] for name in sorted(names) if name in shell.user_ns}
+
+
+def assigned_names(source: str) -> set[str]:
+    """The plain names that python ``source`` assigns at its top level."""
+    targets = (t for node in ast.parse(source).body if isinstance(node, ast.Assign) for t in node.targets)
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def _ipython() -> Any:
+    if "IPython" not in sys.modules:
+        return None
+    return sys.modules["IPython"].get_ipython()
+
+
+def _quiet_tracebacks() -> None:
+    """Errors that are meant for the reader are shown as their one sentence, without a traceback."""
+    shell = _ipython()
+    if shell is None:
+        return
+    from cirlib.benchmarks import BenchmarkError
+
+    def show(self: Any, kind: type, error: BaseException, trace: Any, tb_offset: int | None = None) -> list[str]:
+        lines = [f"{kind.__name__}: {error}"]
+        print(lines[0], file=sys.stderr)
+        return lines
+
+    shell.set_custom_exc((ParameterError, StageError, BenchmarkError), show)
+
+
+__all__ = ["Stage", "StageError", "assigned_names", "open_stage", "overridable", "project_root", "seed_everything"]

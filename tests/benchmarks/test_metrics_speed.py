@@ -1,0 +1,110 @@
+"""What evaluation costs next to the bare matrix product and next to the usual way, as ratios in one run.
+
+Run with `pytest tests/benchmarks` (some two minutes; `--benchmark-json=FILE` keeps the figures). Timings are
+reported and not asserted, for a busy machine makes them lie; memory and equal recalls are asserted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ways import SIZES, WAYS, WIDTH, Category, counted, load, sorted_names
+
+import cirlib
+
+HERE = Path(__file__).parent
+MEGABYTE = 2**20
+needs_linux = pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="memory is read from /proc"
+)
+
+
+@pytest.fixture(scope="module")
+def categories() -> list[Category]:
+    return [load(category) for category in SIZES]
+
+
+def seconds(run: Callable[[Category], object], categories: list[Category]) -> float:
+    begun = time.perf_counter()
+    for category in categories:
+        run(category)
+    return time.perf_counter() - begun
+
+
+def measured(*arguments: str) -> dict[str, float]:
+    """What memory.py prints, from a fresh process."""
+    root = str(Path(cirlib.__path__[0]).parent)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, str(HERE / "memory.py"), *arguments]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def test_recalls_are_the_same_to_the_last_digit(categories: list[Category], report: Any) -> None:
+    ours = [counted(category) for category in categories]
+    usual = [sorted_names(category) for category in categories]
+    report("FashionIQ val: R@10, R@50 equal to the usual way's", str(ours == usual), "True", ours == usual)
+    assert all(0.1 < recall < 0.9 for pair in ours for recall in pair)
+    assert ours == usual
+
+
+def test_speed_on_the_whole_of_fashioniq_val(benchmark: Any, categories: list[Category], report: Any) -> None:
+    times: dict[str, list[float]] = {way: [] for way in WAYS}
+    for round_ in range(24):  # the ways take turns, so that a busy machine slows them alike
+        for way in WAYS:
+            if way != "sorted_names" or round_ % 8 == 0:
+                times[way].append(seconds(WAYS[way], categories))
+    benchmark.pedantic(seconds, args=(counted, categories), rounds=5)
+    for kind, pick in (("median", statistics.median), ("best", min)):
+        spent = {way: pick(times[way]) for way in WAYS}
+        benchmark.extra_info |= {f"{kind}_{way}_s": value for way, value in spent.items()}
+        for way in ("product", "product_in_place"):
+            ratio = spent["counted"] / spent[way]
+            report(f"FashionIQ val, {kind}: our time over {way}", f"{ratio:.2f}", "<= 2.5", ratio <= 2.5)
+        gain = spent["sorted_names"] / spent["counted"]
+        report(f"FashionIQ val, {kind}: the usual way's time over ours", f"{gain:.1f}", ">= 5", gain >= 5)
+
+
+@needs_linux
+@pytest.mark.parametrize("category", SIZES)
+def test_memory_on_fashioniq_val(benchmark: Any, category: str, report: Any) -> None:
+    extra = {way: measured(way, category)["extra_bytes"] for way in ("product", "counted", "sorted_names")}
+    benchmark.extra_info |= {f"{way}_bytes": size for way, size in extra.items()}
+    benchmark.pedantic(counted, args=(load(category),), rounds=3)
+    sizes = ", ".join(f"{extra[way] / MEGABYTE:.0f}" for way in ("counted", "sorted_names", "product"))
+    share = extra["counted"] / extra["sorted_names"]
+    report(f"{category}: extra MB, ours, usual way, product: {sizes}", f"{share:.3f}", "<= 0.1", share <= 0.1)
+    assert share <= 0.1
+
+
+@needs_linux
+def test_a_million_images_on_disk(benchmark: Any, tmp_path: Path, report: Any) -> None:
+    path, rng = tmp_path / "features.npy", np.random.default_rng(0)
+    stored = np.lib.format.open_memmap(path, "w+", np.float16, (1_000_000, WIDTH))
+    for start in range(0, len(stored), 50_000):
+        block = rng.standard_normal((50_000, WIDTH), dtype=np.float32)
+        stored[start : start + 50_000] = block / np.linalg.norm(block, axis=1, keepdims=True)
+    del stored
+    found = benchmark.pedantic(measured, args=("disk", str(path)), rounds=1)
+    path.unlink()
+    benchmark.extra_info |= found
+    extra, ratio = found["extra_bytes"] / MEGABYTE, found["counted_s"] / found["product_s"]
+    report(
+        "1,000 queries, 1,000,000 x 256 float16 on disk: extra MB", f"{extra:.0f}", "<= 1024", extra <= 1024
+    )
+    report(
+        f"the same: {found['counted_s']:.1f} s, over its bare product", f"{ratio:.2f}", "<= 2.5", ratio <= 2.5
+    )
+    assert 0.05 < found["recall@10"] < 0.95
+    assert extra <= 1024

@@ -1,0 +1,186 @@
+"""The DPO loss against the papers' formulas written out in plain floats, and its promises."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from cirlib.losses import dpo_loss
+
+B, K = 6, 4
+LOSS_TYPES = ("sigmoid", "hinge", "ipo")
+OPTIONS = [
+    {"loss_type": loss_type, "beta": beta, "label_smoothing": smoothing}
+    for loss_type, beta, smoothing in itertools.product(LOSS_TYPES, (0.1, 2.0), (0.0, 0.2))
+    if smoothing == 0 or loss_type == "sigmoid"
+]
+
+
+def draw_scores(rejected: tuple[int, ...] = (B,), dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    """policy chosen, policy rejected, reference chosen, reference rejected."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(B,), rejected, (B,), rejected]
+    return [torch.randn(*s, dtype=dtype, generator=generator).requires_grad_() for s in shapes]
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def pair_oracle(pc: float, pr: float, rc: float, rr: float, options: dict) -> float:
+    """The loss of one pair, with the sums bracketed as in the papers: policy ratio less reference ratio."""
+    beta, smoothing = options["beta"], options["label_smoothing"]
+    margin = (pc - pr) - (rc - rr)
+    if options["loss_type"] == "hinge":
+        return max(0.0, 1 - beta * margin)
+    if options["loss_type"] == "ipo":
+        return (margin - 1 / (2 * beta)) ** 2
+    wrong = math.log(1 - sigmoid(beta * margin))
+    return -(1 - smoothing) * math.log(sigmoid(beta * margin)) - smoothing * wrong
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_equals_the_formula_for_one_negative(options: dict) -> None:
+    scores = draw_scores()
+    losses, chosen_rewards, rejected_rewards = dpo_loss(*scores, **options)
+    pc, pr, rc, rr = (s.tolist() for s in scores)
+    for i in range(B):
+        assert losses[i].item() == pytest.approx(pair_oracle(pc[i], pr[i], rc[i], rr[i], options), rel=1e-9)
+        assert chosen_rewards[i].item() == pytest.approx(options["beta"] * (pc[i] - rc[i]))
+        assert rejected_rewards[i].item() == pytest.approx(options["beta"] * (pr[i] - rr[i]))
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_equals_the_formula_for_many_negatives(options: dict) -> None:
+    scores = draw_scores((B, K))
+    losses, chosen_rewards, rejected_rewards = dpo_loss(*scores, **options)
+    pc, pr, rc, rr = (s.tolist() for s in scores)
+    assert losses.shape == rejected_rewards.shape == (B, K)
+    assert chosen_rewards.shape == (B,)
+    for i, k in itertools.product(range(B), range(K)):
+        expected = pair_oracle(pc[i], pr[i][k], rc[i], rr[i][k], options)
+        assert losses[i, k].item() == pytest.approx(expected, rel=1e-9)
+        assert rejected_rewards[i, k].item() == pytest.approx(options["beta"] * (pr[i][k] - rr[i][k]))
+
+
+def test_as_many_negatives_as_queries_are_not_mixed_up() -> None:
+    pc, pr, rc, rr = draw_scores((B, B))
+    square = dpo_loss(pc, pr, rc, rr)[0]
+    for k in range(B):
+        torch.testing.assert_close(square[:, k], dpo_loss(pc, pr[:, k], rc, rr[:, k])[0])
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_gradient_is_right(options: dict) -> None:
+    assert torch.autograd.gradcheck(lambda *s: dpo_loss(*s, **options)[0], draw_scores((B, K)))
+
+
+def test_order_of_batch_and_negatives_does_not_count() -> None:
+    pc, pr, rc, rr = draw_scores((B, K))
+    batch, images = torch.randperm(B), torch.randperm(K)
+    shuffled = dpo_loss(pc[batch], pr[batch][:, images], rc[batch], rr[batch][:, images])[0]
+    torch.testing.assert_close(shuffled, dpo_loss(pc, pr, rc, rr)[0][batch][:, images])
+
+
+def test_policy_equal_to_reference_loses_log_two() -> None:
+    pc, pr, _, _ = draw_scores((B, K))
+    losses, chosen_rewards, rejected_rewards = dpo_loss(pc, pr, pc, pr)
+    torch.testing.assert_close(losses, torch.full((B, K), math.log(2), dtype=torch.float64))
+    assert not chosen_rewards.any()
+    assert not rejected_rewards.any()
+
+
+def test_reference_free_takes_the_reference_as_zero() -> None:
+    pc, pr, rc, rr = draw_scores((B, K))
+    expected = dpo_loss(pc, pr, torch.zeros_like(pc), torch.zeros_like(pr))
+    for free in (
+        dpo_loss(pc, pr, None, None, reference_free=True),
+        dpo_loss(pc, pr, rc, rr, reference_free=True),
+    ):
+        torch.testing.assert_close(free, expected)
+
+
+def test_rewards_carry_no_gradient() -> None:
+    losses, chosen_rewards, rejected_rewards = dpo_loss(*draw_scores())
+    assert losses.requires_grad
+    assert not chosen_rewards.requires_grad
+    assert not rejected_rewards.requires_grad
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_pushes_the_chosen_up_and_the_rejected_down(loss_type: str) -> None:
+    pc, pr, _, _ = draw_scores((B, K))
+    dpo_loss(pc, pr, pc.detach(), pr.detach(), loss_type=loss_type)[0].mean().backward()
+    assert (pc.grad < 0).all()
+    assert (pr.grad > 0).all()
+
+
+@pytest.mark.parametrize("options", [{"loss_type": "hinge", "beta": 0.25}, {"loss_type": "ipo", "beta": 0.1}])
+def test_hinge_and_ipo_rest_at_their_margin(options: dict) -> None:
+    chosen, rejected = torch.tensor([5.0], requires_grad=True), torch.zeros(1)
+    loss = dpo_loss(chosen, rejected, None, None, reference_free=True, **options)[0].sum()
+    loss.backward()
+    assert loss.item() == 0
+    assert chosen.grad.item() == 0
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("size", [1e4, 1e8, -1e4, -1e8])
+def test_extreme_scores_stay_finite(options: dict, size: float) -> None:
+    chosen = torch.full((B,), size, requires_grad=True)
+    rejected = torch.full((B, K), -size, requires_grad=True)
+    losses = dpo_loss(chosen, rejected, torch.zeros(B), torch.zeros(B, K), **options)[0]
+    losses.sum().backward()
+    assert losses.isfinite().all()
+    assert chosen.grad.isfinite().all()
+    assert rejected.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_scores_are_subtracted_in_float32(dtype: torch.dtype) -> None:
+    scores = [s.to(dtype) for s in draw_scores((B, K))]
+    for given, wide in zip(dpo_loss(*scores), dpo_loss(*(s.float() for s in scores)), strict=True):
+        assert given.dtype == torch.float32
+        torch.testing.assert_close(given, wide)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"beta": 0.0}, "beta must be above 0, got 0.0"),
+        ({"beta": -1.0}, "beta must be above 0"),
+        ({"beta": float("nan")}, "beta must be above 0"),
+        ({"label_smoothing": 0.5}, "label_smoothing must be at least 0 and below 0.5, got 0.5"),
+        ({"label_smoothing": -0.1}, "label_smoothing must be"),
+        ({"label_smoothing": 0.1, "loss_type": "ipo"}, "'sigmoid' only, got 'ipo'"),
+        ({"label_smoothing": 0.1, "loss_type": "hinge"}, "'sigmoid' only, got 'hinge'"),
+        ({"loss_type": "kto"}, r"loss_type must be one of \['sigmoid', 'hinge', 'ipo'\], got 'kto'"),
+    ],
+)
+def test_wrong_options_are_named(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dpo_loss(*draw_scores(), **options)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        (((B, 1), (B,), (B, 1), (B,)), r"policy_chosen must be \(B,\), got \(6, 1\)"),
+        (((B,), (B + 1,), (B,), (B + 1,)), r"policy_rejected must be .* B = 6 .*got \(7,\)"),
+        (((B,), (B, K, 1), (B,), (B, K, 1)), "policy_rejected must be"),
+        (((B,), (), (B,), ()), "policy_rejected must be"),
+        (((B,), (B,), (1,), (B,)), r"reference_chosen must be \(6,\) as policy_chosen, got \(1,\)"),
+        (((B,), (B, K), (B,), (B,)), r"reference_rejected must be \(6, 4\) as policy_rejected, got \(6,\)"),
+    ],
+)
+def test_wrong_shapes_are_named(shapes: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dpo_loss(*(torch.zeros(shape) for shape in shapes))
+
+
+def test_a_missing_reference_is_named() -> None:
+    pc, pr, rc, _ = draw_scores()
+    with pytest.raises(ValueError, match=r"reference_rejected is None: .* reference_free=True"):
+        dpo_loss(pc, pr, rc, None)

@@ -1,0 +1,333 @@
+"""The FashionIQ loader, also for custom data in its files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cirlib.benchmarks import (
+    BenchmarkError,
+    Triplet,
+    categories,
+    drop_missing,
+    load_benchmark,
+    lost_queries,
+    mark_unusable,
+    require_complete,
+)
+
+CATEGORIES = ["dress", "shirt", "toptee"]
+
+
+# ------------------------------------------------------------------ the real annotations
+@pytest.mark.parametrize(
+    ("category", "train", "val", "original", "val_split", "test", "test_gallery"),
+    [
+        ("dress", 5_985, 2_017, 3_817, 2_628, 2_024, 3_818),
+        ("shirt", 5_988, 2_038, 6_346, 3_089, 2_038, 6_346),
+        ("toptee", 6_027, 1_961, 5_373, 2_902, 2_056, 5_374),
+    ],
+)
+def test_real_annotations_have_the_published_counts(
+    real_data, category, train, val, original, val_split, test, test_gallery
+):
+    root = real_data("fashioniq")
+
+    def load(split, protocol="original"):
+        return load_benchmark("fashioniq", root, split=split, category=category, protocol=protocol)
+
+    assert len(load("train").triplets) == train
+    assert (len(load("val").triplets), len(load("val").gallery)) == (val, original)
+    assert len(load("val", "val_split").gallery) == val_split
+    assert (len(load("test").triplets), len(load("test").gallery)) == (test, test_gallery)
+
+
+def test_all_categories_together_join_the_real_galleries_without_repeats(real_data):
+    root = real_data("fashioniq")
+    together = load_benchmark("fashioniq", root)
+    assert len(together.triplets) == 6_016
+    assert len(together.gallery) == len(set(together.gallery)) == 15_415
+    assert together.categories == categories("fashioniq", root) == CATEGORIES
+    assert len(load_benchmark("fashioniq", root, split="train").triplets) == 18_000
+
+
+def test_real_train_split_under_val_split_asks_only_for_the_images_of_its_triplets(real_data):
+    train = load_benchmark("fashioniq", real_data("fashioniq"), split="train", protocol="val_split")
+    assert len(train.gallery) == 25_136
+
+
+def test_real_queries_have_two_captions_and_a_target_that_is_not_the_reference(real_data):
+    for split in ("train", "val"):
+        for triplet in load_benchmark("fashioniq", real_data("fashioniq"), split=split).triplets:
+            assert len(triplet.captions) == 2
+            assert len(triplet.targets) == 1
+            assert triplet.reference not in triplet.targets
+
+
+# ------------------------------------------------------------------ what is loaded
+def test_a_triplet_carries_what_the_file_says(small_fashioniq):
+    val = load_benchmark("fashioniq", small_fashioniq, category="dress")
+    assert val.triplets[0] == Triplet(
+        "dress-val-0", "dress-val-0", ("is blue.", "has long sleeves"), ("dress-val-2",), "dress"
+    )
+    assert (val.name, val.split, val.protocol, val.complete) == ("fashioniq", "val", "original", True)
+
+
+def test_query_ids_are_unique_over_the_categories(small_fashioniq):
+    ids = [t.id for t in load_benchmark("fashioniq", small_fashioniq).triplets]
+    assert len(set(ids)) == len(ids) == 6
+
+
+def test_gallery_keeps_the_order_of_the_split_file(small_fashioniq, write_json):
+    order = ["dress-val-3", "dress-val-0", "dress-val-4", "dress-val-2", "dress-val-1"]
+    write_json(small_fashioniq / "image_splits" / "split.dress.val.json", order)
+    assert load_benchmark("fashioniq", small_fashioniq, category="dress").gallery == order
+    restricted = load_benchmark("fashioniq", small_fashioniq, category="dress", protocol="val_split")
+    assert restricted.gallery == [order[0], order[1], order[3], order[4]]
+    assert list(restricted.images) == restricted.gallery
+
+
+def test_an_image_of_two_categories_is_once_in_the_joined_gallery(small_fashioniq):
+    gallery = load_benchmark("fashioniq", small_fashioniq).gallery
+    assert gallery.count("both") == 1
+    assert len(gallery) == 16
+
+
+def test_gallery_index_gives_rows(small_fashioniq):
+    val = load_benchmark("fashioniq", small_fashioniq)
+    assert [val.gallery_index[image] for image in val.gallery] == list(range(len(val.gallery)))
+
+
+def test_test_split_has_no_targets_and_so_no_val_split(small_fashioniq):
+    test = load_benchmark("fashioniq", small_fashioniq, split="test")
+    assert all(t.targets == () for t in test.triplets)
+    with pytest.raises(BenchmarkError, match=r"needs the targets.*allowed here is 'original'"):
+        load_benchmark("fashioniq", small_fashioniq, split="test", protocol="val_split")
+
+
+def test_custom_data_bring_their_own_categories(tmp_path, write_json):
+    for category in ("shoes", "bags.small"):
+        query = {"candidate": f"{category}1", "target": f"{category}2", "captions": ["in red"]}
+        write_json(tmp_path / "captions" / f"cap.{category}.val.json", [query])
+        write_json(tmp_path / "image_splits" / f"split.{category}.val.json", [f"{category}1", f"{category}2"])
+    assert categories("custom", tmp_path) == ["bags.small", "shoes"]
+    val = load_benchmark("custom", tmp_path)
+    assert val.categories == ["bags.small", "shoes"]
+    assert val.triplets[1].captions == ("in red",)
+
+
+def test_fashioniq_without_one_of_its_categories_is_refused_only_when_all_are_asked_for(small_fashioniq):
+    (small_fashioniq / "captions" / "cap.shirt.val.json").unlink()
+    assert load_benchmark("fashioniq", small_fashioniq, category="dress").categories == ["dress"]
+    assert load_benchmark("custom", small_fashioniq).categories == ["dress", "toptee"]
+    with pytest.raises(BenchmarkError, match=r"cap\.shirt\.val\.json"):
+        load_benchmark("fashioniq", small_fashioniq)
+
+
+def test_empty_and_identical_captions_are_allowed(small_fashioniq, write_json):
+    query = {"candidate": "dress-val-0", "target": "dress-val-1", "captions": ["", ""]}
+    write_json(small_fashioniq / "captions" / "cap.dress.val.json", [query])
+    assert load_benchmark("fashioniq", small_fashioniq, category="dress").triplets[0].captions == ("", "")
+
+
+# ------------------------------------------------------------------ images
+def test_images_are_found_whatever_their_extension(small_fashioniq, write_image):
+    names = ["dress-val-0.jpg", "dress-val-1.PNG", "dress-val-2.JPEG", "deeper/dress-val-3.webp"]
+    paths = [write_image(small_fashioniq / "images" / name) for name in names]
+    (small_fashioniq / "images" / "dress-val-4.txt").write_text("not an image")
+    val = load_benchmark("fashioniq", small_fashioniq, category="dress")
+    assert [val.path(f"dress-val-{i}") for i in range(4)] == paths
+    assert val.missing == {"dress-val-4": "no file under images/ has this name"}
+
+
+def test_the_same_name_twice_resolves_to_the_preferred_extension(small_fashioniq, write_image):
+    for name in ("dress-val-0.webp", "dress-val-0.jpg", "a/dress-val-0.jpg"):
+        write_image(small_fashioniq / "images" / name)
+    val = load_benchmark("fashioniq", small_fashioniq, category="dress")
+    assert val.path("dress-val-0") == small_fashioniq / "images" / "dress-val-0.jpg"
+
+
+def test_without_an_images_folder_every_image_is_missing_and_says_so(small_fashioniq):
+    val = load_benchmark("fashioniq", small_fashioniq, category="dress")
+    assert list(val.missing) == val.gallery
+    with pytest.raises(BenchmarkError, match=r"'dress-val-1' is missing: no folder .*images"):
+        val.path("dress-val-1")
+    with pytest.raises(BenchmarkError, match="no image has the id 'nobody'"):
+        val.path("nobody")
+
+
+# ------------------------------------------------------------------ incomplete data
+@pytest.fixture
+def one_missing(small_fashioniq, write_image):
+    """dress/val with every image but dress-val-2, the target of the first of two queries."""
+    for i in (0, 1, 3, 4):
+        write_image(small_fashioniq / "images" / f"dress-val-{i}.png", i)
+    return load_benchmark("fashioniq", small_fashioniq, category="dress")
+
+
+def test_missing_images_stop_a_study_with_counts_and_the_parameter_that_allows_them(one_missing):
+    with pytest.raises(BenchmarkError) as error:
+        require_complete(one_missing)
+    for part in ("1 of 5 gallery images", "1 of 2 queries", "'dress-val-2'", "data.allow_missing"):
+        assert part in str(error.value)
+    require_complete(one_missing, allow_missing=True)
+
+
+def test_dropping_missing_images_counts_what_it_drops_and_marks_the_result(one_missing):
+    rest = drop_missing(one_missing)
+    assert [t.id for t in rest.triplets] == ["dress-val-1"]
+    assert rest.gallery == ["dress-val-0", "dress-val-1", "dress-val-3", "dress-val-4"]
+    assert (rest.complete, rest.dropped_queries, rest.dropped_images) == (False, 1, 1)
+    assert rest.missing == {}
+    with pytest.raises(BenchmarkError, match="known to be partial"):
+        require_complete(rest)
+
+
+def test_dropping_nothing_leaves_a_benchmark_complete(small_fashioniq, write_image):
+    for i in range(5):
+        write_image(small_fashioniq / "images" / f"dress-val-{i}.png")
+    val = load_benchmark("fashioniq", small_fashioniq, category="dress")
+    require_complete(val)
+    assert drop_missing(val) is val
+
+
+def test_a_missing_image_of_no_query_costs_a_gallery_entry_only(small_fashioniq, write_image):
+    for i in range(4):
+        write_image(small_fashioniq / "images" / f"dress-val-{i}.png")
+    rest = drop_missing(load_benchmark("fashioniq", small_fashioniq, category="dress"))
+    assert (rest.complete, rest.dropped_queries, rest.dropped_images) == (False, 0, 1)
+
+
+def test_images_marked_unusable_count_as_missing(one_missing):
+    marked = mark_unusable(one_missing, {"dress-val-1": "cannot be decoded", "elsewhere": "x"})
+    assert marked.missing["dress-val-1"] == "cannot be decoded"
+    assert "elsewhere" not in marked.images
+    assert [t.id for t in lost_queries(marked)] == ["dress-val-0", "dress-val-1"]
+    with pytest.raises(BenchmarkError, match="Nothing is left"):
+        drop_missing(marked)
+
+
+# ------------------------------------------------------------------ refusals
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"name": "fashion"}, r"Unknown benchmark 'fashion'.*fashioniq, cirr, circo, custom"),
+        ({"split": "dev"}, r"Unknown split 'dev'.*train, val, test"),
+        ({"category": "hat"}, r"Unknown category 'hat'.*dress, shirt, toptee"),
+        ({"protocol": "union"}, r"Unknown protocol 'union'.*original, val_split"),
+    ],
+)
+def test_unknown_names_are_refused_with_those_allowed(small_fashioniq, arguments, sentence):
+    asked = {"name": "fashioniq", **arguments}
+    with pytest.raises(BenchmarkError, match=sentence):
+        load_benchmark(asked.pop("name"), small_fashioniq, **asked)
+
+
+def test_unknown_names_are_refused_when_listing_categories(small_fashioniq):
+    with pytest.raises(BenchmarkError, match="Unknown split 'dev'"):
+        categories("fashioniq", small_fashioniq, "dev")
+    with pytest.raises(BenchmarkError, match="Unknown benchmark 'hats'"):
+        categories("hats", small_fashioniq)
+
+
+def test_a_missing_root_or_file_is_named(small_fashioniq, tmp_path):
+    with pytest.raises(BenchmarkError, match=r"No folder .*nowhere"):
+        load_benchmark("fashioniq", tmp_path / "nowhere")
+    (small_fashioniq / "image_splits" / "split.dress.val.json").unlink()
+    with pytest.raises(BenchmarkError, match=r"No file .*split\.dress\.val\.json: expected the image ids"):
+        load_benchmark("fashioniq", small_fashioniq, category="dress")
+    (small_fashioniq / "captions").rename(small_fashioniq / "texts")
+    with pytest.raises(BenchmarkError, match=r"No file .*captions/cap\.\*\.val\.json"):
+        load_benchmark("fashioniq", small_fashioniq)
+
+
+def test_malformed_json_is_refused_with_its_line(small_fashioniq):
+    path = small_fashioniq / "captions" / "cap.dress.val.json"
+    path.write_text('[\n  {"candidate": "a",\n  oops}\n]')
+    with pytest.raises(BenchmarkError, match=r"cap\.dress\.val\.json, line 3: not valid JSON"):
+        load_benchmark("fashioniq", small_fashioniq)
+
+
+def test_a_file_that_is_not_text_is_refused(small_fashioniq):
+    (small_fashioniq / "captions" / "cap.dress.val.json").write_bytes(b"\xff\xfe\x00[")
+    with pytest.raises(BenchmarkError, match=r"cap\.dress\.val\.json: cannot be read as UTF-8"):
+        load_benchmark("fashioniq", small_fashioniq)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            {"captions": "is blue"},
+            r"record 1: 'captions' must be a list of one or more texts, found 'is blue'",
+        ),
+        ({"captions": []}, r"record 1: 'captions' must be a list of one or more texts"),
+        ({"captions": ["is blue", None]}, r"record 1: 'captions' must be"),
+        ({"target": None}, r"record 1: 'target' must be a non-empty text, found None"),
+        ({"candidate": 7}, r"record 1: 'candidate' must be a non-empty text, found 7"),
+    ],
+)
+def test_a_record_of_the_wrong_shape_is_refused_with_file_index_and_key(small_fashioniq, change, sentence):
+    path = small_fashioniq / "captions" / "cap.dress.val.json"
+    records = json.loads(path.read_text())
+    records[1].update(change)
+    path.write_text(json.dumps(records))
+    with pytest.raises(BenchmarkError, match=r"cap\.dress\.val\.json, " + sentence):
+        load_benchmark("fashioniq", small_fashioniq)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_record_without_a_target_is_refused_where_targets_are_public(small_fashioniq, split):
+    path = small_fashioniq / "captions" / f"cap.dress.{split}.json"
+    records = json.loads(path.read_text())
+    del records[0]["target"]
+    path.write_text(json.dumps(records))
+    with pytest.raises(BenchmarkError, match="record 0: no key 'target'"):
+        load_benchmark("fashioniq", small_fashioniq, split=split)
+
+
+def test_test_records_have_all_a_target_or_none(small_fashioniq):
+    path = small_fashioniq / "captions" / "cap.dress.test.json"
+    records = json.loads(path.read_text())
+    records[0]["target"] = "dress-test-3"
+    path.write_text(json.dumps(records))
+    with pytest.raises(BenchmarkError, match="some records have a 'target' and some do not"):
+        load_benchmark("fashioniq", small_fashioniq, split="test")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("captions/cap", {"a": 1}, "expected a list of objects, found an object"),
+        ("captions/cap", ["a"], "record 0: expected an object, found a text"),
+        ("image_splits/split", {"a": "b"}, "expected a list of image ids, found an object"),
+        ("image_splits/split", ["a", 3], r"record 1: expected an image id \(non-empty text\), found 3"),
+        ("image_splits/split", ["a", "b", "a", "b"], "2 image ids appear more than once, the first is 'a'"),
+        ("image_splits/split", [], "the gallery is empty"),
+    ],
+)
+def test_a_file_of_the_wrong_shape_is_refused(small_fashioniq, write_json, name, content, sentence):
+    write_json(small_fashioniq / f"{name}.dress.val.json", content)
+    with pytest.raises(BenchmarkError, match=sentence):
+        load_benchmark("fashioniq", small_fashioniq)
+
+
+@pytest.mark.parametrize(("gone", "role"), [(0, "reference"), (2, "target")])
+def test_an_image_outside_the_gallery_is_refused_with_the_first_query_and_the_count(
+    small_fashioniq: Path, write_json, gone, role
+):
+    rest = [f"dress-val-{i}" for i in range(5) if i != gone]
+    write_json(small_fashioniq / "image_splits" / "split.dress.val.json", rest)
+    with pytest.raises(
+        BenchmarkError, match=rf"1 {role}s are not .*'dress-val-{gone}' of query 'dress-val-0'"
+    ):
+        load_benchmark("fashioniq", small_fashioniq)
+
+
+def test_a_query_whose_target_is_its_reference_is_refused(small_fashioniq, write_json):
+    query = {"candidate": "dress-val-0", "target": "dress-val-0", "captions": ["is blue"]}
+    write_json(small_fashioniq / "captions" / "cap.dress.val.json", [query])
+    with pytest.raises(BenchmarkError, match="1 queries have their own reference as a target"):
+        load_benchmark("fashioniq", small_fashioniq)

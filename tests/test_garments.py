@@ -1,0 +1,385 @@
+"""The drawn catalogue: FashionIQ's layout, same arguments same files, true captions, one answer."""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cirlib.benchmarks.garments import Catalogue, Garment, draw_garments, plan_catalogue, render_garment
+from cirlib.benchmarks.garments.attributes import (
+    ATTRIBUTES,
+    CATEGORIES,
+    PALETTE,
+    VALUES,
+    contrasting,
+    difference,
+    random_garment,
+    visible,
+)
+from cirlib.benchmarks.garments.captions import PHRASES, Caption, edit_captions, full_caption
+
+COUNTS = {
+    "train_triplets": 10,
+    "val_queries": 6,
+    "gallery_size": 13,
+    "alignment_pairs": 7,
+    "pretraining_pairs": 5,
+    "family_size": 6,
+}
+SMALL = {**COUNTS, "image_size": 48}
+IMAGES = 3 * (12 + 13) + 7 + 5  # train images: one a triplet, in whole families
+
+
+def contents(root: Path) -> dict[str, str]:
+    """Every file below root with a hash of its bytes."""
+    files = [path for path in root.rglob("*") if path.is_file()]
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def read(path: Path) -> list | dict:
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("garments")
+    draw_garments(root, **SMALL, workers=1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def plan() -> Catalogue:
+    return plan_catalogue(
+        train_triplets=250, val_queries=100, gallery_size=250, alignment_pairs=300, pretraining_pairs=300
+    )
+
+
+def edits(plan: Catalogue) -> list[tuple[Garment, Garment, tuple[Caption, Caption]]]:
+    queries = [query for collection in plan.collections for query in collection.queries]
+    return [(query.reference.garment, query.target.garment, query.captions) for query in queries]
+
+
+# ---- files ----
+
+
+def test_layout_and_counts_are_exact(drawn: Path) -> None:
+    names = {f"captions/cap.{c}.{s}.json" for c in CATEGORIES for s in ("train", "val")}
+    names |= {f"image_splits/split.{c}.{s}.json" for c in CATEGORIES for s in ("train", "val")}
+    names |= {"pairs/alignment.json", "pairs/pretraining.json", "attributes.json", "drawn.json"}
+    found = set(contents(drawn))
+    assert {name for name in found if not name.startswith("images/")} == names
+    assert len(found) - len(names) == IMAGES == len(read(drawn / "attributes.json"))
+    for category in CATEGORIES:
+        assert len(read(drawn / f"captions/cap.{category}.train.json")) == 10
+        assert len(read(drawn / f"captions/cap.{category}.val.json")) == 6
+        assert len(set(read(drawn / f"image_splits/split.{category}.val.json"))) == 13
+    assert [len(read(drawn / f"pairs/{name}.json")) for name in ("alignment", "pretraining")] == [7, 5]
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_triplets_have_fashioniqs_fields_and_images_of_their_split(
+    drawn: Path, category: str, split: str
+) -> None:
+    ids = set(read(drawn / f"image_splits/split.{category}.{split}.json"))
+    triplets = read(drawn / f"captions/cap.{category}.{split}.json")
+    for triplet in triplets:
+        assert set(triplet) == {"target", "candidate", "captions"}
+        assert {triplet["target"], triplet["candidate"]} <= ids and triplet["target"] != triplet["candidate"]
+        assert len(triplet["captions"]) == 2 and all(triplet["captions"])
+    assert len({(triplet["candidate"], triplet["target"]) for triplet in triplets}) == len(triplets)
+
+
+def test_images_are_rgb_jpegs_of_the_asked_size(drawn: Path) -> None:
+    for name in read(drawn / "attributes.json"):
+        with Image.open(drawn / "images" / f"{name}.jpg") as image:
+            assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (48, 48))
+
+
+def test_train_val_and_pairs_share_no_image(drawn: Path) -> None:
+    groups = [read(path) for path in (drawn / "image_splits").iterdir()]
+    groups += [[pair["image"] for pair in read(path)] for path in (drawn / "pairs").iterdir()]
+    listed = [name for group in groups for name in group]
+    assert len(listed) == len(set(listed)) == IMAGES
+    pixels = {Image.open(drawn / "images" / f"{name}.jpg").tobytes() for name in listed}
+    assert len(pixels) == IMAGES
+
+
+def test_files_do_not_depend_on_the_number_of_workers(drawn: Path, tmp_path: Path) -> None:
+    draw_garments(tmp_path, **SMALL, workers=2)
+    assert contents(tmp_path) == contents(drawn)
+
+
+def test_another_seed_gives_other_images_and_captions() -> None:
+    first, second = plan_catalogue(**COUNTS, seed=0), plan_catalogue(**COUNTS, seed=1)
+    assert not {drawing.id for drawing in first.drawings} & {drawing.id for drawing in second.drawings}
+    assert edits(first) != edits(second)
+
+
+def test_a_finished_catalogue_is_left_as_it_is(drawn: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in drawn.rglob("*")}
+    draw_garments(drawn, **SMALL)
+    assert {path: path.stat().st_mtime_ns for path in drawn.rglob("*")} == before
+
+
+def test_a_killed_run_is_completed(drawn: Path, tmp_path: Path) -> None:
+    draw_garments(tmp_path, **SMALL, workers=1)
+    images = sorted((tmp_path / "images").iterdir())
+    images[0].unlink()
+    images[1].write_bytes(images[1].read_bytes()[:300])
+    images[2].write_bytes(images[2].read_bytes()[:-2])
+    images[3].with_name(f"{images[3].name}.part").write_bytes(b"half")
+    (tmp_path / "captions" / "cap.dress.val.json").write_text("[")
+    (tmp_path / "drawn.json").unlink()
+    whole = images[4].stat().st_mtime_ns
+    draw_garments(tmp_path, **SMALL, workers=1)
+    assert contents(tmp_path) == contents(drawn)
+    assert images[4].stat().st_mtime_ns == whole
+
+
+def test_a_finished_catalogue_that_lost_an_image_gets_it_back(drawn: Path, tmp_path: Path) -> None:
+    draw_garments(tmp_path, **SMALL, workers=1)
+    next((tmp_path / "images").iterdir()).unlink()
+    draw_garments(tmp_path, **SMALL, workers=1)
+    assert contents(tmp_path) == contents(drawn)
+
+
+def test_other_arguments_replace_the_catalogue(drawn: Path, tmp_path: Path) -> None:
+    draw_garments(tmp_path, **{**SMALL, "image_size": 32, "gallery_size": 14}, workers=1)
+    draw_garments(tmp_path, **SMALL, workers=1)
+    assert contents(tmp_path) == contents(drawn)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"train_triplets": 0}, "train_triplets must be at least 1, got 0"),
+        ({"alignment_pairs": -3}, "alignment_pairs must be at least 1, got -3"),
+        ({"family_size": 1}, "family_size must be between 2 and 50, got 1"),
+        ({"family_size": 51}, "family_size must be between 2 and 50, got 51"),
+        ({"gallery_size": 1}, "gallery_size must be at least 2"),
+        ({"image_size": 8}, "image_size must be at least 32 pixels, got 8"),
+        ({"seed": -1}, "seed must not be negative, got -1"),
+        ({"workers": 0}, "workers must be at least 1, got 0"),
+        ({"val_queries": 500}, "500 val queries do not fit: 13 dress images"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_written(
+    tmp_path: Path, wrong: dict, message: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        draw_garments(tmp_path, **{**SMALL, **wrong})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_with_other_images_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "B008BHCT58.jpg").write_bytes(b"a photo")
+    with pytest.raises(ValueError, match="holds other images"):
+        draw_garments(tmp_path, **SMALL)
+    assert [path.name for path in (tmp_path / "images").iterdir()] == ["B008BHCT58.jpg"]
+
+
+# ---- queries ----
+
+
+def test_no_two_images_of_a_gallery_have_the_same_attributes(plan: Catalogue) -> None:
+    for collection in plan.collections:
+        garments = [drawing.garment for drawing in collection.drawings]
+        assert len(set(garments)) == len(garments)
+        assert {garment.category for garment in garments} == {collection.category}
+
+
+def test_references_and_targets_are_one_to_three_attributes_apart_in_even_shares(plan: Catalogue) -> None:
+    steps = Counter(len(difference(reference, target)) for reference, target, _ in edits(plan))
+    assert set(steps) == {1, 2, 3}
+    assert min(steps.values()) > 0.2 * sum(steps.values())
+
+
+def test_every_kind_of_edit_occurs_often(plan: Catalogue) -> None:
+    kinds = Counter(name for reference, target, _ in edits(plan) for name in difference(reference, target))
+    assert set(kinds) == set(ATTRIBUTES)
+    assert min(kinds.values()) > 0.08 * len(edits(plan))
+
+
+def test_queries_use_many_images_on_both_sides(plan: Catalogue) -> None:
+    for collection in plan.collections:
+        for side in ("reference", "target"):
+            uses = Counter(getattr(query, side).id for query in collection.queries)
+            assert max(uses.values()) <= 5 and len(uses) > 0.5 * len(collection.queries)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_small_families_still_give_queries(size: int) -> None:
+    counts = {**COUNTS, "family_size": size, "train_triplets": 12, "gallery_size": 24, "val_queries": 8}
+    assert len(edits(plan_catalogue(**counts))) == 3 * (12 + 8)
+
+
+def test_the_second_colour_counts_only_where_it_shows(plan: Catalogue) -> None:
+    for drawing in plan.drawings:
+        garment = drawing.garment
+        assert (garment.second_colour is None) == (garment.pattern == "plain" and garment.graphic == "none")
+        assert garment.second_colour is None or contrasting(garment.colour, garment.second_colour)
+
+
+# ---- captions ----
+
+
+def test_captions_tell_every_change_and_no_other(plan: Catalogue) -> None:
+    for reference, target, captions in edits(plan):
+        changed = difference(reference, target)
+        assert captions[0].mentions | captions[1].mentions == changed
+        assert captions[0].mentions and captions[1].mentions
+        assert captions[0].text != captions[1].text
+
+
+def said(text: str, name: str) -> set[str]:
+    """The values of an attribute whose phrases stand in the text, longest phrases first."""
+    phrases = [
+        (words.replace("{c}", ""), value) for value, ways in PHRASES[name].items() for _, words in ways
+    ]
+    found = set()
+    for words, value in sorted(phrases, key=lambda phrase: -len(phrase[0])):
+        bare = re.sub(r"^an? ", "", words)
+        if re.search(rf"\b{re.escape(bare)}\b", text):
+            found.add(value)
+            text = re.sub(rf"\b{re.escape(bare)}\b", "", text)
+    return found
+
+
+def without_colours(text: str) -> str:
+    """The text without second colours, so that "white polka dots" reads "polka dots"."""
+    return re.sub(rf"\b({'|'.join(PALETTE)}) (?!in color)", "", text)
+
+
+@pytest.mark.parametrize("name", ["sleeves", "neckline", "length", "extra", "graphic", "pattern"])
+def test_captions_name_only_values_of_the_two_garments(plan: Catalogue, name: str) -> None:
+    for reference, target, captions in edits(plan):
+        allowed = {getattr(reference, name), getattr(target, name)}
+        for caption in captions:
+            text = without_colours(caption.text)
+            if name == "graphic":  # "flower pattern" is the floral one
+                text = text.replace("flower pattern", "")
+            assert said(text, name) <= allowed, caption.text
+
+
+def test_captions_name_only_colours_of_the_two_garments(plan: Catalogue) -> None:
+    for reference, target, captions in edits(plan):
+        text = f"{captions[0].text} {captions[1].text}".replace("light blue", "light_blue")
+        words = {word for word in PALETTE if re.search(rf"\b{word.replace(' ', '_')}\b", text)}
+        assert words <= {reference.colour, target.colour, reference.second_colour, target.second_colour}
+
+
+@pytest.mark.parametrize("name", ["colour", "sleeves", "neckline", "length", "fit"])
+def test_the_new_value_is_named_exactly_at_least_once(plan: Catalogue, name: str) -> None:
+    for reference, target, captions in edits(plan):
+        if getattr(reference, name) != getattr(target, name):
+            assert getattr(target, name) in said(f"{captions[0].text}; {captions[1].text}", name)
+
+
+@pytest.mark.parametrize("name", ["colour", "sleeves", "neckline", "length", "fit", "extra"])
+def test_what_is_replaced_is_the_old_value(plan: Catalogue, name: str) -> None:
+    seen = 0
+    for reference, target, captions in edits(plan):
+        for caption in captions if difference(reference, target) == {name} else ():
+            new, contrast, old = re.split("( instead of | rather than |, not |$)", caption.text, maxsplit=1)[
+                :3
+            ]
+            if contrast:
+                seen += 1
+                assert said(new, name) == {getattr(target, name)}, caption.text
+                assert said(old, name) == {getattr(reference, name)}, caption.text
+    assert seen
+
+
+def sentences(category: str, name: str, old: str, new: str) -> list[str]:
+    """Many sentences for one change."""
+    base = Garment(category, "navy", "plain", None, "short", "crew", "regular", "straight", "none", "none")
+    old_garment = Garment(**{**vars(base), name: old})
+    new_garment = Garment(**{**vars(base), name: new})
+    rng = np.random.default_rng(0)
+    return [caption.text for _ in range(60) for caption in edit_captions(rng, old_garment, new_garment)]
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "expected", "excluded"),
+    [
+        ("sleeves", "short", "long", "longer sleeves", "shorter"),
+        ("sleeves", "long", "short", "shorter sleeves", "longer"),
+        ("length", "cropped", "tunic", "is longer", "shorter"),
+        ("length", "tunic", "cropped", "is shorter", "longer"),
+        ("fit", "fitted", "flared", "looser", "tighter"),
+        ("fit", "flared", "fitted", "tighter", "looser"),
+        ("colour", "navy", "yellow", "lighter in color", "darker"),
+        ("colour", "white", "navy", "darker in color", "lighter"),
+        ("extra", "pocket", "none", "no chest pocket", "zipper"),
+    ],
+)
+def test_comparisons_go_the_right_way(name: str, old: str, new: str, expected: str, excluded: str) -> None:
+    texts = sentences("shirt", name, old, new)
+    assert any(expected in text for text in texts)
+    assert not any(excluded in text for text in texts)
+
+
+def test_equal_garments_have_no_edit() -> None:
+    garment = visible(random_garment(np.random.default_rng(0), "dress"))
+    with pytest.raises(ValueError, match="no edit to describe"):
+        edit_captions(np.random.default_rng(0), garment, garment)
+
+
+def test_captions_are_lower_case_and_clean(plan: Catalogue) -> None:
+    texts = [caption.text for _, _, captions in edits(plan) for caption in captions]
+    texts += [pair.caption.text for pairs in plan.pairs.values() for pair in pairs]
+    for text in texts:
+        assert text == text.lower().strip() and not re.search(r"[{}]|  |,,|,$|\ba [aeiou]", text), text
+    assert len(set(texts)) > 0.7 * len(texts)
+
+
+def test_full_captions_describe_their_garment(plan: Catalogue) -> None:
+    for pair in (pair for pairs in plan.pairs.values() for pair in pairs):
+        garment, caption = pair.drawing.garment, pair.caption
+        for name in ("sleeves", "neckline", "length", "extra", "fit"):
+            expected = {getattr(garment, name)} if name in caption.mentions else set()
+            assert said(without_colours(caption.text), name) == expected, caption.text
+        assert ("colour" in caption.mentions) <= (garment.colour in caption.text)
+
+
+def test_full_captions_sometimes_omit_and_mostly_name(plan: Catalogue) -> None:
+    mentions = [len(pair.caption.mentions) for pair in plan.pairs["alignment"]]
+    assert min(mentions) < 5 < np.mean(mentions)
+    caption = full_caption(np.random.default_rng(3), plan.drawings[0].garment)
+    assert caption == full_caption(np.random.default_rng(3), plan.drawings[0].garment)
+
+
+# ---- pictures ----
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_every_value_of_every_attribute_looks_different(category: str, name: str) -> None:
+    base = Garment(
+        category, "green", "polka dots", "white", "long", "crew", "midi", "straight", "star", "none"
+    )
+    if category != "dress":
+        base = Garment(**{**vars(base), "length": "regular"})
+    values = sorted(set(VALUES[category][name]) - ({"green"} if name == "second_colour" else set()))
+    garments = [Garment(**{**vars(base), name: value}) for value in values]
+    pictures = {render_garment(garment, np.random.default_rng(5), 64).tobytes() for garment in garments}
+    assert len(pictures) == len(values)
+
+
+def test_two_pictures_of_one_garment_differ_a_lot() -> None:
+    garment = random_garment(np.random.default_rng(0), "toptee")
+    first, second = (np.asarray(render_garment(garment, np.random.default_rng(i), 64), int) for i in (1, 2))
+    assert np.abs(first - second).mean() > 10
+
+
+@pytest.mark.parametrize("size", [33, 64, 101])
+def test_any_size_can_be_drawn(size: int) -> None:
+    garment = random_garment(np.random.default_rng(0), "dress")
+    assert render_garment(garment, np.random.default_rng(0), size).size == (size, size)

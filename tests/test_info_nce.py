@@ -1,0 +1,220 @@
+"""InfoNCE against hand-written loops, against libraries, and its promises about shapes and gradients."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pytorch_metric_learning.losses import NTXentLoss
+from sentence_transformers.util import cos_sim
+from torch import Tensor
+
+from cirlib.losses import info_nce
+
+B, K, T, D = 5, 3, 4, 8
+TARGETS = {"pooled": (B, D), "tokens": (B, T, D)}
+NEGATIVES = {"none": None, "pooled": (B, K, D), "tokens": (B, K, T + 1, D)}
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def draw(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, dtype=dtype, requires_grad=True)
+
+
+def cosine(a: list[float], b: list[float]) -> float:
+    dot = sum(x * y for x, y in zip(a, b, strict=True))
+    return dot / math.sqrt(sum(x * x for x in a)) / math.sqrt(sum(y * y for y in b))
+
+
+def best_score(query: Tensor, image: Tensor) -> float:
+    """Image (D,) or (T, D): its best token."""
+    return max(cosine(query.tolist(), token.tolist()) for token in image.reshape(-1, image.shape[-1]))
+
+
+def negative_log_share(scores: list[float], temperature: float) -> float:
+    """Of the first score among all."""
+    powers = [math.exp(score / temperature) for score in scores]
+    return -math.log(powers[0] / sum(powers))
+
+
+def loop_oracle(
+    query: Tensor, target: Tensor, negatives: Tensor | None, temperature: float, symmetric: bool
+) -> float:
+    size = len(query)
+    forward, backward = [], []
+    for i in range(size):
+        others = [best_score(query[i], target[j]) for j in range(size) if j != i]
+        if negatives is not None:
+            others += [best_score(query[i], image) for image in negatives[i]]
+        own = best_score(query[i], target[i])
+        forward.append(negative_log_share([own, *others], temperature))
+        rivals = [best_score(query[j], target[i]) for j in range(size) if j != i]
+        backward.append(negative_log_share([own, *rivals], temperature))
+    loss = sum(forward) / size
+    return (loss + sum(backward) / size) / 2 if symmetric else loss
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("temperature", [0.07, 1.0])
+@pytest.mark.parametrize("negatives", NEGATIVES)
+@pytest.mark.parametrize("target", TARGETS)
+def test_equals_the_loop(target: str, negatives: str, temperature: float, symmetric: bool) -> None:
+    query, targets = draw(B, D), draw(*TARGETS[target])
+    mined = draw(*NEGATIVES[negatives]) if NEGATIVES[negatives] else None
+    loss = info_nce(query, targets, temperature=temperature, negatives=mined, symmetric=symmetric)
+    assert loss.shape == ()
+    assert loss.item() == pytest.approx(loop_oracle(query, targets, mined, temperature, symmetric), rel=1e-9)
+
+
+def test_equals_cross_entropy_over_cosine_similarities() -> None:
+    query, target = draw(B, D), draw(B, D)
+    expected = F.cross_entropy(cos_sim(query, target) / 0.07, torch.arange(B))
+    torch.testing.assert_close(info_nce(query, target), expected)
+
+
+def test_equals_ntxent_with_targets_as_reference_embeddings() -> None:
+    query, target = draw(B, D), draw(B, D)
+    labels = torch.arange(B)
+    expected = NTXentLoss(temperature=0.1)(query, labels, ref_emb=target, ref_labels=labels.clone())
+    torch.testing.assert_close(info_nce(query, target, temperature=0.1), expected)
+
+
+def test_equals_ntxent_with_mined_negatives_of_a_single_query() -> None:
+    query, target, mined = draw(1, D), draw(1, D), draw(1, K, D)
+    images = torch.cat([target, mined[0]])  # (1 + K, D)
+    ntxent = NTXentLoss(temperature=0.1)
+    expected = ntxent(query, torch.zeros(1), ref_emb=images, ref_labels=torch.arange(1 + K))
+    torch.testing.assert_close(info_nce(query, target, temperature=0.1, negatives=mined), expected)
+
+
+def test_a_token_set_of_one_is_a_pooled_target() -> None:
+    query, target, mined = draw(B, D), draw(B, D), draw(B, K, D)
+    pooled = info_nce(query, target, negatives=mined)
+    tokens = info_nce(query, target[:, None], negatives=mined[:, :, None])
+    torch.testing.assert_close(tokens, pooled)
+
+
+def test_no_negatives_is_the_same_as_an_empty_set() -> None:
+    query, target = draw(B, D), draw(B, D)
+    assert info_nce(query, target, negatives=draw(B, 0, D)) == info_nce(query, target)
+
+
+def test_a_batch_of_one_has_nothing_to_lose() -> None:
+    assert info_nce(draw(1, D), draw(1, D), symmetric=True) == 0
+
+
+def test_lengths_do_not_count() -> None:
+    query, target, mined = draw(B, D), draw(B, T, D), draw(B, K, D)
+    scaled = info_nce(query * 100, target * 0.01, negatives=mined * 7)
+    torch.testing.assert_close(scaled, info_nce(query, target, negatives=mined))
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_order_of_batch_negatives_and_tokens_does_not_count(symmetric: bool) -> None:
+    query, target, mined = draw(B, D), draw(B, T, D), draw(B, K, T, D)
+    batch, images, tokens = torch.randperm(B), torch.randperm(K), torch.randperm(T)
+    shuffled = info_nce(
+        query[batch],
+        target[batch][:, tokens],
+        negatives=mined[batch][:, images][:, :, tokens],
+        symmetric=symmetric,
+    )
+    torch.testing.assert_close(shuffled, info_nce(query, target, negatives=mined, symmetric=symmetric))
+
+
+def test_mined_negatives_count_for_their_own_query_only() -> None:
+    query, target, mined = draw(2, D), draw(2, D), draw(2, K, D)
+    alone = info_nce(query, target, negatives=mined)
+    alone.backward()
+    first = mined.grad[0].clone()
+    mined.grad = None
+    changed = torch.cat([mined[:1], draw(1, K, D)])
+    info_nce(query, target, negatives=changed).backward()
+    torch.testing.assert_close(mined.grad[0], first)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("target", TARGETS)
+def test_gradient_is_right(target: str, symmetric: bool) -> None:
+    inputs = (
+        draw(B, D),
+        draw(*TARGETS[target]),
+        draw(B, K, T, D),
+        torch.tensor(0.5).double().requires_grad_(),
+    )
+    assert torch.autograd.gradcheck(
+        lambda q, t, n, tau: info_nce(q, t, temperature=tau, negatives=n, symmetric=symmetric), inputs
+    )
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_a_temperature_tensor_learns(shape: tuple[int, ...]) -> None:
+    temperature = torch.nn.Parameter(torch.full(shape, 0.07))
+    loss = info_nce(draw(B, D), draw(B, D), temperature=temperature)
+    loss.backward()
+    assert loss.shape == ()
+    assert temperature.grad is not None
+    assert temperature.grad.abs().item() > 0
+
+
+def test_descending_the_loss_brings_query_and_target_together() -> None:
+    query, target = draw(B, D, dtype=torch.float32), draw(B, D, dtype=torch.float32).detach()
+    optimiser = torch.optim.SGD([query], lr=0.5)
+    for _ in range(200):
+        optimiser.zero_grad()
+        info_nce(query, target).backward()
+        optimiser.step()
+    assert cos_sim(query, target).argmax(dim=1).tolist() == list(range(B))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_features_are_scored_in_float32(dtype: torch.dtype) -> None:
+    query, target, mined = draw(B, D).to(dtype), draw(B, T, D).to(dtype), draw(B, K, D).to(dtype)
+    loss = info_nce(query, target, negatives=mined)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, info_nce(query.float(), target.float(), negatives=mined.float()))
+
+
+def test_autocast_does_not_round_the_scores() -> None:
+    query, target = draw(B, D, dtype=torch.float32), draw(B, T, D, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = info_nce(query, target)
+    assert rounded == info_nce(query, target)
+
+
+def test_a_tiny_temperature_stays_finite() -> None:
+    query = draw(B, D, dtype=torch.float32)
+    loss = info_nce(query, draw(B, D, dtype=torch.float32), temperature=1e-6)
+    loss.backward()
+    assert loss.isfinite()
+    assert query.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        (((D,), (B, D), None), r"query must be \(B, D\).*got \(8,\)"),
+        (((0, D), (0, D), None), "B at least 1"),
+        (((B, D), (B + 1, D), None), r"target must be \(B, D\) or \(B, T, D\) with B = 5.*got \(6, 8\)"),
+        (((B, D), (B, D + 1), None), r"D = 8.*got \(5, 9\)"),
+        (((B, D), (B, 0, D), None), r"T at least 1, got \(5, 0, 8\)"),
+        (((B, D), (B, T, 1, D), None), r"target must be .*got \(5, 4, 1, 8\)"),
+        (((B, D), (B, D), (B, D)), r"negatives must be \(B, K, D\) or \(B, K, T, D\).*got \(5, 8\)"),
+        (((B, D), (B, D), (1, K, D)), r"negatives must be .*got \(1, 3, 8\)"),
+        (((B, D), (B, D), (B, K, 0, D)), "T at least 1"),
+    ],
+)
+def test_wrong_shapes_are_named(shapes: tuple, message: str) -> None:
+    query, target, mined = (None if shape is None else draw(*shape) for shape in shapes)
+    with pytest.raises(ValueError, match=message):
+        info_nce(query, target, negatives=mined)
+
+
+@pytest.mark.parametrize("temperature", [0, -0.07, float("nan"), torch.ones(2)])
+def test_wrong_temperatures_are_named(temperature: float | Tensor) -> None:
+    with pytest.raises(ValueError, match="temperature must"):
+        info_nce(draw(B, D), draw(B, D), temperature=temperature)
