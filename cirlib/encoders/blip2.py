@@ -1,0 +1,49 @@
+"""BLIP-2's frozen vision tower through transformers' ``Blip2ForImageTextRetrieval``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoProcessor, Blip2ForImageTextRetrieval
+
+from cirlib.encoders.clip import fingerprint
+from cirlib.encoders.mini import ModelError
+
+
+class Blip2Vision:
+    """An image becomes the tokens of BLIP-2's ViT: 257 × 1408 for the ViT-g at 224 px."""
+
+    def __init__(self, name: str, *, device: torch.device, dtype: torch.dtype) -> None:
+        model, processor = load_blip2(name)
+        self.device, self.dtype = device, dtype
+        self.vision = model.vision_model.requires_grad_(False).to(device)
+        images = processor.image_processor
+        self.transform = lambda image: images(image, return_tensors="pt")["pixel_values"][0]
+        self.shape = token_shape(model)
+        self.key = f"blip2 {name} {fingerprint(self.vision)} {dtype} {images.to_json_string()}"
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) to tokens (B, T, C)."""
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.vision(pixel_values=pixels.to(self.device)).last_hidden_state.float()
+
+
+def load_blip2(name: str) -> tuple[Blip2ForImageTextRetrieval, nn.Module]:
+    """The model and its processor, from the hub, its cache or a local folder; no remote code is run.
+
+    Raises:
+        ModelError: it is in none of these places.
+    """
+    try:
+        model = Blip2ForImageTextRetrieval.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
+        processor = AutoProcessor.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"BLIP-2 {name!r} could not be loaded (a hub id or a local folder): {reason}") from error
+    return model.eval(), processor
+
+
+def token_shape(model: Blip2ForImageTextRetrieval) -> tuple[int, int]:
+    """(T, C) of the vision tower's output."""
+    config = model.config.vision_config
+    return (config.image_size // config.patch_size) ** 2 + 1, config.hidden_size
