@@ -1,0 +1,168 @@
+"""Methods scored on benchmarks under a stated protocol: ranks a query, and one table row a number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from cirlib.benchmarks import Benchmark, join_captions
+from cirlib.metrics import Ranks, bootstrap_ci, chance_recall, holm, paired_test, recall_at_k, target_ranks
+from cirlib.params import Evaluation
+
+KS = (1, 5, 10, 50)
+COLUMNS = (
+    "method", "category", "metric", "value", "ci_low", "ci_high", "queries", "gallery", "chance", "protocol", "complete"
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One method on the queries of one category."""
+
+    method: str
+    category: str
+    benchmark: Benchmark
+    ranks: Ranks
+    protocol: str
+    reference_removed: bool
+
+    def recall(self, k: int) -> np.ndarray:
+        """Recall@k of each query, (N,) in [0, 1]; ties count their expectation."""
+        return recall_at_k(self.ranks, k).numpy()
+
+    @property
+    def candidates(self) -> int:
+        """Images a query is ranked among."""
+        return len(self.benchmark.gallery) - self.reference_removed
+
+
+def protocol_name(evaluation: Evaluation) -> str:
+    """How a number was measured, in words: ``original gallery, reference removed, captions joined: and``."""
+    gallery = evaluation.gallery.replace("_", " ")
+    return f"{gallery} gallery, reference {evaluation.reference}, captions joined: {evaluation.captions}"
+
+
+def query_texts(benchmark: Benchmark, style: str) -> tuple[list[str], np.ndarray]:
+    """The texts of all queries, flat, and for each text the query (row) it belongs to."""
+    joined = [join_captions(triplet.captions, style) for triplet in benchmark.triplets]
+    rows = np.repeat(np.arange(len(joined)), [len(texts) for texts in joined])
+    return [text for texts in joined for text in texts], rows
+
+
+def average_texts(features: Tensor, rows: np.ndarray, queries: int) -> Tensor:
+    """Features (texts, D) averaged over the texts of each query and normalised, (N, D)."""
+    index = torch.from_numpy(rows)
+    total = torch.zeros(queries, features.shape[1]).index_add_(0, index, features)
+    return torch.nn.functional.normalize(total, dim=-1)
+
+
+def score(method: str, category: str, queries: Tensor, gallery: Tensor, benchmark: Benchmark, evaluation) -> Scored:
+    """Ranks of the targets of ``benchmark``'s queries.
+
+    Args:
+        queries: (N, D), row for row the benchmark's triplets.
+        gallery: (M, D), or (M, T, D) token sets of which the best counts; row for row the benchmark's gallery.
+    """
+    row = benchmark.gallery_index
+    targets = [row[triplet.targets[0]] for triplet in benchmark.triplets]
+    removed = evaluation.reference == "removed"
+    exclude = [row[triplet.reference] for triplet in benchmark.triplets] if removed else None
+    ranks = target_ranks(queries, gallery, targets, exclude=exclude)
+    return Scored(method, category, benchmark, ranks, protocol_name(evaluation), removed)
+
+
+def summarise(scored: Sequence[Scored], ks: Sequence[int] = KS) -> pd.DataFrame:
+    """One row a number: recall@k per method and category, and the mean over categories, with 95 % intervals."""
+    rows = [_row(one.method, one.category, k, [one]) for one in scored for k in ks]
+    for method in dict.fromkeys(one.method for one in scored):
+        parts = [one for one in scored if one.method == method]
+        rows += [_row(method, "mean", k, parts) for k in ks]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _row(method: str, category: str, k: int, parts: Sequence[Scored]) -> dict:
+    values = [part.recall(k) for part in parts]
+    groups = np.repeat(np.arange(len(parts)), [len(v) for v in values])
+    low, high = bootstrap_ci(np.concatenate(values), groups=groups)
+    return {
+        "method": method,
+        "category": category,
+        "metric": f"recall@{k}",
+        "value": float(np.mean([v.mean() for v in values])),
+        "ci_low": low,
+        "ci_high": high,
+        "queries": sum(len(v) for v in values),
+        "gallery": round(np.mean([part.candidates for part in parts])),
+        "chance": float(np.mean([chance_recall(k, part.candidates) for part in parts])),
+        "protocol": parts[0].protocol,
+        "complete": all(part.benchmark.complete for part in parts),
+    }
+
+
+def compare(scored: Sequence[Scored], against: str, k: int = 10, seed: int = 0) -> pd.DataFrame:
+    """Every other method against ``against``: difference in recall@k and a paired test, Holm-corrected."""
+    recalls = recalls_by_method(scored, k)
+    base = recalls.pop(against)
+    tests = {method: paired_test(values, base, seed=seed) for method, values in recalls.items()}
+    corrected = holm([test.p_value for test in tests.values()]) if tests else []
+    rows = [
+        {"method": m, "against": against, "metric": f"recall@{k}", "difference": t.difference, "p": t.p_value, "p_holm": p}
+        for (m, t), p in zip(tests.items(), corrected, strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def recalls_by_method(scored: Sequence[Scored], k: int) -> dict[str, np.ndarray]:
+    """Method → recall@k of every query, categories one after the other."""
+    methods = dict.fromkeys(one.method for one in scored)
+    return {m: np.concatenate([one.recall(k) for one in scored if one.method == m]) for m in methods}
+
+
+def metrics_tree(summary: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """The summary for ``dvc metrics``: method → ``mean/recall@10`` → value, rounded to six digits."""
+    tree: dict[str, dict[str, float]] = {}
+    for row in summary.itertuples():
+        tree.setdefault(row.method, {})[f"{row.category}/{row.metric}"] = round(row.value, 6)
+    return tree
+
+
+def write_ranks(scored: Sequence[Scored], path: Path) -> None:
+    """A CSV with a row a query: method, category, query, target, how many images score above and equal."""
+    frames = [
+        pd.DataFrame(
+            {
+                "method": one.method,
+                "category": one.category,
+                "query": [triplet.id for triplet in one.benchmark.triplets],
+                "target": [triplet.targets[0] for triplet in one.benchmark.triplets],
+                "above": one.ranks.above.numpy(),
+                "tied": one.ranks.tied.numpy(),
+            }
+        )
+        for one in scored
+    ]
+    pd.concat(frames).to_csv(path, index=False)
+
+
+def read_ranks(path: Path, benchmarks: Mapping[str, Benchmark], evaluation: Evaluation) -> list[Scored]:
+    """What :func:`write_ranks` wrote, back on the same benchmarks."""
+    scored = []
+    for (method, category), part in pd.read_csv(path).groupby(["method", "category"], sort=False):
+        ranks = Ranks(torch.tensor(part["above"].to_numpy()), torch.tensor(part["tied"].to_numpy()))
+        removed = evaluation.reference == "removed"
+        scored.append(Scored(method, category, benchmarks[category], ranks, protocol_name(evaluation), removed))
+    return scored
+
+
+def top_rows(queries: Tensor, gallery: Tensor, exclude: Tensor, k: int) -> Tensor:
+    """Gallery rows (N, k) with the highest scores; ``exclude`` (N,) is left out of each query's list."""
+    scores = torch.einsum("nd,m...d->nm...", queries, gallery)
+    scores = scores.amax(-1) if scores.ndim == 3 else scores  # (N, M)
+    scores[torch.arange(len(queries)), exclude] = -torch.inf
+    return scores.topk(k, dim=1).indices

@@ -1,0 +1,205 @@
+"""The one training loop: epochs of batches, a dev score after each, resumable, best epoch kept.
+
+Losses, composers and data come from the caller; the loop knows optimiser, schedule, precision, checkpoints.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to optimise. ``schedule``: ``one_cycle`` (peak at 10 % of the steps) or ``cosine``."""
+
+    epochs: int
+    lr: float
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.98)
+    schedule: str = "one_cycle"
+    precision: str = "bf16"
+    accumulation: int = 1
+    max_norm: float = 1.0
+
+
+@dataclass
+class History:
+    """One record an epoch: ``epoch``, ``loss``, whatever the dev score gives, ``triplets/s``."""
+
+    run: str
+    records: list[dict] = field(default_factory=list)
+
+    def best(self, metric: str) -> dict:
+        """The record with the highest ``metric``; the earliest of equals."""
+        return max(self.records, key=lambda record: record[metric])
+
+
+def train(
+    model: nn.Module,
+    batches: Callable[[int], Sequence],
+    loss_of: Callable[[object], Tensor],
+    recipe: Recipe,
+    folder: Path,
+    *,
+    run: str,
+    validate: Callable[[], dict[str, float]] | None = None,
+    select: str = "dev/recall@10",
+    fingerprint: object = None,
+    unit: str = "triplets",
+) -> History:
+    """Trains ``model`` and leaves it at its best epoch (at its last one where nothing validates).
+
+    Args:
+        batches: epoch (from 1) → the batches of that epoch, a sequence whose items have a length.
+        loss_of: one batch → scalar loss.
+        folder: holds the state of a run that is under way; it is gone when the run is finished.
+        validate: scores the model after each epoch; the highest ``select`` wins.
+        fingerprint: whatever decides the result (JSON-able); a state left by another one is not resumed.
+    """
+    accelerator = Accelerator(
+        mixed_precision=PRECISION[recipe.precision], gradient_accumulation_steps=recipe.accumulation
+    )
+    history = History(run)
+    if recipe.epochs == 0:
+        return history
+    steps = recipe.epochs * -(-len(batches(1)) // recipe.accumulation)
+    optimizer = torch.optim.AdamW(_groups(model, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas)
+    schedule = _schedule(optimizer, recipe, steps)
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    state = _State(folder, {"run": run, "recipe": vars(recipe), "fingerprint": fingerprint})
+    first = state.resume(model, optimizer, schedule, history) + 1
+    for epoch in range(first, recipe.epochs + 1):
+        record = _epoch(accelerator, wrapped, batches(epoch), loss_of, optimizer, schedule, recipe, epoch, run, unit)
+        if validate is not None:
+            model.eval()
+            record |= validate()
+        history.records.append(record)
+        _report(record, recipe.epochs, run, unit)
+        is_best = validate is not None and history.best(select)["epoch"] == epoch
+        state.save(model, optimizer, schedule, history, is_best)
+    if validate is not None:
+        model.load_state_dict(load_file(folder / "best.safetensors"))
+    shutil.rmtree(folder)
+    model.eval()
+    return history
+
+
+def _epoch(
+    accelerator: Accelerator, model, batches, loss_of, optimizer, schedule, recipe: Recipe, epoch: int, run, unit
+) -> dict:
+    model.train()
+    total, seen, start = 0.0, 0, time.perf_counter()
+    for batch in tqdm(batches, desc=f"{run} epoch {epoch}/{recipe.epochs}", unit="batch", leave=False):
+        with accelerator.accumulate(model):
+            with accelerator.autocast():
+                loss = loss_of(batch)
+            accelerator.backward(loss)
+            if accelerator.sync_gradients:
+                accelerator.clip_grad_norm_(model.parameters(), recipe.max_norm)
+            optimizer.step()
+            if accelerator.sync_gradients:
+                schedule.step()
+            optimizer.zero_grad()
+        total, seen = total + loss.item() * len(batch), seen + len(batch)
+    if not torch.isfinite(torch.tensor(total)):
+        raise FloatingPointError(f"{run}: the loss of epoch {epoch} is not finite: lower lr (now {recipe.lr:g})")
+    return {"epoch": epoch, "loss": total / seen, f"{unit}/s": seen / (time.perf_counter() - start)}
+
+
+def _report(record: dict, epochs: int, run: str, unit: str) -> None:
+    speed = record[f"{unit}/s"]
+    rest = {k: v for k, v in record.items() if k not in ("epoch", "loss", f"{unit}/s")}
+    scores = "".join(f"  {name} {100 * value:.1f} %" for name, value in rest.items())
+    left = (epochs - record["epoch"]) * record.setdefault("seconds", 0.0) or None
+    remaining = "" if left is None else f"  {left:.0f} s left"
+    print(f"{run} {record['epoch']}/{epochs}  loss {record['loss']:.4f}{scores}  {speed:.0f} {unit}/s{remaining}", flush=True)
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Matrices decay; biases, norms and scalars do not."""
+    named = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in named if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in named if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def _schedule(optimizer, recipe: Recipe, steps: int):
+    if recipe.schedule == "cosine":
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    peak = max(0.1, 1.5 / steps)
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=steps + 1, pct_start=min(peak, 0.9))
+
+
+class _State:
+    """A run under way on disk: weights, optimiser, generators and history after the last whole epoch."""
+
+    def __init__(self, folder: Path, identity: dict) -> None:
+        self.folder = folder
+        self.key = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()
+        self.best = folder / "best.safetensors"
+
+    def resume(self, model, optimizer, schedule, history: History) -> int:
+        """Loads the state left by the same run; the epoch it had finished, 0 for none."""
+        state = self._read()
+        if state is None or state["key"] != self.key:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+            return 0
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        torch.set_rng_state(state["generator"])
+        history.records[:] = state["history"]
+        print(f"{history.run}: goes on after epoch {history.records[-1]['epoch']}", flush=True)
+        return history.records[-1]["epoch"]
+
+    def save(self, model, optimizer, schedule, history: History, is_best: bool) -> None:
+        if is_best:
+            _replace(self.best, lambda path: save_file(_tensors(model), path))
+        state = {
+            "key": self.key,
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "generator": torch.get_rng_state(),
+            "history": history.records,
+        }
+        _replace(self.folder / "state.pt", lambda path: torch.save(state, path))
+
+    def _read(self) -> dict | None:
+        try:
+            return torch.load(self.folder / "state.pt", map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError):
+            return None
+
+
+def _replace(path: Path, write: Callable[[Path], None]) -> None:
+    temporary = path.with_suffix(".tmp")
+    write(temporary)
+    temporary.replace(path)
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+
+
+def shuffled_batches(count: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
+    """Rows 0 … count - 1 in an order set by seed and epoch, in batches; a last batch of one is left out."""
+    generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
+    batches: Iterable[Tensor] = torch.randperm(count, generator=generator).split(batch_size)
+    return [rows for rows in batches if len(rows) > 1]
