@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from cirlib.metrics import Ranks, bootstrap_ci, chance_recall, holm, paired_test
 from cirlib.params import Evaluation
 
 KS = (1, 5, 10, 50)
+TOP = 5  # retrieved images kept of each query, for pictures
 COLUMNS = (
     "method", "category", "metric", "value", "ci_low", "ci_high", "queries", "gallery", "chance", "protocol", "complete"
 )  # fmt: skip
@@ -31,6 +33,7 @@ class Scored:
     ranks: Ranks
     protocol: str
     reference_removed: bool
+    top: list[list[str]]  # the ids of the best images of each query, best first
 
     def recall(self, k: int) -> np.ndarray:
         """Recall@k of each query, (N,) in [0, 1]; ties count their expectation."""
@@ -62,7 +65,9 @@ def average_texts(features: Tensor, rows: np.ndarray, queries: int) -> Tensor:
     return torch.nn.functional.normalize(total, dim=-1)
 
 
-def score(method: str, category: str, queries: Tensor, gallery: Tensor, benchmark: Benchmark, evaluation) -> Scored:
+def score(
+    method: str, category: str, queries: Tensor, gallery: Tensor, benchmark: Benchmark, evaluation: Evaluation
+) -> Scored:
     """Ranks of the targets of ``benchmark``'s queries.
 
     Args:
@@ -74,7 +79,20 @@ def score(method: str, category: str, queries: Tensor, gallery: Tensor, benchmar
     removed = evaluation.reference == "removed"
     exclude = [row[triplet.reference] for triplet in benchmark.triplets] if removed else None
     ranks = target_ranks(queries, gallery, targets, exclude=exclude)
-    return Scored(method, category, benchmark, ranks, protocol_name(evaluation), removed)
+    top = [[benchmark.gallery[i] for i in best] for best in top_rows(queries, gallery, exclude, TOP)]
+    return Scored(method, category, benchmark, ranks, protocol_name(evaluation), removed, top)
+
+
+def top_rows(queries: Tensor, gallery: Tensor, exclude: Sequence[int] | None, k: int) -> list[list[int]]:
+    """The k best gallery rows of each query, best first; ``exclude`` (N) is left out of each query's list."""
+    best: list[list[int]] = []
+    for start in range(0, len(queries), 256):
+        part = queries[start : start + 256]
+        scores = torch.stack([part @ g.T for g in gallery.unbind(1)]).amax(0) if gallery.ndim == 3 else part @ gallery.T
+        if exclude is not None:
+            scores[torch.arange(len(part)), torch.tensor(exclude[start : start + 256])] = -torch.inf
+        best += scores.topk(min(k, scores.shape[1])).indices.tolist()  # (b, k)
+    return best
 
 
 def summarise(scored: Sequence[Scored], ks: Sequence[int] = KS) -> pd.DataFrame:
@@ -133,7 +151,7 @@ def metrics_tree(summary: pd.DataFrame) -> dict[str, dict[str, float]]:
 
 
 def write_ranks(scored: Sequence[Scored], path: Path) -> None:
-    """A CSV with a row a query: method, category, query, target, how many images score above and equal."""
+    """A CSV with a row a query: method, category, query, target, images above and tied, the best ids."""
     frames = [
         pd.DataFrame(
             {
@@ -143,6 +161,7 @@ def write_ranks(scored: Sequence[Scored], path: Path) -> None:
                 "target": [triplet.targets[0] for triplet in one.benchmark.triplets],
                 "above": one.ranks.above.numpy(),
                 "tied": one.ranks.tied.numpy(),
+                "top": [" ".join(ids) for ids in one.top],
             }
         )
         for one in scored
@@ -153,16 +172,29 @@ def write_ranks(scored: Sequence[Scored], path: Path) -> None:
 def read_ranks(path: Path, benchmarks: Mapping[str, Benchmark], evaluation: Evaluation) -> list[Scored]:
     """What :func:`write_ranks` wrote, back on the same benchmarks."""
     scored = []
-    for (method, category), part in pd.read_csv(path).groupby(["method", "category"], sort=False):
+    table = pd.read_csv(path, dtype={"top": str, "query": str, "target": str})
+    for (method, category), part in table.groupby(["method", "category"], sort=False):
         ranks = Ranks(torch.tensor(part["above"].to_numpy()), torch.tensor(part["tied"].to_numpy()))
-        removed = evaluation.reference == "removed"
-        scored.append(Scored(method, category, benchmarks[category], ranks, protocol_name(evaluation), removed))
+        removed, top = evaluation.reference == "removed", [ids.split(" ") for ids in part["top"]]
+        protocol = protocol_name(evaluation)
+        scored.append(Scored(method, category, benchmarks[category], ranks, protocol, removed, top))
     return scored
 
 
-def top_rows(queries: Tensor, gallery: Tensor, exclude: Tensor, k: int) -> Tensor:
-    """Gallery rows (N, k) with the highest scores; ``exclude`` (N,) is left out of each query's list."""
-    scores = torch.einsum("nd,m...d->nm...", queries, gallery)
-    scores = scores.amax(-1) if scores.ndim == 3 else scores  # (N, M)
-    scores[torch.arange(len(queries)), exclude] = -torch.inf
-    return scores.topk(k, dim=1).indices
+def write_results(scored: Sequence[Scored], folder: Path) -> pd.DataFrame:
+    """Writes ``summary.csv``, ``metrics.json`` and ``ranks.csv`` into ``folder``; gives the summary."""
+    summary = summarise(scored)
+    summary.round(6).to_csv(folder / "summary.csv", index=False)
+    (folder / "metrics.json").write_text(json.dumps(metrics_tree(summary), indent=2) + "\n")
+    write_ranks(scored, folder / "ranks.csv")
+    return summary
+
+
+def result_table(summary: pd.DataFrame, category: str = "mean") -> pd.DataFrame:
+    """The summary for reading: a row a method, a column a metric, percent with its 95 % interval."""
+    part = summary[summary["category"] == category]
+    text = [f"{100 * r.value:.1f} [{100 * r.ci_low:.1f}, {100 * r.ci_high:.1f}]" for r in part.itertuples()]
+    table = part.assign(text=text).pivot(index="method", columns="metric", values="text")
+    chance = part.groupby("metric")["chance"].first().map(lambda value: f"{100 * value:.2g}")
+    table = table.loc[list(dict.fromkeys(part["method"])), list(dict.fromkeys(part["metric"]))]
+    return pd.concat([table, chance.rename("chance").to_frame().T[table.columns]])

@@ -202,26 +202,478 @@ def triplet_grid(
 
 
 @_themed
-def retrieval_rows(rows: Sequence[RetrievalRow], *, title: str = "What was found") -> Figure:
-    """A query a row: reference, edit, the best results (the target framed in green), a gap, the target.
+def retrieval_rows(
+    rows: Sequence[RetrievalRow], *, title: str = "What was asked, and what was found"
+) -> Figure:
+    """A query a row: reference, edit, the best results (a target framed in green), a gap, the target.
 
     Raises ValueError without rows, or where `correct` does not say one thing a result.
     """
     _check_rows(rows)
-    paths = [path for row in rows for path in (row.reference, *row.results, row.target)]
-    width, height = tile = _tile_size(paths)
+    width, height = tile = _tile_size([p for row in rows for p in (row.reference, *row.results, row.target)])
     shown = max(len(row.results) for row in rows)
-    edit, between, gap, under = 2.0, 0.12, 0.5, 0.36
-    results = width + edit
-    target = results + shown * (width + between) - between + gap
+    edit, between, gap, under, above = 2.0, 0.12, 0.5, 0.38, 0.3
+    results = [width + edit + i * (width + between) for i in range(shown)]
+    target = results[-1] + width + gap
+    y = top = 0.85
+    total = top + sum(height + under + (above if row.title else 0) for row in rows)
+    figure = _figure(target + width, total, title)
     heads = [(0.0, width, "reference"), (width, edit, "edit"), (target, width, "target")]
-    heads += [(results + i * (width + between), width, f"{i + 1}") for i in range(shown)]
-    titles = [0.32 if row.title else 0.0 for row in rows]
-    top = 0.85
-    size = (target + width, top + sum(titles) + len(rows) * (height + under))
-    figure = _figure(*size, title, options_subtitle(shown))
-    y = top + 0.25
-    figure.set_size_inches(size[0], size[1] + 0.25)
+    _heads(figure, top, heads + [(left, width, f"{i}") for i, left in enumerate(results, start=1)])
+    for row in rows:
+        if row.title:
+            _text(figure, (0, y + above / 2), row.title, size=12.5, weight="bold", va="center")
+            y += above
+        _tile(figure, row.reference, (0, y), tile, "reference")
+        _edit(figure, row.text, (width, y), (edit, height))
+        for i, (path, correct) in enumerate(zip(row.results, row.correct, strict=True)):
+            _tile(figure, path, (results[i], y), tile, f"result {i + 1}", framed=correct)
+        _tile(figure, row.target, (target, y), tile, "target")
+        rank = f"target: rank {row.rank:,}"
+        _text(figure, (target + width / 2, y + height + 0.07), rank, size=11, ha="center", va="top")
+        y += height + under
     return figure
 
 
+def _check_rows(rows: Sequence[RetrievalRow]) -> None:
+    if not rows:
+        raise ValueError("retrieval_rows needs rows")
+    for row in rows:
+        if not row.results or len(row.results) != len(row.correct):
+            given = f"{len(row.results)} results and {len(row.correct)} in correct"
+            raise ValueError(f"retrieval_rows needs results and one value of correct for each, got {given}")
+
+
+def _tile_size(paths: Sequence[Path]) -> tuple[float, float]:
+    """Width and height in inches of every tile: the shape most images have, within reason."""
+    shapes = []
+    for path in paths:
+        image = _open(path)
+        if image is not None:
+            shapes.append(image.width / image.height)
+    shape = float(np.clip(np.median(shapes), 0.66, 1.4)) if shapes else 1.0
+    return TILE * shape, TILE
+
+
+def _open(path: Path) -> Image.Image | None:
+    """The image, upright and on white; None where it is missing or cannot be read."""
+    try:
+        with Image.open(path) as image:
+            picture = ImageOps.exif_transpose(image).convert("RGBA")
+    except OSError:
+        return None
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+
+
+def _axes_at(figure: Figure, corner: tuple[float, float], size: tuple[float, float]) -> Axes:
+    """Axes whose left top corner lies there, in inches from the figure's left top corner."""
+    width, height = figure.get_size_inches()
+    left, top = corner
+    return figure.add_axes((left / width, 1 - (top + size[1]) / height, size[0] / width, size[1] / height))
+
+
+def _text(figure: Figure, place: tuple[float, float], text: str, **options: Any) -> None:
+    """Text at a place in inches from the left top; dollar signs are dollar signs."""
+    width, height = figure.get_size_inches()
+    figure.text(place[0] / width, 1 - place[1] / height, text, parse_math=False, **options)
+
+
+def _heads(figure: Figure, y: float, heads: Sequence[tuple[float, float, str]]) -> None:
+    """Column heads (left, width, text) that end just above y."""
+    for left, width, text in heads:
+        place = (left + width / 2, y - 0.08)
+        _text(figure, place, text, size=11, color=MUTED, ha="center", va="bottom")
+
+
+def _tile(
+    figure: Figure,
+    path: Path,
+    corner: tuple[float, float],
+    size: tuple[float, float],
+    label: str,
+    *,
+    framed: bool = False,
+) -> None:
+    """One letterboxed image in a thin grey frame, or a thick green one."""
+    axes = _axes_at(figure, corner, size)
+    axes.set_label(label)
+    axes.set(xticks=[], yticks=[])
+    image = _open(path)
+    if image is None:
+        axes.set_facecolor(PAPER)
+        axes.text(0.5, 0.5, "image\nmissing", transform=axes.transAxes, ha="center", va="center", color=MUTED)
+    else:
+        pixels = (round(2 * DPI * size[0]), round(2 * DPI * size[1]))
+        boxed = ImageOps.pad(image, pixels, method=Image.Resampling.LANCZOS, color=PAPER)
+        axes.imshow(np.asarray(boxed), aspect="auto", interpolation="antialiased")
+    axes.spines[:].set(visible=True, color=GREEN if framed else FAINT, linewidth=5 if framed else 0.8)
+
+
+def _edit(figure: Figure, text: str, corner: tuple[float, float], size: tuple[float, float]) -> None:
+    """The edit text, wrapped, over an arrow that points right."""
+    axes = _axes_at(figure, corner, size)
+    axes.set_label("edit")
+    axes.set(xlim=(0, size[0]), ylim=(size[1], 0))  # inches, downwards
+    axes.axis("off")
+    wrapped, points = _wrap(text, size[0] - 0.36, size[1] - 0.3)
+    block = (wrapped.count("\n") + 1) * 1.25 * points / 72
+    top = (size[1] - block - 0.2) / 2
+    middle = size[0] / 2
+    axes.text(middle, top, wrapped, size=points, ha="center", va="top", linespacing=1.2, parse_math=False)
+    arrow = {"arrowstyle": "-|>,head_width=0.25,head_length=0.5", "color": MUTED, "linewidth": 1.6}
+    y = top + block + 0.14
+    axes.annotate(
+        "", xy=(size[0] - 0.12, y), xytext=(0.12, y), arrowprops=arrow | {"shrinkA": 0, "shrinkB": 0}
+    )
+
+
+def _wrap(text: str, width: float, height: float) -> tuple[str, float]:
+    """The text in lines that fit the inches, and its size in points: smaller, then cut, where it is long."""
+    words = " ".join(text.split())
+    for points in (11.5, 10.5, 9.5, 8.5):
+        columns = max(8, int(width * 72 / (0.56 * points)))
+        most = max(1, int(height * 72 / (1.25 * points)))
+        lines = textwrap.wrap(words, columns)
+        if len(lines) <= most:
+            break
+    return "\n".join(textwrap.wrap(words, columns, max_lines=most, placeholder=" …")), points
+
+
+# ------------------------------------------------------------------------------------------ recall in bars
+
+
+@_themed
+def recall_bars(
+    summary: pd.DataFrame, metric: str = "recall@10", methods: Sequence[str] | None = None
+) -> Figure:
+    """Bars per category, the mean last, grouped by method; 95 % interval as whiskers, chance dashed.
+
+    `summary`: results/<study>/summary.csv, fractions of 1. `methods` picks and orders the methods. Raises
+    ValueError for an unknown metric or method, and where a bar would have two values (say, two protocols).
+    """
+    rows = _select(summary, "recall_bars", [metric], methods)
+    methods = list(methods or rows["method"].unique())
+    categories = _mean_last(rows["category"].unique())
+    cells = rows.set_index(["method", "category"])
+    bars = len(methods) * len(categories)
+    size = (float(np.clip(2.5 + 0.42 * bars, 8.5, 13.5)), 5.6)
+    figure, (axes,) = _panels(1, size, f"{_metric_label(metric)} by category", _context(rows))
+    centres = np.arange(len(categories)) + np.where(np.array(categories) == "mean", 0.15, 0)
+    width = 0.84 / len(methods)
+    for i, (method, colour) in enumerate(_colours(methods).items()):
+        offsets = centres + (i - (len(methods) - 1) / 2) * width
+        bar_rows = cells.reindex([(method, category) for category in categories])
+        axes.bar(offsets, 100 * bar_rows["value"], 0.9 * width, color=colour, label=_label(method))
+        _whiskers(axes, offsets, bar_rows)
+        _values(axes, offsets, bar_rows, size=min(11.0, 11 * width * size[0] / len(categories) / 0.5))
+    _chance_marks(axes, centres, [rows.loc[rows["category"] == c, "chance"].max() for c in categories])
+    axes.set_xticks(centres, [_category_label(rows, category) for category in categories])
+    axes.set(ylabel=f"{_metric_label(metric)} (%)", ylim=(0, _ceiling(rows)))
+    axes.grid(visible=False, axis="x")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(4, len(methods) + 1), borderaxespad=0.2)
+    return figure
+
+
+def _select(
+    summary: pd.DataFrame, caller: str, metrics: Sequence[str] | None, methods: Sequence[str] | None
+) -> pd.DataFrame:
+    """The rows of these metrics and methods (None: all), one a bar; ValueError where that cannot be."""
+    _check(summary, caller, SUMMARY_COLUMNS, ("value", "ci_low", "ci_high", "chance"))
+    for column, wanted in (("metric", metrics), ("method", methods)):
+        have = list(summary[column].unique())
+        unknown = [name for name in wanted or () if name not in have]
+        if unknown:
+            raise ValueError(f"{caller}: no {column} {', '.join(unknown)}; the summary has {', '.join(have)}")
+        if wanted:
+            summary = summary[summary[column].isin(wanted)]
+    if summary.empty:
+        raise ValueError(
+            f"{caller}: the summary has no {', '.join(metrics or ())} of {', '.join(methods or ())}"
+        )
+    if summary["protocol"].nunique() > 1:
+        protocols = ", ".join(sorted(summary["protocol"].unique()))
+        raise ValueError(f"{caller} shows one protocol, the summary has {protocols}: choose one first")
+    twice = summary[summary.duplicated(["method", "category", "metric"])]
+    if not twice.empty:
+        raise ValueError(
+            f"{caller}: two values of {' / '.join(twice.iloc[0][['method', 'category', 'metric']])}"
+        )
+    return summary
+
+
+def _context(rows: pd.DataFrame) -> str:
+    """Protocol, queries and gallery of the rows, as a subtitle."""
+    each = rows[rows["category"] != "mean"]
+    each = rows if each.empty else each
+    per = " a category" if each["category"].nunique() > 1 else ""
+    counts = f"{_span(each['queries'])} queries and {_span(each['gallery'])} gallery images{per}"
+    incomplete = "" if rows["complete"].astype(bool).all() else "  ·  * gallery incomplete"
+    return f"protocol: {rows['protocol'].iloc[0]}  ·  {counts}  ·  lines: 95 % interval{incomplete}"
+
+
+def _mean_last(categories: Sequence[str]) -> list[str]:
+    return sorted(categories, key=lambda category: category == "mean")
+
+
+def _category_label(rows: pd.DataFrame, category: str) -> str:
+    complete = rows.loc[rows["category"] == category, "complete"].astype(bool).all()
+    return f"{category}{'' if complete else ' *'}"
+
+
+def _whiskers(axes: Axes, places: ArrayLike, rows: pd.DataFrame, *, horizontal: bool = False) -> None:
+    """The intervals as lines from ci_low to ci_high, in per cent."""
+    draw = axes.hlines if horizontal else axes.vlines
+    draw(places, 100 * rows["ci_low"], 100 * rows["ci_high"], color=INK, linewidth=1.4, label="_interval")
+
+
+def _values(axes: Axes, places: Floats, rows: pd.DataFrame, *, size: float) -> None:
+    """Each bar's value over its whisker."""
+    for place, value, high in zip(places, rows["value"], rows["ci_high"], strict=True):
+        if not np.isnan(value):
+            top = (0, 3)
+            axes.annotate(
+                _percent(value), (place, 100 * np.fmax(value, high)), top, textcoords="offset points",
+                ha="center", va="bottom", size=size,
+            )  # fmt: skip
+
+
+def _chance_marks(axes: Axes, centres: Floats, chances: Sequence[float]) -> None:
+    """A dashed line over each group at its own chance level."""
+    low, high = centres - 0.47, centres + 0.47
+    axes.hlines(
+        100 * np.array(chances), low, high, colors=INK, linestyles="--", linewidth=1.4, label="chance"
+    )
+
+
+def _ceiling(rows: pd.DataFrame) -> float:
+    """Upper end of a per cent axis, with room for the numbers."""
+    return 112 * float(np.nanmax(rows[["value", "ci_high", "chance"]].to_numpy(float))) or 1.0
+
+
+@_themed
+def recall_before_after(summary: pd.DataFrame, before: str, after: str, *, category: str = "mean") -> Figure:
+    """Recall@K of two methods, a line from the one to the other for each K, with chance as a mark.
+
+    `summary` as in `recall_bars`. Raises ValueError for an unknown method or category.
+    """
+    metrics = [m for m in summary.get("metric", pd.Series(dtype=str)).unique() if m.startswith("recall@")]
+    rows = _select(summary, "recall_before_after", metrics, [before, after])
+    rows = rows[rows["category"] == category]
+    if rows.empty:
+        raise ValueError(f"recall_before_after: no category {category!r} in the summary")
+    metrics = sorted(rows["metric"].unique(), key=lambda name: int(name.split("@")[1]), reverse=True)
+    cells = rows.set_index(["method", "metric"])
+    first, second = (cells.reindex([(method, m) for m in metrics]) for method in (before, after))
+    title = f"{_label(before)} → {_label(after)}"
+    figure, (axes,) = _panels(1, (10, 2.3 + 0.62 * len(metrics)), title, f"{category}  ·  {_context(rows)}")
+    places = np.arange(len(metrics), dtype=float)
+    ends = (100 * first["value"].to_numpy(), 100 * second["value"].to_numpy())
+    axes.hlines(places, *ends, color=FAINT, linewidth=5, zorder=1, label="_change")
+    for end, cell, method, face in ((ends[0], first, before, "white"), (ends[1], second, after, None)):
+        colour = _colours([before, after])[method]
+        _whiskers(axes, places, cell, horizontal=True)
+        style = {"color": face or colour, "edgecolor": colour, "linewidth": 2.5, "s": 130, "zorder": 3}
+        axes.scatter(end, places, label=_label(method), **style)
+    chance = first["chance"].fillna(second["chance"])
+    axes.scatter(100 * chance, places, marker="|", s=330, color=INK, linewidth=2, zorder=4, label="chance")
+    columns = {"before": first["value"], "after": second["value"], "chance": chance}
+    for i, (head, column) in enumerate(columns.items()):
+        _column(axes, 1.09 + 0.1 * i, head, places, [f"{_percent(v)} %" if v == v else "–" for v in column])
+    axes.set_yticks(places, [_metric_label(m) for m in metrics])
+    axes.set(xlabel="queries (%)", xlim=(0, None), ylim=(-0.6, len(metrics) - 0.4))
+    axes.grid(visible=False, axis="y")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
+    return figure
+
+
+def _column(
+    axes: Axes, x: float, head: str, places: Sequence[float], texts: Sequence[str], **options: Any
+) -> None:
+    """A column of texts beside the chart at x (of its width), one at each place, under a head."""
+    style: dict[str, Any] = {"size": 11.5, "ha": "right", "va": "center", "parse_math": False} | options
+    axes.text(x, 1.02, head, transform=axes.transAxes, **style | {"color": MUTED, "va": "bottom"})
+    for place, text in zip(places, texts, strict=True):
+        axes.text(x, place, text, transform=axes.get_yaxis_transform(), **style)
+
+
+@_themed
+def protocol_bars(table: pd.DataFrame, *, metric: str = "recall@10") -> Figure:
+    """One model under several protocols, in the table's order: protocol, value, ci_low, ci_high (fractions)."""
+    columns = ("protocol", "value", "ci_low", "ci_high")
+    _check(table, "protocol_bars", columns, columns[1:])
+    title = "One model, several protocols"
+    subtitle = "only the protocol differs  ·  lines: 95 % interval"
+    return _lying_bars(table, list(table["protocol"]), metric, title, subtitle)
+
+
+@_themed
+def edit_kind_bars(table: pd.DataFrame, *, metric: str = "recall@10") -> Figure:
+    """Recall by what the edit changes, best first: kind, queries, value, ci_low, ci_high (fractions)."""
+    columns = ("kind", "queries", "value", "ci_low", "ci_high")
+    _check(table, "edit_kind_bars", columns, columns[2:])
+    table = table.sort_values("value", ascending=False, kind="stable")
+    labels = [f"{kind}  (n = {n:,})" for kind, n in zip(table["kind"], table["queries"], strict=True)]
+    title = f"{_metric_label(metric)} by what the edit changes"
+    return _lying_bars(table, labels, metric, title, "n: queries with such an edit  ·  lines: 95 % interval")
+
+
+def _lying_bars(table: pd.DataFrame, labels: Sequence[str], metric: str, title: str, subtitle: str) -> Figure:
+    """Horizontal bars, the first row on top, with whiskers and values."""
+    figure, (axes,) = _panels(1, (10, 2.0 + 0.5 * len(table)), title, subtitle)
+    places = np.arange(len(table), dtype=float)
+    axes.barh(places, 100 * table["value"], 0.62, color=BLUE)
+    _whiskers(axes, places, table, horizontal=True)
+    for place, value, high in zip(places, table["value"], table["ci_high"], strict=True):
+        text, x = ("not run", 0.0) if np.isnan(value) else (_percent(value), 100 * np.fmax(value, high))
+        axes.annotate(text, (x, place), (6, 0), textcoords="offset points", va="center", size=12)
+    axes.set_yticks(places, labels, parse_math=False)
+    highest = 100 * float(np.nanmax([*table["value"], *table["ci_high"], 0.0]))
+    axes.set(
+        xlabel=f"{_metric_label(metric)} (%)", xlim=(0, 1.1 * highest or 1.0), ylim=(len(table) - 0.5, -0.5)
+    )
+    axes.grid(visible=False, axis="y")
+    return figure
+
+
+@_themed
+def paper_vs_ours(table: pd.DataFrame, *, metric: str = "recall@10") -> Figure:
+    """Published numbers and ours: method, source (paper, published, ours), recall@10 (fraction), protocol.
+
+    Each source's rows stand together, best first; NaN reads "not run"; `protocol` is printed beside, since
+    numbers of different protocols do not compare. Raises ValueError for another source.
+    """
+    _check(table, "paper_vs_ours", ("method", "source", metric, "protocol"), (metric,))
+    others = sorted(set(table["source"]) - set(SOURCES))
+    if others:
+        raise ValueError(f"paper_vs_ours knows the sources {', '.join(SOURCES)}, got {', '.join(others)}")
+    order = {source: i for i, source in enumerate(SOURCES)}
+    table = table.assign(_order=table["source"].map(order)).sort_values(
+        ["_order", metric], ascending=[True, False], kind="stable", na_position="last"
+    )
+    places = np.arange(len(table)) + 0.5 * (table["_order"].rank(method="dense").to_numpy() - 1)
+    title = f"{_metric_label(metric)}: the paper, other publications, this study"
+    subtitle = "mean of the categories  ·  numbers compare only where the protocol is the same"
+    figure, (axes,) = _panels(1, (11, 2.4 + 0.44 * float(places[-1] + 1)), title, subtitle)
+    for source, (label, colour) in SOURCES.items():
+        mine = (table["source"] == source).to_numpy()
+        if mine.any():
+            axes.barh(places[mine], 100 * table.loc[mine, metric], 0.68, color=colour, label=label)
+    for place, value in zip(places, table[metric], strict=True):
+        text, style = ("not run", "italic") if np.isnan(value) else (_percent(value), "normal")
+        at = 0.0 if np.isnan(value) else 100 * value
+        axes.annotate(text, (at, place), (6, 0), textcoords="offset points", va="center", style=style)
+    notes = ["" if pd.isna(note) else str(note) for note in table["protocol"]]
+    _column(axes, 1.02, "protocol", places, notes, ha="left", size=11, color=MUTED)
+    axes.set_yticks(places, [_label(method) for method in table["method"]], parse_math=False)
+    highest = 100 * float(np.nanmax([*table[metric], 0.0]))
+    axes.set(
+        xlabel=f"{_metric_label(metric)} (%)", xlim=(0, 1.1 * highest or 1.0), ylim=(places[-1] + 0.6, -0.6)
+    )
+    axes.grid(visible=False, axis="y")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
+    return figure
+
+
+# -------------------------------------------------------------------------------------------------- curves
+
+
+@_themed
+def learning_curves(history: pd.DataFrame, *, metric: str = "dev/recall@10") -> Figure:
+    """Loss and held-out recall by epoch, a line a run, the run's best epoch marked on both.
+
+    `history`: run, epoch, loss and `metric` (a fraction); NaN where an epoch was not measured.
+    """
+    _check(history, "learning_curves", ("run", "epoch", "loss", metric), (metric,))
+    subtitle = "circles: the epoch with the best recall on queries held out of train"
+    figure, (left, right) = _panels(2, (12, 5.4), "Learning curves", subtitle)
+    for run, colour in _colours(list(history["run"].unique())).items():
+        rows = history[history["run"] == run].sort_values("epoch", kind="stable")
+        label = _label(run)
+        if rows[metric].notna().any():
+            best = (
+                rows.loc[rows[metric].idxmax()] if rows.index.is_unique else rows.iloc[rows[metric].argmax()]
+            )
+            label += f"  (best: epoch {best['epoch']:g}, {_percent(best[metric])} %)"
+            mark = {"s": 120, "color": "white", "edgecolor": colour, "linewidth": 2.5, "zorder": 4}
+            left.scatter([best["epoch"]], [best["loss"]], label="_best", **mark)
+            right.scatter([best["epoch"]], [100 * best[metric]], label="_best", **mark)
+        for axes, column, scale in ((left, "loss", 1), (right, metric, 100)):
+            known = rows.dropna(subset=[column])
+            axes.plot(known["epoch"], scale * known[column], color=colour, label=label)
+    for axes, name in ((left, "training loss"), (right, f"{_metric_label(metric)} (%)")):
+        axes.set(xlabel="epoch", ylabel=name)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower left", ncols=2)
+    return figure
+
+
+@_themed
+def dpo_curves(history: pd.DataFrame) -> Figure:
+    """DPO by step in three panels: loss; rewards of the chosen and the rejected, and the margin; accuracy.
+
+    `history`: step, loss, margin, chosen_reward, rejected_reward, accuracy (a fraction). Long histories show
+    a moving average over the thin raw line.
+    """
+    names = ("step", "loss", "margin", "chosen_reward", "rejected_reward", "accuracy")
+    _check(history, "dpo_curves", names, ("accuracy",))
+    history = history.sort_values("step", kind="stable")
+    subtitle = "accuracy: how often the target's reward is above its negative's"
+    figure, (loss, rewards, accuracy) = _panels(3, (13, 4.9), "Direct preference optimisation", subtitle)
+    steps = history["step"]
+    _smooth_line(loss, steps, history["loss"], BLUE)
+    _smooth_line(rewards, steps, history["chosen_reward"], GREEN, label="chosen")
+    _smooth_line(rewards, steps, history["rejected_reward"], ORANGE, label="rejected")
+    _smooth_line(rewards, steps, history["margin"], INK, label="margin", linestyle="--")
+    _smooth_line(accuracy, steps, 100 * history["accuracy"], BLUE)
+    accuracy.axhline(50, color=INK, linestyle="--", linewidth=1.4)
+    accuracy.annotate("coin toss", (1, 50), (0, 4), xycoords=accuracy.get_yaxis_transform(),
+                      textcoords="offset points", ha="right", va="bottom", color=MUTED)  # fmt: skip
+    rewards.axhline(0, color=FAINT, linewidth=1.2, zorder=0)
+    rewards.legend(loc="best")
+    accuracy.set_ylim(0, 103)
+    for axes, name in ((loss, "loss"), (rewards, "reward"), (accuracy, "accuracy (%)")):
+        axes.set(xlabel="step")
+        axes.set_title(name, loc="left", size=13)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return figure
+
+
+def _smooth_line(axes: Axes, x: pd.Series, y: pd.Series, colour: str, **options: Any) -> None:
+    """The line; over 100 points a centred moving average, with the raw values thin behind."""
+    if len(y) > 100:
+        axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.25, label="_raw")
+        y = y.rolling(len(y) // 25, center=True, min_periods=1).mean()
+    axes.plot(x, y, color=colour, **options)
+
+
+@_themed
+def rank_histogram(ranks: Mapping[str, ArrayLike], *, gallery_size: int) -> Figure:
+    """The share of queries whose target is among the first k, for every k: one curve a method, and chance.
+
+    `ranks`: method → the target's rank of each query, from 1 to `gallery_size`. Raises ValueError for others.
+    """
+    if not ranks:
+        raise ValueError("rank_histogram needs the ranks of one method at least")
+    ks = np.unique(np.geomspace(1, gallery_size, 400).round())
+    title, subtitle = (
+        "How far down is the target?",
+        f"gallery of {gallery_size:,} images  ·  k on a log scale",
+    )
+    figure, (axes,) = _panels(1, (10, 5.8), title, subtitle)
+    for method, colour in _colours(list(ranks)).items():
+        values = np.sort(np.asarray(ranks[method], dtype=float))
+        if not values.size or np.isnan(values).any() or values[0] < 1 or values[-1] > gallery_size:
+            raise ValueError(f"rank_histogram needs ranks of {method} from 1 to gallery_size={gallery_size}")
+        curve = 100 * np.searchsorted(values, ks, side="right") / values.size
+        label = f"{_label(method)}  (median rank {np.median(values):,.0f})"
+        axes.step(ks, curve, where="post", color=colour, label=label)
+    axes.plot(ks, 100 * ks / gallery_size, color=INK, linestyle="--", linewidth=1.4, label="chance")
+    axes.set_xscale("log")
+    axes.set_xticks([k for k in (1, 5, 10, 50, 100, 500, 1000, 5000, 10_000) if k <= gallery_size])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda k, _: f"{k:,.0f}"))
+    axes.xaxis.set_minor_locator(mpl.ticker.NullLocator())
+    axes.set(
+        xlabel="k", ylabel="target among the first k (% of queries)", ylim=(0, 101), xlim=(1, gallery_size)
+    )
+    axes.legend(loc="upper left")
+    return figure

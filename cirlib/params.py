@@ -48,7 +48,6 @@ class Models(Block):
     fusion: str = "mini"  # mini, or a Blip2ForImageTextRetrieval id or folder
     fusion_checkpoint: Path | None = None  # a Q-Former trained by this study to start from
     image_size: Count = 160  # pixels a side, for mini
-    cache_tokens: bool = True  # False: run the frozen vision tower at every step instead of storing its tokens
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
 
 
@@ -99,7 +98,6 @@ class QFormer(Block):
     temperature: Positive = 0.07
     max_words: Count = 32  # text tokens kept
     accumulation: Count = 1
-    gradient_checkpointing: bool = False
     hard_negatives: Count = 3
     range_min: NonNegativeCount = 0
     range_max: Count = 50
@@ -114,7 +112,7 @@ class QFormer(Block):
 
 
 class DPO(Block):
-    """Retrieval-DPO as the paper describes it; see FACTS in the README for the reasons it gives for its failure."""
+    """Retrieval-DPO as the paper describes it: only the text tower learns, the edit alone is the query."""
 
     beta: Positive = 0.1
     loss_type: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"

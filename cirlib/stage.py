@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cirlib.params import ParameterError, Study, load_study, overridable, override
+from cirlib.params import ParameterError, Study, load_study, override
 
 # The cell that papermill injects starts so; the notebooks' own parameters cells do too.
 PARAMETERS_MARK = "# Parameters"
@@ -164,10 +164,7 @@ def _quiet_tracebacks() -> None:
 
     def show(self: Any, kind: type, error: BaseException, trace: Any, tb_offset: int | None = None) -> list[str]:
         lines = [f"{kind.__name__}: {error}"]
-        print(lines[0], file=sys.stderr)
+        self._showtraceback(kind, error, lines)
         return lines
 
     shell.set_custom_exc((ParameterError, StageError, BenchmarkError), show)
-
-
-__all__ = ["Stage", "StageError", "assigned_names", "open_stage", "overridable", "project_root", "seed_everything"]

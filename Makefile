@@ -1,0 +1,105 @@
+# `make` lists the targets. Everything is installed into .venv by the first target that needs it; what is
+# already installed and unchanged is not touched again.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+# The first of these that is new enough becomes the environment's Python; `make study PYTHON=…` names another.
+PYTHON ?= python3 python3.13 python3.12 python3.11
+
+# Which faiss: gpu where an NVIDIA GPU answers, else cpu; `make study FAISS=cpu` decides by hand.
+ifndef FAISS
+FAISS := $(if $(shell nvidia-smi -L 2>/dev/null | grep '^GPU '),gpu,cpu)
+endif
+ifeq ($(filter cpu gpu,$(FAISS)),)
+$(error FAISS=$(FAISS): allowed are cpu and gpu)
+endif
+OTHER_FAISS := $(if $(filter gpu,$(FAISS)),cpu,gpu)
+
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export TOKENIZERS_PARALLELISM := false
+
+RUNTIME := $(VENV)/installed-$(FAISS)
+DEVELOP := $(VENV)/installed-$(FAISS)-dev
+
+.PHONY: help study test lint format benchmark lab clean
+
+help: ## list the targets
+	@echo "make TARGET, where TARGET is one of"
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-12s %s\n' "$$name" "$$text"; done
+
+study: $(RUNTIME) ## run the study: data, training, tables, figures, executed notebooks
+	@dvc repro
+	@python -m cirlib.report
+
+test: $(DEVELOP) lint ## lint, check the format and run all tests
+	@python -m pytest -n 2 tests
+
+lint: $(DEVELOP) ## lint and check the format only
+	@ruff check .
+	@ruff format --check .
+
+format: $(DEVELOP) ## format the code and the notebooks, fix what ruff can fix
+	@ruff check --fix .
+	@ruff format .
+
+benchmark: $(DEVELOP) ## measure speed and memory
+	@python -m pytest tests/benchmarks
+
+lab: $(RUNTIME) ## open the notebooks in JupyterLab
+	@jupyter lab notebooks
+
+clean: ## remove the environment and the caches; data and results stay
+	@rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .benchmarks .hypothesis
+	@find cirlib tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---- the environment -------------------------------------------------------------------------------------
+
+$(VENV)/created:
+	@chosen=; \
+	for python in $(PYTHON); do \
+	    if command -v "$$python" >/dev/null && "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	        chosen=$$python; break; \
+	    fi; \
+	done; \
+	if [ -z "$$chosen" ]; then \
+	    echo "This needs Python 3.11 or newer; found: $$(python3 --version 2>&1 || true)." >&2; \
+	    echo "On Debian 12 or Ubuntu 24.04 and later: sudo apt install python3 python3-venv." >&2; \
+	    echo "If it is installed under another name: make PYTHON=/path/to/python3.11 ..." >&2; \
+	    exit 1; \
+	fi; \
+	if ! "$$chosen" -c 'import venv, ensurepip' 2>/dev/null; then \
+	    version=$$("$$chosen" -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	    echo "Python $$version lacks the venv module. On Debian or Ubuntu: sudo apt install python$$version-venv" >&2; \
+	    exit 1; \
+	fi; \
+	echo "Making $(VENV) with $$("$$chosen" --version)"; \
+	"$$chosen" -m venv --clear $(VENV)
+	@touch $@
+
+# $(call install,EXTRAS): names the large downloads as they come; errors and warnings pass through.
+define install
+@echo "Installing the packages pinned in requirements.lock (with faiss-$(FAISS)). The first time this downloads some"
+@echo "GB, mostly PyTorch, and takes minutes; large downloads are named as they come."
+@! $(VENV)/bin/python -m pip show --quiet faiss-$(OTHER_FAISS) 2>/dev/null || \
+    $(VENV)/bin/python -m pip uninstall --quiet --yes faiss-cpu faiss-gpu
+@rm -f $(VENV)/installed-$(OTHER_FAISS)*
+@$(VENV)/bin/python -m pip install --disable-pip-version-check --constraint requirements.lock --editable '.[$(1)]' | \
+    sed -unE -e 's/^ *(Downloading|Using cached) ([^ ]*\/)?([^ ]+) (\([0-9]{2,}(\.[0-9]+)? [MG]B\)).*/  \1 \3 \4/p' \
+             -e 's/^Installing collected packages.*/  Unpacking what was downloaded/p'
+@touch $(RUNTIME)
+endef
+
+$(RUNTIME): $(VENV)/created pyproject.toml requirements.lock
+	$(call install,$(FAISS))
+	@touch $@
+
+$(DEVELOP): $(VENV)/created pyproject.toml requirements.lock
+	$(call install,$(FAISS)$(comma)dev)
+	@touch $@
+
+comma := ,

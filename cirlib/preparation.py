@@ -1,0 +1,183 @@
+"""Data preparation: the drawn data, the two-tower alignment, and every image encoded once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cirlib.benchmarks.garments import draw_garments
+from cirlib.devices import DTYPES, best_device
+from cirlib.encoders.blip2 import Blip2Vision
+from cirlib.encoders.clip import TwoTowers, align, load_clip, load_mini_towers, save_heads, wrap_mini_towers
+from cirlib.encoders.images import ImageEncoder, encode_images
+from cirlib.encoders.mini import MiniVision, build_two_towers
+from cirlib.encoders.store import FeatureStore, build_store
+from cirlib.params import Drawing
+from cirlib.splits import Splits, load_splits
+from cirlib.stage import Stage
+
+Pairs = list[dict[str, str]]  # {"image": id, "caption": text}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What data preparation leaves for the later stages, opened when first asked for."""
+
+    stage: Stage
+
+    @cached_property
+    def splits(self) -> Splits:
+        return load_splits(self.stage.study, self.stage.images)
+
+    @cached_property
+    def tokens(self) -> FeatureStore:
+        """Frozen image tokens for the Q-Former."""
+        return FeatureStore(self.stage.require(self.stage.data / "tokens", "data_prep"))
+
+    @cached_property
+    def clip(self) -> FeatureStore:
+        """Image embeddings of the two-tower model."""
+        return FeatureStore(self.stage.require(self.stage.data / "clip", "data_prep"))
+
+    def towers(self) -> TwoTowers:
+        """The two-tower model, freshly loaded."""
+        models, device, dtype = self.stage.study.models, best_device(), torch.float32
+        if models.clip != "mini":
+            return load_clip(models.clip, models.clip_pretrained, device=device, dtype=dtype)
+        return load_mini_towers(_heads_file(self.stage), models.image_size, device=device, dtype=dtype)
+
+    def pairs(self, name: str) -> Pairs:
+        """The image–caption pairs ``alignment`` or ``pretraining``; empty where the data has none."""
+        file = self.stage.images / "pairs" / f"{name}.json"
+        return json.loads(file.read_text()) if file.is_file() else []
+
+
+def _heads_file(stage: Stage) -> Path:
+    """Where the aligned heads of the mini towers are: given by the study, or made by its data preparation."""
+    given = stage.study.models.clip_pretrained
+    if given is not None:
+        return stage.root / given
+    return stage.require(stage.data / "two_towers.safetensors", "data_prep")
+
+
+def open_prepared(stage: Stage) -> Prepared:
+    """The stage's data and features.
+
+    Raises:
+        StageError: data preparation has not run; the message names the command.
+    """
+    stage.require(stage.data / "tokens" / "store.json", "data_prep")
+    stage.require(stage.data / "clip" / "store.json", "data_prep")
+    return Prepared(stage)
+
+
+def draw(stage: Stage) -> None:
+    """Draws the garments data where the study asks for it; done once, resumed if interrupted."""
+    drawing: Drawing | None = stage.params.drawing
+    if drawing is not None:
+        draw_garments(
+            stage.images, **drawing.model_dump(), image_size=stage.study.models.image_size, seed=stage.study.seed
+        )
+
+
+def needed_images(prepared: Prepared) -> dict[str, Path]:
+    """Every image of the study, those of the pairs included: id → file."""
+    images = prepared.splits.images()
+    folder = prepared.stage.images / "images"
+    for name in ("alignment", "pretraining"):
+        images |= {pair["image"]: folder / f"{pair['image']}.jpg" for pair in prepared.pairs(name)}
+    return images
+
+
+def encode_tokens(prepared: Prepared, images: dict[str, Path]) -> FeatureStore:
+    """The frozen vision tower's tokens of every image, float16 on disk."""
+    stage = prepared.stage
+    encoder = vision_tower(stage)
+    options = {"batch_size": stage.params.batch_size, "num_workers": stage.params.num_workers}
+    return encode_images(encoder, images, stage.data / "tokens", description="image tokens", **options)
+
+
+def vision_tower(stage: Stage) -> ImageEncoder:
+    """The vision tower whose tokens the Q-Former reads."""
+    models, device = stage.study.models, best_device()
+    if models.fusion == "mini":
+        return MiniVision(models.image_size, device=device, dtype=DTYPES[models.precision])
+    return Blip2Vision(models.fusion, device=device, dtype=DTYPES[models.precision])
+
+
+def align_towers(prepared: Prepared) -> pd.DataFrame:
+    """Aligns the mini towers' two heads on the alignment pairs and saves them; one row an epoch.
+
+    Nothing is done, and the table is empty, where the study brings its own two-tower weights.
+    """
+    stage, params = prepared.stage, prepared.stage.params
+    models = stage.study.models
+    if models.clip != "mini" or models.clip_pretrained is not None:
+        return pd.DataFrame(columns=["epoch", "loss"])
+    model, pairs = build_two_towers(models.clip_width), prepared.pairs("alignment")
+    pooled = pooled_tokens(prepared.tokens, [pair["image"] for pair in pairs])
+    texts = _text_tower_outputs(model, [pair["caption"] for pair in pairs], models.image_size)
+    options = {"epochs": params.alignment_epochs, "lr": params.alignment_lr, "batch_size": params.alignment_batch_size}
+    history = pd.DataFrame(align(model, pooled, texts, seed=stage.study.seed, **options))
+    save_heads(model, stage.data / "two_towers.safetensors")
+    return history
+
+
+def pooled_tokens(store: FeatureStore, ids: list[str], chunk: int = 512) -> Tensor:
+    """The mean token of each image, (N, C): what EfficientNet's average pooling gives."""
+    return torch.cat([store[ids[i : i + chunk]].mean(1) for i in range(0, len(ids), chunk)])
+
+
+@torch.inference_mode()
+def _text_tower_outputs(model, captions: list[str], image_size: int) -> Tensor:  # noqa: ANN001
+    """MiniLM's sentence embeddings before the head, (N, 384)."""
+    towers = wrap_mini_towers(model, image_size, device=torch.device("cpu"), dtype=torch.float32)
+    head, model.text.proj = model.text.proj, torch.nn.Identity()
+    outputs = [model.text(towers.tokenizer(captions[i : i + 256])) for i in range(0, len(captions), 256)]
+    model.text.proj = head
+    return torch.cat(outputs).clone()
+
+
+def encode_two_towers(prepared: Prepared, images: dict[str, Path]) -> FeatureStore:
+    """The two-tower image embeddings of every image.
+
+    The mini pair shares its vision tower with the Q-Former: its embeddings are the head on the mean of the stored
+    tokens, no second pass over the pictures.
+    """
+    stage, towers = prepared.stage, prepared.towers()
+    folder = stage.data / "clip"
+    if stage.study.models.clip != "mini" or stage.study.models.fusion != "mini":
+        options = {"batch_size": stage.params.batch_size, "num_workers": stage.params.num_workers}
+        return encode_images(towers, images, folder, description="image embeddings", **options)
+    ids = list(images)
+
+    def encode(rows: slice) -> Iterator[Tensor]:
+        with torch.inference_mode():
+            pooled = pooled_tokens(prepared.tokens, ids[rows]).to(towers.device)
+            yield F.normalize(towers.model.visual.head(pooled), dim=-1)
+
+    key = f"{towers.key} on {prepared.tokens.key}"
+    return build_store(folder, key, ids, towers.shape, encode, description="image embeddings")
+
+
+def write_report(prepared: Prepared, folder: Path) -> pd.DataFrame:
+    """Counts a part and category, to ``counts.csv`` and ``metrics.json``."""
+    parts = vars(prepared.splits)
+    rows = [
+        {"part": part, "category": category, "queries": len(b.triplets), "gallery": len(b.gallery), "complete": b.complete}
+        for part, benchmarks in parts.items()
+        for category, b in benchmarks.items()
+    ]
+    counts = pd.DataFrame(rows)
+    counts.to_csv(folder / "counts.csv", index=False)
+    totals = {part: int(counts.loc[counts["part"] == part, "queries"].sum()) for part in parts}
+    (folder / "metrics.json").write_text(json.dumps({"queries": totals, "images": len(prepared.tokens)}, indent=2) + "\n")
+    return counts

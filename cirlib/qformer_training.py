@@ -1,0 +1,250 @@
+"""The Q-Former's two trainings on frozen image tokens: image–caption pairs, then triplets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cirlib.benchmarks import Benchmark, sample_join
+from cirlib.composers.qformer import Form, QFormerComposer
+from cirlib.encoders.store import FeatureStore
+from cirlib.evaluation import Scored, average_texts, query_texts, score
+from cirlib.losses import info_nce
+from cirlib.metrics import recall_at_k
+from cirlib.mining import mine_hard_negatives
+from cirlib.params import Evaluation, QFormer, Study
+from cirlib.training import History, Recipe, shuffled_batches, train
+
+
+@dataclass(frozen=True)
+class TripletBatch:
+    """Rows of a feature store and texts: reference, target and K mined negatives (none: K = 0) of B queries."""
+
+    references: np.ndarray  # (B,)
+    targets: np.ndarray  # (B,)
+    texts: list[str]  # B
+    negatives: np.ndarray  # (B, K), -1 where too few were mined
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Rows of a feature store and the caption of each."""
+
+    images: np.ndarray  # (B,)
+    captions: list[str]  # B
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+
+def form_of(params: QFormer) -> Form:
+    """The composer's form that the parameters ask for."""
+    return Form(params.fusion, params.target, params.max_words)
+
+
+def tokens(store: FeatureStore, rows: np.ndarray, device: torch.device) -> Tensor:
+    """Stored image tokens (B, T, C) on ``device``, float32."""
+    order = np.argsort(rows, kind="stable")  # the memory map is read front to back
+    values = torch.from_numpy(store.array[rows[order]])[torch.from_numpy(np.argsort(order))]
+    return values.to(device, non_blocking=True).float()
+
+
+def pretrain(
+    composer: QFormerComposer, store: FeatureStore, pairs: Sequence[Mapping[str, str]], study: Study, folder: Path
+) -> History:
+    """Image–text contrastive pretraining (BLIP-2's ITC): the text's [CLS] against the image's best query token."""
+    params = study.qformer
+    rows = store.rows([pair["image"] for pair in pairs])
+    captions = [pair["caption"] for pair in pairs]
+
+    def batches(epoch: int) -> list[PairBatch]:
+        parts = shuffled_batches(len(rows), params.batch_size, study.seed, epoch)
+        return [PairBatch(rows[part.numpy()], [captions[i] for i in part.tolist()]) for part in parts]
+
+    def loss_of(batch: PairBatch) -> Tensor:
+        images = composer.embed_targets(tokens(store, batch.images, composer.device))
+        texts = composer.embed_texts(batch.captions)
+        return info_nce(texts, images, temperature=composer.temperature, symmetric=True)
+
+    recipe = _recipe(study, params.pretraining_epochs, params.pretraining_lr)
+    fingerprint = {"store": store.key, "params": params.model_dump(), "seed": study.seed}
+    return train(composer, batches, loss_of, recipe, folder, run="pretraining", fingerprint=fingerprint, unit="pairs")
+
+
+def finetune(
+    composer: QFormerComposer,
+    store: FeatureStore,
+    train_parts: Mapping[str, Benchmark],
+    dev_parts: Mapping[str, Benchmark],
+    study: Study,
+    folder: Path,
+    *,
+    run: str,
+    hard_negatives: bool = False,
+) -> History:
+    """Fine-tuning on triplets with InfoNCE, with or without FAISS-mined hard negatives beside the batch's own.
+
+    The composer is left at the epoch with the best dev recall@10.
+    """
+    params = study.qformer
+    sampler = TripletSampler(store, train_parts, params, study.seed)
+    mine = partial(_mine, composer, store, sampler, study) if hard_negatives else None
+
+    def loss_of(batch: TripletBatch) -> Tensor:
+        return triplet_loss(composer, store, batch)
+
+    def validate() -> dict[str, float]:
+        scored = score_qformer(composer, store, dev_parts, study.evaluation, run)
+        return {"dev/recall@10": float(np.mean([recall_at_k(one.ranks, 10).mean() for one in scored]))}
+
+    recipe = _recipe(study, params.epochs, params.lr)
+    fingerprint = {"store": store.key, "params": params.model_dump(), "seed": study.seed}
+    return train(
+        composer, partial(sampler.batches, mine=mine), loss_of, recipe, folder, run=run, validate=validate,
+        fingerprint=fingerprint,
+    )  # fmt: skip
+
+
+def triplet_loss(composer: QFormerComposer, store: FeatureStore, batch: TripletBatch) -> Tensor:
+    """InfoNCE of a batch of triplets, mined negatives included where it has any."""
+    device = composer.device
+    queries = composer.embed_queries(tokens(store, batch.references, device), batch.texts)  # (B, D)
+    targets = composer.embed_targets(tokens(store, batch.targets, device))  # (B, Q, D) or (B, D)
+    negatives = None
+    if batch.negatives.shape[1]:
+        mined = composer.embed_targets(tokens(store, batch.negatives.ravel(), device))
+        negatives = mined.unflatten(0, batch.negatives.shape)  # (B, K, Q, D) or (B, K, D)
+    return info_nce(queries, targets, temperature=composer.temperature, negatives=negatives)
+
+
+class TripletSampler:
+    """Batches of triplets with captions drawn anew each epoch, and negatives mined from time to time."""
+
+    def __init__(self, store: FeatureStore, parts: Mapping[str, Benchmark], params: QFormer, seed: int) -> None:
+        self.triplets = [triplet for part in parts.values() for triplet in part.triplets]
+        self.category = np.repeat(np.arange(len(parts)), [len(part.triplets) for part in parts.values()])
+        self.galleries = [store.rows(part.gallery) for part in parts.values()]
+        self.references = store.rows([triplet.reference for triplet in self.triplets])
+        self.targets = store.rows([triplet.targets[0] for triplet in self.triplets])
+        self.params, self.seed = params, seed
+        self.negatives = np.empty((len(self.triplets), 0), np.int64)  # (N, K) rows of the store
+
+    def batches(self, epoch: int, mine: Callable[[], np.ndarray] | None = None) -> list[TripletBatch]:
+        """The batches of ``epoch``."""
+        since = epoch - 1 - self.params.mine_from
+        if mine is not None and since >= 0 and (since % self.params.mine_every == 0 or not self.negatives.shape[1]):
+            self.negatives = mine()
+        rng = np.random.default_rng((self.seed, epoch))
+        texts = [sample_join(triplet.captions, rng) for triplet in self.triplets]
+        parts = shuffled_batches(len(texts), self.params.batch_size, self.seed, epoch)
+        return [self._batch(part.numpy(), texts) for part in parts]
+
+    def _batch(self, rows: np.ndarray, texts: list[str]) -> TripletBatch:
+        return TripletBatch(
+            self.references[rows], self.targets[rows], [texts[row] for row in rows], self.negatives[rows]
+        )
+
+
+def _mine(composer: QFormerComposer, store: FeatureStore, sampler: TripletSampler, study: Study) -> np.ndarray:
+    """Hard negatives of every train query among its category's train images, rows of the store (N, K)."""
+    params, negatives = study.qformer, np.empty((len(sampler.triplets), study.qformer.hard_negatives), np.int64)
+    composer.eval()
+    for category, gallery in enumerate(sampler.galleries):
+        mine = np.flatnonzero(sampler.category == category)
+        queries = embed_queries(composer, store, sampler.references[mine], [_full_text(sampler, i) for i in mine])
+        images = embed_gallery(composer, store, gallery)
+        images = images if images.ndim == 2 else F.normalize(images.mean(1), dim=-1)  # one vector an image
+        own = np.stack([sampler.targets[mine], sampler.references[mine]], 1)
+        mined = mine_hard_negatives(
+            queries, images, _positions(gallery, own), num_negatives=params.hard_negatives,
+            range_min=params.range_min, range_max=params.range_max, sampling_strategy="random", seed=study.seed,
+        )  # fmt: skip
+        fallback = np.random.default_rng(study.seed).choice(gallery, mined.indices.shape)
+        negatives[mine] = np.where(mined.indices >= 0, gallery[mined.indices], fallback)
+    composer.train()
+    return negatives
+
+
+def _full_text(sampler: TripletSampler, row: int) -> str:
+    return " and ".join(sampler.triplets[row].captions)
+
+
+def _positions(gallery: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Where store ``rows`` stand in ``gallery`` (store rows, without repeats)."""
+    order = np.argsort(gallery)
+    return order[np.searchsorted(gallery, rows, sorter=order)]
+
+
+@torch.inference_mode()
+def embed_queries(
+    composer: QFormerComposer, store: FeatureStore, references: np.ndarray, texts: list[str], batch_size: int = 256
+) -> Tensor:
+    """Query embeddings (N, D) on the CPU for reference rows and texts."""
+    parts = []
+    with _autocast(composer):
+        for start in range(0, len(texts), batch_size):
+            rows = slice(start, start + batch_size)
+            image = tokens(store, references[rows], composer.device)
+            parts.append(composer.embed_queries(image, texts[rows]).float().cpu())
+    return torch.cat(parts)
+
+
+@torch.inference_mode()
+def embed_gallery(
+    composer: QFormerComposer, store: FeatureStore, rows: np.ndarray, batch_size: int = 256
+) -> Tensor:
+    """Target embeddings (M, D) or (M, Q, D) on the CPU for rows of the store."""
+    with _autocast(composer):
+        parts = [
+            composer.embed_targets(tokens(store, rows[i : i + batch_size], composer.device)).float().cpu()
+            for i in range(0, len(rows), batch_size)
+        ]
+    return torch.cat(parts)
+
+
+def _autocast(composer: QFormerComposer) -> torch.autocast:
+    return torch.autocast(composer.device.type, torch.bfloat16)
+
+
+def benchmark_queries(
+    composer: QFormerComposer, store: FeatureStore, benchmark: Benchmark, evaluation: Evaluation
+) -> Tensor:
+    """Query embeddings (N, D) of a benchmark, a query's several texts averaged."""
+    texts, rows = query_texts(benchmark, evaluation.captions)
+    references = store.rows([benchmark.triplets[row].reference for row in rows])
+    features = embed_queries(composer, store, references, texts)
+    return average_texts(features, rows, len(benchmark.triplets))
+
+
+def score_qformer(
+    composer: QFormerComposer,
+    store: FeatureStore,
+    parts: Mapping[str, Benchmark],
+    evaluation: Evaluation,
+    method: str,
+) -> list[Scored]:
+    """The composer on every category."""
+    scored = []
+    for category, benchmark in parts.items():
+        queries = benchmark_queries(composer, store, benchmark, evaluation)
+        gallery = embed_gallery(composer, store, store.rows(benchmark.gallery))
+        scored.append(score(method, category, queries, gallery, benchmark, evaluation))
+    return scored
+
+
+def _recipe(study: Study, epochs: int, lr: float) -> Recipe:
+    params = study.qformer
+    return Recipe(
+        epochs, lr, params.weight_decay, schedule=params.schedule, precision=study.models.precision,
+        accumulation=params.accumulation,
+    )  # fmt: skip

@@ -1,0 +1,100 @@
+"""The zero-shot baselines on a two-tower model: image only, text only, weighted sum, spherical interpolation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from torch import Tensor
+
+from cirlib.benchmarks import PROTOCOLS, Benchmark
+from cirlib.composers.baselines import image_only, slerp, text_only, weighted_sum
+from cirlib.encoders.clip import TwoTowers
+from cirlib.encoders.store import FeatureStore
+from cirlib.evaluation import Scored, average_texts, query_texts, score, summarise
+from cirlib.params import Evaluation, Study
+from cirlib.splits import load_splits
+
+Composer = Callable[[Tensor, Tensor], Tensor]
+MIXES = {"sum": weighted_sum, "slerp": slerp}
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A benchmark in a two-tower space: references and texts (N, D), gallery (M, D), all normalised."""
+
+    benchmark: Benchmark
+    references: Tensor
+    texts: Tensor
+    gallery: Tensor
+
+
+def embed(
+    towers: TwoTowers, store: FeatureStore, parts: Mapping[str, Benchmark], style: str
+) -> dict[str, Embedded]:
+    """Every category's queries and gallery in the two-tower space; captions joined as ``style`` says."""
+    embedded = {}
+    for category, benchmark in parts.items():
+        texts, rows = query_texts(benchmark, style)
+        features = average_texts(towers.encode_texts(texts), rows, len(benchmark.triplets))
+        references = store[[triplet.reference for triplet in benchmark.triplets]]
+        embedded[category] = Embedded(benchmark, references, features, store[benchmark.gallery])
+    return embedded
+
+
+def score_composer(
+    method: str, compose: Composer, embedded: Mapping[str, Embedded], evaluation: Evaluation
+) -> list[Scored]:
+    """One composer on every category."""
+    return [
+        score(method, category, compose(e.references, e.texts), e.gallery, e.benchmark, evaluation)
+        for category, e in embedded.items()
+    ]
+
+
+def sweep(weights: Sequence[float], dev: Mapping[str, Embedded], evaluation: Evaluation) -> pd.DataFrame:
+    """Mean dev recall@10 of each mix at each weight of the text: columns method, weight, dev/recall@10."""
+    rows = []
+    for method, mix in MIXES.items():
+        for weight in weights:
+            scored = score_composer(method, lambda i, t, m=mix, w=weight: m(i, t, w), dev, evaluation)
+            value = float(sum(one.recall(10).mean() for one in scored) / len(scored))
+            rows.append({"method": method, "weight": weight, "dev/recall@10": value})
+    return pd.DataFrame(rows)
+
+
+def best_weights(table: pd.DataFrame) -> dict[str, float]:
+    """The weight with the best dev recall@10 of each method; the smaller of equals."""
+    best = table.loc[table.groupby("method", sort=False)["dev/recall@10"].idxmax()]
+    return dict(zip(best["method"], best["weight"], strict=True))
+
+
+def baselines(weights: Mapping[str, float]) -> dict[str, Composer]:
+    """The four zero-shot methods by name, the mixes at their ``weights``."""
+    mixes = {m: (lambda i, t, m=m: MIXES[m](i, t, weights[m])) for m in MIXES}
+    return {"image_only": image_only, "text_only": text_only, **mixes}
+
+
+def score_baselines(
+    weights: Mapping[str, float], embedded: Mapping[str, Embedded], evaluation: Evaluation
+) -> list[Scored]:
+    """All four zero-shot methods on every category."""
+    methods = baselines(weights).items()
+    return [one for method, compose in methods for one in score_composer(method, compose, embedded, evaluation)]
+
+
+def protocol_table(towers: TwoTowers, store: FeatureStore, study: Study, root, weight: float) -> pd.DataFrame:  # noqa: ANN001
+    """One model, the weighted sum, under every protocol public code uses: what the protocol alone is worth."""
+    rows = []
+    for name, protocol in PROTOCOLS.items():
+        if name in ("cirr", "circo") or (study.data.benchmark in ("cirr", "circo") and protocol.gallery != "original"):
+            continue
+        evaluation = Evaluation(gallery=protocol.gallery, reference=protocol.reference, captions=protocol.captions)
+        parts = load_splits(study, root, gallery=protocol.gallery).reported
+        embedded = embed(towers, store, parts, protocol.captions)
+        summary = summarise(score_composer("sum", lambda i, t: weighted_sum(i, t, weight), embedded, evaluation), (10,))
+        mean = summary[summary["category"] == "mean"].iloc[0]
+        rows.append({"protocol": name, "used_by": protocol.used_by, "rule": mean["protocol"],
+                     **mean[["value", "ci_low", "ci_high", "queries", "gallery", "chance"]]})  # fmt: skip
+    return pd.DataFrame(rows)
