@@ -1,0 +1,66 @@
+"""The study's result table: gathered from its stages, printed, and put into the README.
+
+``python -m cirlib.report`` prints the table and the files to open.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from cirlib.evaluation import result_table
+from cirlib.params import load_study
+from cirlib.stage import project_root
+
+SCORED_STAGES = ("zero_shot", "qformer", "dpo")
+BEGIN, END = "<!-- results -->", "<!-- /results -->"
+
+
+def gather(results: Path) -> pd.DataFrame:
+    """The summaries of the stages in ``results`` one after the other, a method only once."""
+    files = [results / stage / "summary.csv" for stage in SCORED_STAGES]
+    table = pd.concat([pd.read_csv(file) for file in files if file.is_file()], ignore_index=True)
+    return table.drop_duplicates(["method", "category", "metric"], keep="first", ignore_index=True)
+
+
+def markdown(summary: pd.DataFrame) -> str:
+    """The mean over categories as a Markdown table, with what was measured below it."""
+    table = result_table(summary)
+    head = "| method | " + " | ".join(table.columns) + " |\n|" + "---|" * (len(table.columns) + 1) + "\n"
+    body = "".join(f"| {method} | {' | '.join(row)} |\n" for method, row in zip(table.index, table.values, strict=True))
+    return head + body + f"\n{caption(summary)}\n"
+
+
+def caption(summary: pd.DataFrame) -> str:
+    """Protocol, number of queries, gallery size and completeness of the numbers, in one sentence."""
+    mean = summary[summary["category"] == "mean"].iloc[0]
+    incomplete = "" if summary["complete"].all() else " **Incomplete: images are missing.**"
+    return (
+        f"Percent with 95 % bootstrap interval, mean of the categories; {mean['queries']} queries, "
+        f"{mean['gallery']} candidates each; {mean['protocol']}.{incomplete}"
+    )
+
+
+def update_readme(readme: Path, summary: pd.DataFrame) -> None:
+    """Puts the table between the README's two result marks."""
+    text = readme.read_text()
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    readme.write_text(f"{before}{BEGIN}\n{markdown(summary)}{END}{after}")
+
+
+def main() -> None:
+    """Prints the active study's table and which files to open."""
+    root = project_root()
+    study = load_study(root / "params.yaml")
+    results = root / "results" / study.name
+    summary = pd.read_csv(results / "summary.csv")
+    print(f"\n{study.name}: {caption(summary)}\n\n{result_table(summary).to_string()}\n")
+    print(f"Open  results/{study.name}/notebooks/   the executed notebooks")
+    print(f"      figures/{study.name}/             the figures")
+    print(f"      results/{study.name}/summary.csv  every number with its interval, chance level and protocol")
+
+
+if __name__ == "__main__":
+    main()
