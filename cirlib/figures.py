@@ -9,7 +9,8 @@ told apart by colour-blind readers, and no figure says something by colour alone
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from itertools import cycle
@@ -21,6 +22,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -36,7 +38,7 @@ METHODS = {  # name in the tables: (name in the figures, colour)
     "image_only": ("image only", "#9A9A9A"),
     "text_only": ("text only", "#56B4E9"),
     "sum": ("sum", BLUE),
-    "slerp": ("slerp", "#332288"),
+    "slerp": ("slerp", "#7E6BC4"),
     "qformer": ("Q-Former", "#E69F00"),
     "qformer_hard_negatives": ("Q-Former + hard negatives", ORANGE),
     "retrieval_dpo": ("Retrieval-DPO", GREEN),
@@ -53,6 +55,7 @@ SUMMARY_COLUMNS = (
 )  # fmt: skip
 DPI = 150
 TILE = 1.5  # height of an image in inches
+LINE = 1.25  # height of a line of edit text, in its type size
 HEADER = 0.85  # height of title and subtitle in inches
 
 
@@ -89,19 +92,29 @@ def save(figure: Figure, path: Path | str) -> None:
     if path.suffix.lower() != ".png":
         raise ValueError(f"figures are saved as .png, not as {path.name!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context():
-        theme()
+    with _own_settings():
         figure.savefig(path, dpi=DPI, bbox_inches="tight", pad_inches=0.15, metadata={"Software": None})
 
 
+@contextmanager
+def _own_settings() -> Iterator[None]:
+    """The study's theme on matplotlib's defaults, whatever the caller's settings; those come back after."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        theme()
+        yield
+
+
 def _themed(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draw with the study's theme, whatever the caller's settings, and leave those as they were."""
+    """Draw with the study's theme, and settle the layout: it would creep with each further drawing."""
 
     @wraps(draw)
     def themed(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with mpl.rc_context():
-            theme()
-            return draw(*args, **kwargs)
+        with _own_settings():
+            figure = draw(*args, **kwargs)
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
+        return figure
 
     return themed
 
@@ -110,8 +123,8 @@ def _figure(width: float, height: float, title: str, subtitle: str = "", **optio
     """A figure (inches) with its headline, known to pyplot no longer, so that a notebook shows it once."""
     figure = plt.figure(figsize=(width, height), **options)
     plt.close(figure)
-    figure.text(0.005, 1 - 0.04 / height, title, size=17, weight="bold", va="top")
-    figure.text(0.005, 1 - 0.42 / height, subtitle, size=11.5, color=MUTED, va="top", parse_math=False)
+    figure.text(0, 1 - 0.04 / height, title, size=17, weight="bold", va="top")
+    figure.text(0, 1 - 0.42 / height, subtitle, size=11.5, color=MUTED, va="top", parse_math=False)
     return figure
 
 
@@ -184,7 +197,8 @@ def triplet_grid(
         raise ValueError(f"triplet_grid needs rows and columns, got {len(rows)} rows and columns={columns}")
     columns = min(columns, len(rows))
     tile = _tile_size([path for reference, _, target in rows for path in (reference, target)])
-    edit, gap, between = 2.0, 0.6, 0.3
+    edit, gap, between = 2.3, 0.6, 0.3
+    points = _points([text for _, text, _ in rows], (edit, tile[1]))
     cell = 2 * tile[0] + edit
     lines = -(-len(rows) // columns)
     top = 0.85  # title and column heads
@@ -196,7 +210,7 @@ def triplet_grid(
         if line == 0:
             _heads(figure, y, [(left, tile[0], "reference"), (left + tile[0] + edit, tile[0], "target")])
         _tile(figure, reference, (left, y), tile, "reference")
-        _edit(figure, text, (left + tile[0], y), (edit, tile[1]))
+        _edit(figure, text, (left + tile[0], y), (edit, tile[1]), points)
         _tile(figure, target, (left + tile[0] + edit, y), tile, "target")
     return figure
 
@@ -212,7 +226,8 @@ def retrieval_rows(
     _check_rows(rows)
     width, height = tile = _tile_size([p for row in rows for p in (row.reference, *row.results, row.target)])
     shown = max(len(row.results) for row in rows)
-    edit, between, gap, under, above = 2.0, 0.12, 0.5, 0.38, 0.3
+    edit, between, gap, under, above = 2.3, 0.12, 0.5, 0.38, 0.3
+    points = _points([row.text for row in rows], (edit, height))
     results = [width + edit + i * (width + between) for i in range(shown)]
     target = results[-1] + width + gap
     y = top = 0.85
@@ -225,7 +240,7 @@ def retrieval_rows(
             _text(figure, (0, y + above / 2), row.title, size=12.5, weight="bold", va="center")
             y += above
         _tile(figure, row.reference, (0, y), tile, "reference")
-        _edit(figure, row.text, (width, y), (edit, height))
+        _edit(figure, row.text, (width, y), (edit, height), points)
         for i, (path, correct) in enumerate(zip(row.results, row.correct, strict=True)):
             _tile(figure, path, (results[i], y), tile, f"result {i + 1}", framed=correct)
         _tile(figure, row.target, (target, y), tile, "target")
@@ -309,34 +324,38 @@ def _tile(
     axes.spines[:].set(visible=True, color=GREEN if framed else FAINT, linewidth=5 if framed else 0.8)
 
 
-def _edit(figure: Figure, text: str, corner: tuple[float, float], size: tuple[float, float]) -> None:
+def _edit(
+    figure: Figure, text: str, corner: tuple[float, float], size: tuple[float, float], points: float
+) -> None:
     """The edit text, wrapped, over an arrow that points right."""
     axes = _axes_at(figure, corner, size)
     axes.set_label("edit")
     axes.set(xlim=(0, size[0]), ylim=(size[1], 0))  # inches, downwards
     axes.axis("off")
-    wrapped, points = _wrap(text, size[0] - 0.36, size[1] - 0.3)
-    block = (wrapped.count("\n") + 1) * 1.25 * points / 72
+    columns, most = _room(size, points)
+    lines = textwrap.wrap(" ".join(text.split()), columns, max_lines=most, placeholder=" …")
+    block = len(lines) * LINE * points / 72
     top = (size[1] - block - 0.2) / 2
-    middle = size[0] / 2
-    axes.text(middle, top, wrapped, size=points, ha="center", va="top", linespacing=1.2, parse_math=False)
+    style = {"size": points, "ha": "center", "va": "top", "linespacing": 1.2, "parse_math": False}
+    axes.text(size[0] / 2, top, "\n".join(lines), **style)
     arrow = {"arrowstyle": "-|>,head_width=0.25,head_length=0.5", "color": MUTED, "linewidth": 1.6}
-    y = top + block + 0.14
-    axes.annotate(
-        "", xy=(size[0] - 0.12, y), xytext=(0.12, y), arrowprops=arrow | {"shrinkA": 0, "shrinkB": 0}
-    )
+    start, end = ((x, top + block + 0.14) for x in (0.12, size[0] - 0.12))
+    axes.annotate("", xy=end, xytext=start, arrowprops=arrow | {"shrinkA": 0, "shrinkB": 0})
 
 
-def _wrap(text: str, width: float, height: float) -> tuple[str, float]:
-    """The text in lines that fit the inches, and its size in points: smaller, then cut, where it is long."""
-    words = " ".join(text.split())
-    for points in (11.5, 10.5, 9.5, 8.5):
-        columns = max(8, int(width * 72 / (0.56 * points)))
-        most = max(1, int(height * 72 / (1.25 * points)))
-        lines = textwrap.wrap(words, columns)
-        if len(lines) <= most:
+def _points(texts: Sequence[str], size: tuple[float, float]) -> float:
+    """The largest type at which every edit text fits its place (inches); the smallest where none does."""
+    for points in (12.0, 11.0, 10.0, 9.0):
+        columns, most = _room(size, points)
+        if all(len(textwrap.wrap(" ".join(text.split()), columns)) <= most for text in texts):
             break
-    return "\n".join(textwrap.wrap(words, columns, max_lines=most, placeholder=" …")), points
+    return points
+
+
+def _room(size: tuple[float, float], points: float) -> tuple[int, int]:
+    """How many characters a line and how many lines fit beside the arrow's ends and above the arrow."""
+    width, height = size[0] - 0.36, size[1] - 0.22
+    return max(8, int(width * 72 / (0.53 * points))), max(1, int(height * 72 / (LINE * points)))
 
 
 # ------------------------------------------------------------------------------------------ recall in bars
@@ -356,10 +375,11 @@ def recall_bars(
     categories = _mean_last(rows["category"].unique())
     cells = rows.set_index(["method", "category"])
     bars = len(methods) * len(categories)
+    title = _metric_label(metric) + (" by category" if len(categories) > 1 else "")
     size = (float(np.clip(2.5 + 0.42 * bars, 8.5, 13.5)), 5.6)
-    figure, (axes,) = _panels(1, size, f"{_metric_label(metric)} by category", _context(rows))
+    figure, (axes,) = _panels(1, size, title, _context(rows))
     centres = np.arange(len(categories)) + np.where(np.array(categories) == "mean", 0.15, 0)
-    width = 0.84 / len(methods)
+    width = 0.84 / max(3, len(methods))
     for i, (method, colour) in enumerate(_colours(methods).items()):
         offsets = centres + (i - (len(methods) - 1) / 2) * width
         bar_rows = cells.reindex([(method, category) for category in categories])
@@ -369,6 +389,7 @@ def recall_bars(
     _chance_marks(axes, centres, [rows.loc[rows["category"] == c, "chance"].max() for c in categories])
     axes.set_xticks(centres, [_category_label(rows, category) for category in categories])
     axes.set(ylabel=f"{_metric_label(metric)} (%)", ylim=(0, _ceiling(rows)))
+    axes.set_xlim(centres[0] - 0.6, centres[-1] + 0.6)
     axes.grid(visible=False, axis="x")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(4, len(methods) + 1), borderaxespad=0.2)
     return figure
@@ -423,7 +444,9 @@ def _category_label(rows: pd.DataFrame, category: str) -> str:
 def _whiskers(axes: Axes, places: ArrayLike, rows: pd.DataFrame, *, horizontal: bool = False) -> None:
     """The intervals as lines from ci_low to ci_high, in per cent."""
     draw = axes.hlines if horizontal else axes.vlines
-    draw(places, 100 * rows["ci_low"], 100 * rows["ci_high"], color=INK, linewidth=1.4, label="_interval")
+    halo = [patheffects.withStroke(linewidth=3.4, foreground="white", alpha=0.75)]
+    style = {"color": INK, "linewidth": 1.5, "path_effects": halo, "label": "_interval"}
+    draw(places, 100 * rows["ci_low"], 100 * rows["ci_high"], **style)
 
 
 def _values(axes: Axes, places: Floats, rows: pd.DataFrame, *, size: float) -> None:
@@ -456,11 +479,10 @@ def recall_before_after(summary: pd.DataFrame, before: str, after: str, *, categ
 
     `summary` as in `recall_bars`. Raises ValueError for an unknown method or category.
     """
-    metrics = [m for m in summary.get("metric", pd.Series(dtype=str)).unique() if m.startswith("recall@")]
-    rows = _select(summary, "recall_before_after", metrics, [before, after])
-    rows = rows[rows["category"] == category]
+    rows = _select(summary, "recall_before_after", None, [before, after])
+    rows = rows[(rows["category"] == category) & rows["metric"].str.startswith("recall@")]
     if rows.empty:
-        raise ValueError(f"recall_before_after: no category {category!r} in the summary")
+        raise ValueError(f"recall_before_after: no recall@K of the category {category!r} in the summary")
     metrics = sorted(rows["metric"].unique(), key=lambda name: int(name.split("@")[1]), reverse=True)
     cells = rows.set_index(["method", "metric"])
     first, second = (cells.reindex([(method, m) for m in metrics]) for method in (before, after))
@@ -473,16 +495,16 @@ def recall_before_after(summary: pd.DataFrame, before: str, after: str, *, categ
         colour = _colours([before, after])[method]
         _whiskers(axes, places, cell, horizontal=True)
         style = {"color": face or colour, "edgecolor": colour, "linewidth": 2.5, "s": 130, "zorder": 3}
-        axes.scatter(end, places, label=_label(method), **style)
+        axes.scatter(end, places, label=_label(method), clip_on=False, **style)
     chance = first["chance"].fillna(second["chance"])
     axes.scatter(100 * chance, places, marker="|", s=330, color=INK, linewidth=2, zorder=4, label="chance")
     columns = {"before": first["value"], "after": second["value"], "chance": chance}
     for i, (head, column) in enumerate(columns.items()):
-        _column(axes, 1.09 + 0.1 * i, head, places, [f"{_percent(v)} %" if v == v else "–" for v in column])
+        _column(axes, 1.11 + 0.12 * i, head, places, [f"{_percent(v)} %" if v == v else "–" for v in column])
     axes.set_yticks(places, [_metric_label(m) for m in metrics])
-    axes.set(xlabel="queries (%)", xlim=(0, None), ylim=(-0.6, len(metrics) - 0.4))
+    axes.set(xlabel="recall (%)", xlim=(0, min(101, axes.get_xlim()[1])), ylim=(-0.6, len(metrics) - 0.4))
     axes.grid(visible=False, axis="y")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2, markerscale=0.8)
     return figure
 
 
@@ -498,12 +520,12 @@ def _column(
 
 @_themed
 def protocol_bars(table: pd.DataFrame, *, metric: str = "recall@10") -> Figure:
-    """One model under several protocols, in the table's order: protocol, value, ci_low, ci_high (fractions)."""
+    """One model under several protocols, in the table's order: protocol, value, ci_low, ci_high."""
     columns = ("protocol", "value", "ci_low", "ci_high")
     _check(table, "protocol_bars", columns, columns[1:])
     title = "One model, several protocols"
     subtitle = "only the protocol differs  ·  lines: 95 % interval"
-    return _lying_bars(table, list(table["protocol"]), metric, title, subtitle)
+    return _horizontal_bars(table, list(table["protocol"]), metric, title, subtitle)
 
 
 @_themed
@@ -514,10 +536,14 @@ def edit_kind_bars(table: pd.DataFrame, *, metric: str = "recall@10") -> Figure:
     table = table.sort_values("value", ascending=False, kind="stable")
     labels = [f"{kind}  (n = {n:,})" for kind, n in zip(table["kind"], table["queries"], strict=True)]
     title = f"{_metric_label(metric)} by what the edit changes"
-    return _lying_bars(table, labels, metric, title, "n: queries with such an edit  ·  lines: 95 % interval")
+    return _horizontal_bars(
+        table, labels, metric, title, "n: queries with such an edit  ·  lines: 95 % interval"
+    )
 
 
-def _lying_bars(table: pd.DataFrame, labels: Sequence[str], metric: str, title: str, subtitle: str) -> Figure:
+def _horizontal_bars(
+    table: pd.DataFrame, labels: Sequence[str], metric: str, title: str, subtitle: str
+) -> Figure:
     """Horizontal bars, the first row on top, with whiskers and values."""
     figure, (axes,) = _panels(1, (10, 2.0 + 0.5 * len(table)), title, subtitle)
     places = np.arange(len(table), dtype=float)
@@ -600,7 +626,7 @@ def learning_curves(history: pd.DataFrame, *, metric: str = "dev/recall@10") -> 
         for axes, column, scale in ((left, "loss", 1), (right, metric, 100)):
             known = rows.dropna(subset=[column])
             axes.plot(known["epoch"], scale * known[column], color=colour, label=label)
-    for axes, name in ((left, "training loss"), (right, f"{_metric_label(metric)} (%)")):
+    for axes, name in ((left, "training loss"), (right, f"held-out {metric.split('/')[-1]} (%)")):
         axes.set(xlabel="epoch", ylabel=name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower left", ncols=2)

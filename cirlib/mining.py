@@ -242,7 +242,7 @@ class _Miner:
         return mined
 
     def _mine_batch(self, batch: Rows, depth: int, range_max: int, mined: MinedNegatives) -> Rows:
-        """Write the negatives of the queries ``batch`` (B,) into ``mined``; return those (fewer,) short of some."""
+        """Write the negatives of the queries ``batch`` (B,) into ``mined``; return the rows of those left short."""
         scores, rows = self.neighbours.search(self.queries[batch], depth)  # (B, W) both
         kept = _keep(scores, rows, self.positives[batch], self.ceilings[batch], self.rules)  # (B, W)
         kept &= kept.cumsum(axis=1) <= range_max  # (B, W)

@@ -77,7 +77,7 @@ def train(
     if recipe.epochs == 0:
         return history
     steps = recipe.epochs * -(-len(batches(1)) // recipe.accumulation)
-    optimizer = torch.optim.AdamW(_groups(model, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas)
+    optimizer = torch.optim.AdamW(_groups(model, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas, fused=True)
     schedule = _schedule(optimizer, recipe, steps)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     state = _State(folder, {"run": run, "recipe": vars(recipe), "fingerprint": fingerprint})

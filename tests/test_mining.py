@@ -340,12 +340,38 @@ def test_an_open_range_goes_deeper_until_enough_remain() -> None:
     assert (closed.indices == -1).all()
 
 
-def test_an_open_range_stops_where_scores_fall_below_the_floor(monkeypatch: pytest.MonkeyPatch) -> None:
-    depths = []
+@pytest.fixture
+def depths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How deep each search looked."""
+    noted: list[int] = []
     search = mining._Neighbours.search
-    monkeypatch.setattr(
-        mining._Neighbours, "search", lambda self, q, depth: depths.append(depth) or search(self, q, depth)
-    )
+
+    def noting_search(self: mining._Neighbours, queries: NDArray[np.float32], depth: int) -> tuple:
+        noted.append(depth)
+        return search(self, queries, depth)
+
+    monkeypatch.setattr(mining._Neighbours, "search", noting_search)
+    return noted
+
+
+@pytest.mark.parametrize(
+    ("rules", "depth"),
+    [
+        ({}, 3 + 2 * 2),
+        ({"range_min": 7}, 7 + 3 + 2 * 2),
+        ({"min_score": -1}, 3 + 2 * 2),
+        ({"max_score": 1}, 30 + 2 * 2),
+        ({"absolute_margin": -2}, 30 + 2 * 2),
+        ({"relative_margin": -2, "range_min": 7}, 7 + 30 + 2 * 2),
+        ({"relative_margin": -2, "range_max": 12}, 12 + 2),
+    ],
+)
+def test_looks_as_deep_as_sentence_transformers_at_first(depths: list[int], rules: dict, depth: int) -> None:
+    mine_hard_negatives(*make_data(num_positives=2), **rules)
+    assert depths[0] == depth
+
+
+def test_an_open_range_stops_where_scores_fall_below_the_floor(depths: list[int]) -> None:
     queries, gallery = np.ones((3, 1)), np.arange(2000, dtype=float)[:, None]
     mined = mine_hard_negatives(queries, gallery, [1999] * 3, min_score=1998)
     assert mined.indices.tolist() == [[1998, -1, -1]] * 3
