@@ -130,7 +130,14 @@ def compare(scored: Sequence[Scored], against: str, k: int = 10, seed: int = 0) 
     tests = {method: paired_test(values, base, seed=seed) for method, values in recalls.items()}
     corrected = holm([test.p_value for test in tests.values()]) if tests else []
     rows = [
-        {"method": m, "against": against, "metric": f"recall@{k}", "difference": t.difference, "p": t.p_value, "p_holm": p}
+        {
+            "method": m,
+            "against": against,
+            "metric": f"recall@{k}",
+            "difference": t.difference,
+            "p": t.p_value,
+            "p_holm": p,
+        }
         for (m, t), p in zip(tests.items(), corrected, strict=True)
     ]
     return pd.DataFrame(rows)

@@ -16,16 +16,21 @@ from cirlib.metrics import bootstrap_ci
 # Words that give an edit's kind away; an edit can be of several kinds.
 KINDS = {
     "colour": "colou?r(ed|ful)? red blue green yellow black white pink purple orange brown grey gray navy teal beige "
-    "tan gold(en)? silver cream maroon burgundy turquoise olive coral lavender mint mustard khaki charcoal "
+    "tan gold(en)? silver "
+    "cream maroon burgundy turquoise olive coral lavender mint mustard khaki charcoal "
     "dark(er)? light(er)? bright(er)? pale(r)? ivory violet magenta cyan rust sky",
-    "pattern": "pattern(ed)? stripe[sd]? striped plain solid dot(s|ted)? polka floral flower(s|ed|y)? check(s|ed|ered)? "
+    "pattern": "pattern(ed)? stripe[sd]? striped plain solid dot(s|ted)? polka floral flower(s|ed|y)? "
+    "check(s|ed|ered)? "
     "plaid print(ed|s)? zig-?zag chevron block animal leopard camouflage",
     "sleeves": r"sleeve[sd]? sleeveless strap(s|less|py)? arms? capped",
     "neckline": r"neck(line)? v-?neck(line)? collar(ed)? scoop boat halter hood(ed)? crew",
     "length": r"long(er)? short(er)? length knee maxi mini midi crop(ped)? tunic ankle floor hem",
-    "fit": r"fit(s|ted)? loose(r)? tight(er)? flar(ed|y|es)? a-line straight(er)? slim(mer)? flow(ing|y|ier)? baggy boxy",
-    "graphic": r"graphic logo star heart text words? writing letter(s|ing)? circle picture image slogan face design",
-    "detail": r"belt(ed)? button(s|ed)? pocket(s)? ruffle(s|d)? lace bow zip(per)? waistband trim sequin(s)? fringe tie[ds]?",
+    "fit": r"fit(s|ted)? loose(r)? "
+    r"tight(er)? flar(ed|y|es)? a-line straight(er)? slim(mer)? flow(ing|y|ier)? baggy boxy",
+    "graphic": r"graphic logo star heart text words? writing letter(s|ing)? circle "
+    r"picture image slogan face design",
+    "detail": r"belt(ed)? button(s|ed)? pocket(s)? ruffle(s|d)? "
+    r"lace bow zip(per)? waistband trim sequin(s)? fringe tie[ds]?",
 }
 _PATTERNS = {kind: re.compile(rf"\b({'|'.join(words.split())})\b") for kind, words in KINDS.items()}
 

@@ -128,9 +128,7 @@ def _figure(width: float, height: float, title: str, subtitle: str = "", **optio
     return figure
 
 
-def _panels(
-    number: int, size: tuple[float, float], title: str, subtitle: str = ""
-) -> tuple[Figure, list[Axes]]:
+def _panels(number: int, size: tuple[float, float], title: str, subtitle: str = "") -> tuple[Figure, list[Axes]]:
     """A figure of charts side by side under one headline."""
     width, height = size
     figure = _figure(width, height, title, subtitle, layout="constrained")
@@ -216,9 +214,7 @@ def triplet_grid(
 
 
 @_themed
-def retrieval_rows(
-    rows: Sequence[RetrievalRow], *, title: str = "What was asked, and what was found"
-) -> Figure:
+def retrieval_rows(rows: Sequence[RetrievalRow], *, title: str = "What was asked, and what was found") -> Figure:
     """A query a row: reference, edit, the best results (a target framed in green), a gap, the target.
 
     Raises ValueError without rows, or where `correct` does not say one thing a result.
@@ -324,9 +320,7 @@ def _tile(
     axes.spines[:].set(visible=True, color=GREEN if framed else FAINT, linewidth=5 if framed else 0.8)
 
 
-def _edit(
-    figure: Figure, text: str, corner: tuple[float, float], size: tuple[float, float], points: float
-) -> None:
+def _edit(figure: Figure, text: str, corner: tuple[float, float], size: tuple[float, float], points: float) -> None:
     """The edit text, wrapped, over an arrow that points right."""
     axes = _axes_at(figure, corner, size)
     axes.set_label("edit")
@@ -362,9 +356,7 @@ def _room(size: tuple[float, float], points: float) -> tuple[int, int]:
 
 
 @_themed
-def recall_bars(
-    summary: pd.DataFrame, metric: str = "recall@10", methods: Sequence[str] | None = None
-) -> Figure:
+def recall_bars(summary: pd.DataFrame, metric: str = "recall@10", methods: Sequence[str] | None = None) -> Figure:
     """Bars per category, the mean last, grouped by method; 95 % interval as whiskers, chance dashed.
 
     `summary`: results/<study>/summary.csv, fractions of 1. `methods` picks and orders the methods. Raises
@@ -408,17 +400,13 @@ def _select(
         if wanted:
             summary = summary[summary[column].isin(wanted)]
     if summary.empty:
-        raise ValueError(
-            f"{caller}: the summary has no {', '.join(metrics or ())} of {', '.join(methods or ())}"
-        )
+        raise ValueError(f"{caller}: the summary has no {', '.join(metrics or ())} of {', '.join(methods or ())}")
     if summary["protocol"].nunique() > 1:
         protocols = ", ".join(sorted(summary["protocol"].unique()))
         raise ValueError(f"{caller} shows one protocol, the summary has {protocols}: choose one first")
     twice = summary[summary.duplicated(["method", "category", "metric"])]
     if not twice.empty:
-        raise ValueError(
-            f"{caller}: two values of {' / '.join(twice.iloc[0][['method', 'category', 'metric']])}"
-        )
+        raise ValueError(f"{caller}: two values of {' / '.join(twice.iloc[0][['method', 'category', 'metric']])}")
     return summary
 
 
@@ -463,9 +451,7 @@ def _values(axes: Axes, places: Floats, rows: pd.DataFrame, *, size: float) -> N
 def _chance_marks(axes: Axes, centres: Floats, chances: Sequence[float]) -> None:
     """A dashed line over each group at its own chance level."""
     low, high = centres - 0.47, centres + 0.47
-    axes.hlines(
-        100 * np.array(chances), low, high, colors=INK, linestyles="--", linewidth=1.4, label="chance"
-    )
+    axes.hlines(100 * np.array(chances), low, high, colors=INK, linestyles="--", linewidth=1.4, label="chance")
 
 
 def _ceiling(rows: pd.DataFrame) -> float:
@@ -508,9 +494,7 @@ def recall_before_after(summary: pd.DataFrame, before: str, after: str, *, categ
     return figure
 
 
-def _column(
-    axes: Axes, x: float, head: str, places: Sequence[float], texts: Sequence[str], **options: Any
-) -> None:
+def _column(axes: Axes, x: float, head: str, places: Sequence[float], texts: Sequence[str], **options: Any) -> None:
     """A column of texts beside the chart at x (of its width), one at each place, under a head."""
     style: dict[str, Any] = {"size": 11.5, "ha": "right", "va": "center", "parse_math": False} | options
     axes.text(x, 1.02, head, transform=axes.transAxes, **style | {"color": MUTED, "va": "bottom"})
@@ -536,14 +520,10 @@ def edit_kind_bars(table: pd.DataFrame, *, metric: str = "recall@10") -> Figure:
     table = table.sort_values("value", ascending=False, kind="stable")
     labels = [f"{kind}  (n = {n:,})" for kind, n in zip(table["kind"], table["queries"], strict=True)]
     title = f"{_metric_label(metric)} by what the edit changes"
-    return _horizontal_bars(
-        table, labels, metric, title, "n: queries with such an edit  ·  lines: 95 % interval"
-    )
+    return _horizontal_bars(table, labels, metric, title, "n: queries with such an edit  ·  lines: 95 % interval")
 
 
-def _horizontal_bars(
-    table: pd.DataFrame, labels: Sequence[str], metric: str, title: str, subtitle: str
-) -> Figure:
+def _horizontal_bars(table: pd.DataFrame, labels: Sequence[str], metric: str, title: str, subtitle: str) -> Figure:
     """Horizontal bars, the first row on top, with whiskers and values."""
     figure, (axes,) = _panels(1, (10, 2.0 + 0.5 * len(table)), title, subtitle)
     places = np.arange(len(table), dtype=float)
@@ -554,9 +534,7 @@ def _horizontal_bars(
         axes.annotate(text, (x, place), (6, 0), textcoords="offset points", va="center", size=12)
     axes.set_yticks(places, labels, parse_math=False)
     highest = 100 * float(np.nanmax([*table["value"], *table["ci_high"], 0.0]))
-    axes.set(
-        xlabel=f"{_metric_label(metric)} (%)", xlim=(0, 1.1 * highest or 1.0), ylim=(len(table) - 0.5, -0.5)
-    )
+    axes.set(xlabel=f"{_metric_label(metric)} (%)", xlim=(0, 1.1 * highest or 1.0), ylim=(len(table) - 0.5, -0.5))
     axes.grid(visible=False, axis="y")
     return figure
 
@@ -592,9 +570,7 @@ def paper_vs_ours(table: pd.DataFrame, *, metric: str = "recall@10") -> Figure:
     _column(axes, 1.02, "protocol", places, notes, ha="left", size=11, color=MUTED)
     axes.set_yticks(places, [_label(method) for method in table["method"]], parse_math=False)
     highest = 100 * float(np.nanmax([*table[metric], 0.0]))
-    axes.set(
-        xlabel=f"{_metric_label(metric)} (%)", xlim=(0, 1.1 * highest or 1.0), ylim=(places[-1] + 0.6, -0.6)
-    )
+    axes.set(xlabel=f"{_metric_label(metric)} (%)", xlim=(0, 1.1 * highest or 1.0), ylim=(places[-1] + 0.6, -0.6))
     axes.grid(visible=False, axis="y")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
     return figure
@@ -616,9 +592,7 @@ def learning_curves(history: pd.DataFrame, *, metric: str = "dev/recall@10") -> 
         rows = history[history["run"] == run].sort_values("epoch", kind="stable")
         label = _label(run)
         if rows[metric].notna().any():
-            best = (
-                rows.loc[rows[metric].idxmax()] if rows.index.is_unique else rows.iloc[rows[metric].argmax()]
-            )
+            best = rows.loc[rows[metric].idxmax()] if rows.index.is_unique else rows.iloc[rows[metric].argmax()]
             label += f"  (best: epoch {best['epoch']:g}, {_percent(best[metric])} %)"
             mark = {"s": 120, "color": "white", "edgecolor": colour, "linewidth": 2.5, "zorder": 4}
             left.scatter([best["epoch"]], [best["loss"]], label="_best", **mark)
@@ -698,8 +672,6 @@ def rank_histogram(ranks: Mapping[str, ArrayLike], *, gallery_size: int) -> Figu
     axes.set_xticks([k for k in (1, 5, 10, 50, 100, 500, 1000, 5000, 10_000) if k <= gallery_size])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda k, _: f"{k:,.0f}"))
     axes.xaxis.set_minor_locator(mpl.ticker.NullLocator())
-    axes.set(
-        xlabel="k", ylabel="target among the first k (% of queries)", ylim=(0, 101), xlim=(1, gallery_size)
-    )
+    axes.set(xlabel="k", ylabel="target among the first k (% of queries)", ylim=(0, 101), xlim=(1, gallery_size))
     axes.legend(loc="upper left")
     return figure

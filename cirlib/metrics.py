@@ -87,9 +87,7 @@ def target_ranks(
 
 
 @torch.no_grad()
-def subset_ranks(
-    queries: Array, gallery: Array, targets: Rows, subsets: Rows, *, exclude: Rows | None = None
-) -> Ranks:
+def subset_ranks(queries: Array, gallery: Array, targets: Rows, subsets: Rows, *, exclude: Rows | None = None) -> Ranks:
     """Rank each target within a few images only, for CIRR's subset recall (Liu et al., ICCV 2021).
 
     Args:
@@ -253,8 +251,7 @@ def _check_range(rows: Tensor, query: Tensor, lowest: int, gallery_size: int, na
     if len(bad):
         at = int(bad[0, 0])
         raise ValueError(
-            f"query {int(query[at])}: {name} {int(rows[at])} is not a row of the gallery "
-            f"(0 … {gallery_size - 1})"
+            f"query {int(query[at])}: {name} {int(rows[at])} is not a row of the gallery (0 … {gallery_size - 1})"
         )
 
 
@@ -371,9 +368,7 @@ def average_precision_at_k(
         raise ValueError(f"{len(retrieved)} rankings but {len(relevant)} sets of relevant items")
     _check_queries(len(relevant))
     pairs = zip(retrieved, relevant, strict=True)
-    values = [
-        _average_precision(_plain(row), set(_plain(wanted)), k, n) for n, (row, wanted) in enumerate(pairs)
-    ]
+    values = [_average_precision(_plain(row), set(_plain(wanted)), k, n) for n, (row, wanted) in enumerate(pairs)]
     return torch.tensor(values, dtype=torch.float64)
 
 
@@ -454,9 +449,7 @@ def paired_test(
     if len(first) != len(second):
         raise ValueError(f"a has {len(first)} values, b has {len(second)}")
     parts = _by_group(first - second, groups)
-    change = np.concatenate(
-        [part / len(part) / len(parts) for part in parts]
-    )  # (N,), adds up to the difference
+    change = np.concatenate([part / len(part) / len(parts) for part in parts])  # (N,), adds up to the difference
     totals = _sign_flipped(change, resamples, np.random.default_rng(seed))  # (R,)
     extreme = np.abs(totals) >= abs(change.sum()) - 1e-12 * np.abs(change).sum()  # (R,)
     return PairedTest(float(change.sum()), float((extreme.sum() + 1) / (resamples + 1)))

@@ -227,9 +227,7 @@ class _Miner:
 
     def mine(self) -> MinedNegatives:
         shape = (len(self.queries), self.rules.num_negatives)
-        mined = MinedNegatives(
-            np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32)
-        )  # (N, K) both
+        mined = MinedNegatives(np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32))  # (N, K) both
         most_positives, size = self.positives.shape[1], self.neighbours.size
         pending, range_max = np.arange(len(self.queries)), self.rules.first_range_max(most_positives)  # (N,)
         while len(pending):
@@ -340,9 +338,7 @@ def _check_fit(queries: Floats, gallery: Floats) -> None:
     if len(gallery) == 0:
         raise ValueError("gallery must have at least one row, got none")
     if queries.shape[1] != gallery.shape[1]:
-        raise ValueError(
-            f"queries and gallery must be of one width, got {queries.shape[1]} and {gallery.shape[1]}"
-        )
+        raise ValueError(f"queries and gallery must be of one width, got {queries.shape[1]} and {gallery.shape[1]}")
 
 
 def _as_padded(positives: Positives, num_queries: int, num_gallery: int) -> Rows:
@@ -354,9 +350,7 @@ def _as_padded(positives: Positives, num_queries: int, num_gallery: int) -> Rows
     padded = np.full((num_queries, max(map(len, lists), default=0)), -1, np.int64)  # (N, P)
     for query, rows in enumerate(lists):
         if rows and not 0 <= rows[0] <= rows[-1] < num_gallery:
-            raise ValueError(
-                f"positives must be gallery rows from 0 to {num_gallery - 1}, query {query} has {rows}"
-            )
+            raise ValueError(f"positives must be gallery rows from 0 to {num_gallery - 1}, query {query} has {rows}")
         padded[query, : len(rows)] = rows
     return padded
 

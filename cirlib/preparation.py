@@ -84,7 +84,10 @@ def draw(stage: Stage) -> None:
     drawing: Drawing | None = stage.params.drawing
     if drawing is not None:
         draw_garments(
-            stage.images, **drawing.model_dump(), image_size=stage.study.models.image_size, seed=stage.study.seed
+            stage.images,
+            **drawing.model_dump(),
+            image_size=stage.study.models.image_size,
+            seed=stage.study.seed,
         )
 
 
@@ -125,7 +128,11 @@ def align_towers(prepared: Prepared) -> pd.DataFrame:
     model, pairs = build_two_towers(models.clip_width), prepared.pairs("alignment")
     pooled = pooled_tokens(prepared.tokens, [pair["image"] for pair in pairs])
     texts = _text_tower_outputs(model, [pair["caption"] for pair in pairs], models.image_size)
-    options = {"epochs": params.alignment_epochs, "lr": params.alignment_lr, "batch_size": params.alignment_batch_size}
+    options = {
+        "epochs": params.alignment_epochs,
+        "lr": params.alignment_lr,
+        "batch_size": params.alignment_batch_size,
+    }
     history = pd.DataFrame(align(model, pooled, texts, seed=stage.study.seed, **options))
     save_heads(model, stage.data / "two_towers.safetensors")
     return history
@@ -137,7 +144,7 @@ def pooled_tokens(store: FeatureStore, ids: list[str], chunk: int = 512) -> Tens
 
 
 @torch.inference_mode()
-def _text_tower_outputs(model, captions: list[str], image_size: int) -> Tensor:  # noqa: ANN001
+def _text_tower_outputs(model, captions: list[str], image_size: int) -> Tensor:
     """MiniLM's sentence embeddings before the head, (N, 384)."""
     towers = wrap_mini_towers(model, image_size, device=torch.device("cpu"), dtype=torch.float32)
     head, model.text.proj = model.text.proj, torch.nn.Identity()
@@ -172,12 +179,20 @@ def write_report(prepared: Prepared, folder: Path) -> pd.DataFrame:
     """Counts a part and category, to ``counts.csv`` and ``metrics.json``."""
     parts = vars(prepared.splits)
     rows = [
-        {"part": part, "category": category, "queries": len(b.triplets), "gallery": len(b.gallery), "complete": b.complete}
+        {
+            "part": part,
+            "category": category,
+            "queries": len(b.triplets),
+            "gallery": len(b.gallery),
+            "complete": b.complete,
+        }
         for part, benchmarks in parts.items()
         for category, b in benchmarks.items()
     ]
     counts = pd.DataFrame(rows)
     counts.to_csv(folder / "counts.csv", index=False)
     totals = {part: int(counts.loc[counts["part"] == part, "queries"].sum()) for part in parts}
-    (folder / "metrics.json").write_text(json.dumps({"queries": totals, "images": len(prepared.tokens)}, indent=2) + "\n")
+    (folder / "metrics.json").write_text(
+        json.dumps({"queries": totals, "images": len(prepared.tokens)}, indent=2) + "\n"
+    )
     return counts

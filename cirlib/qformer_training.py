@@ -60,7 +60,11 @@ def tokens(store: FeatureStore, rows: np.ndarray, device: torch.device) -> Tenso
 
 
 def pretrain(
-    composer: QFormerComposer, store: FeatureStore, pairs: Sequence[Mapping[str, str]], study: Study, folder: Path
+    composer: QFormerComposer,
+    store: FeatureStore,
+    pairs: Sequence[Mapping[str, str]],
+    study: Study,
+    folder: Path,
 ) -> History:
     """Image–text contrastive pretraining (BLIP-2's ITC): the text's [CLS] against the image's best query token."""
     params = study.qformer
@@ -157,7 +161,10 @@ class TripletSampler:
 
 def _mine(composer: QFormerComposer, store: FeatureStore, sampler: TripletSampler, study: Study) -> np.ndarray:
     """Hard negatives of every train query among its category's train images, rows of the store (N, K)."""
-    params, negatives = study.qformer, np.empty((len(sampler.triplets), study.qformer.hard_negatives), np.int64)
+    params, negatives = (
+        study.qformer,
+        np.empty((len(sampler.triplets), study.qformer.hard_negatives), np.int64),
+    )
     composer.eval()
     for category, gallery in enumerate(sampler.galleries):
         mine = np.flatnonzero(sampler.category == category)
@@ -187,7 +194,11 @@ def _positions(gallery: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 @torch.inference_mode()
 def embed_queries(
-    composer: QFormerComposer, store: FeatureStore, references: np.ndarray, texts: list[str], batch_size: int = 256
+    composer: QFormerComposer,
+    store: FeatureStore,
+    references: np.ndarray,
+    texts: list[str],
+    batch_size: int = 256,
 ) -> Tensor:
     """Query embeddings (N, D) on the CPU for reference rows and texts."""
     parts = []
@@ -200,9 +211,7 @@ def embed_queries(
 
 
 @torch.inference_mode()
-def embed_gallery(
-    composer: QFormerComposer, store: FeatureStore, rows: np.ndarray, batch_size: int = 256
-) -> Tensor:
+def embed_gallery(composer: QFormerComposer, store: FeatureStore, rows: np.ndarray, batch_size: int = 256) -> Tensor:
     """Target embeddings (M, D) or (M, Q, D) on the CPU for rows of the store."""
     with _autocast(composer):
         parts = [

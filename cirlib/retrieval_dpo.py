@@ -101,7 +101,8 @@ def train_dpo(
         rejected = _similarities(queries, store, preferences.rejected[rows.numpy()], params.scale)
         losses, chosen_rewards, rejected_rewards = dpo_loss(
             chosen, rejected,
-            preferences.reference_chosen[rows].to(chosen.device), preferences.reference_rejected[rows].to(chosen.device),
+            preferences.reference_chosen[rows].to(chosen.device),
+            preferences.reference_rejected[rows].to(chosen.device),
             beta=params.beta, loss_type=params.loss_type,
         )  # fmt: skip
         steps.append(_record(len(steps) + 1, losses, chosen_rewards, rejected_rewards))

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from cirlib.benchmarks import Benchmark, BenchmarkError, categories, drop_missing, load_benchmark, require_complete
+from cirlib.benchmarks import (
+    Benchmark,
+    BenchmarkError,
+    categories,
+    drop_missing,
+    load_benchmark,
+    require_complete,
+)
 from cirlib.params import Study
 
 
@@ -78,6 +85,6 @@ def _train_gallery(name: str) -> str:
     return "val_split" if name in ("fashioniq", "custom") else "original"
 
 
-def _usable(part: Benchmark, data) -> Benchmark:  # noqa: ANN001
+def _usable(part: Benchmark, data) -> Benchmark:
     require_complete(part, data.allow_missing)
     return drop_missing(part) if part.missing else part

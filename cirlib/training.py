@@ -99,7 +99,16 @@ def train(
 
 
 def _epoch(
-    accelerator: Accelerator, model, batches, loss_of, optimizer, schedule, recipe: Recipe, epoch: int, run, unit
+    accelerator: Accelerator,
+    model,
+    batches,
+    loss_of,
+    optimizer,
+    schedule,
+    recipe: Recipe,
+    epoch: int,
+    run,
+    unit,
 ) -> dict:
     model.train()
     total, seen, start = 0.0, 0, time.perf_counter()
@@ -126,7 +135,10 @@ def _report(record: dict, epochs: int, run: str, unit: str) -> None:
     scores = "".join(f"  {name} {100 * value:.1f} %" for name, value in rest.items())
     left = (epochs - record["epoch"]) * record.setdefault("seconds", 0.0) or None
     remaining = "" if left is None else f"  {left:.0f} s left"
-    print(f"{run} {record['epoch']}/{epochs}  loss {record['loss']:.4f}{scores}  {speed:.0f} {unit}/s{remaining}", flush=True)
+    print(
+        f"{run} {record['epoch']}/{epochs}  loss {record['loss']:.4f}{scores}  {speed:.0f} {unit}/s{remaining}",
+        flush=True,
+    )
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict]:

@@ -30,9 +30,7 @@ class Embedded:
     gallery: Tensor
 
 
-def embed(
-    towers: TwoTowers, store: FeatureStore, parts: Mapping[str, Benchmark], style: str
-) -> dict[str, Embedded]:
+def embed(towers: TwoTowers, store: FeatureStore, parts: Mapping[str, Benchmark], style: str) -> dict[str, Embedded]:
     """Every category's queries and gallery in the two-tower space; captions joined as ``style`` says."""
     embedded = {}
     for category, benchmark in parts.items():
@@ -84,7 +82,7 @@ def score_baselines(
     return [one for method, compose in methods for one in score_composer(method, compose, embedded, evaluation)]
 
 
-def protocol_table(towers: TwoTowers, store: FeatureStore, study: Study, root, weight: float) -> pd.DataFrame:  # noqa: ANN001
+def protocol_table(towers: TwoTowers, store: FeatureStore, study: Study, root, weight: float) -> pd.DataFrame:
     """One model, the weighted sum, under every protocol public code uses: what the protocol alone is worth."""
     rows = []
     for name, protocol in PROTOCOLS.items():

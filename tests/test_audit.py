@@ -251,9 +251,7 @@ def test_the_same_shape_in_another_colour_is_no_duplicate(tmp_path):
         picture[30:90, 40:80] = colour
         return Image.fromarray(picture)
 
-    found = duplicates(
-        tmp_path, {"red": (shirt((150, 20, 20)), "png", {}), "blue": (shirt((20, 20, 170)), "png", {})}
-    )
+    found = duplicates(tmp_path, {"red": (shirt((150, 20, 20)), "png", {}), "blue": (shirt((20, 20, 170)), "png", {})})
     assert found.near_pairs == 0
 
 
@@ -282,8 +280,7 @@ def test_the_chunked_search_finds_what_the_full_matrix_finds(tmp_path):
     found = find_duplicates(list(files), checks)
     assert found.near_pairs == np.triu(near, 1).sum() > 50
     assert (
-        found.near_images
-        == np.triu(near, 1).any(0).sum() + (np.triu(near, 1).any(1) & ~np.triu(near, 1).any(0)).sum()
+        found.near_images == np.triu(near, 1).any(0).sum() + (np.triu(near, 1).any(1) & ~np.triu(near, 1).any(0)).sum()
     )
 
 

@@ -86,9 +86,7 @@ def test_the_info_file_may_lie_beside_the_annotations(small_circo, write_json):
 
 
 @pytest.mark.parametrize("folder", ["COCO2017_unlabeled/unlabeled2017", "unlabeled2017", "images"])
-def test_without_the_info_file_the_folder_is_the_gallery_but_not_known_to_be_whole(
-    small_circo, write_image, folder
-):
+def test_without_the_info_file_the_folder_is_the_gallery_but_not_known_to_be_whole(small_circo, write_image, folder):
     put_images(small_circo, write_image, folder)
     (small_circo / folder / "cover.jpg").write_bytes(b"not a COCO image")
     val = load_benchmark("circo", small_circo)

@@ -320,9 +320,7 @@ def test_an_image_outside_the_gallery_is_refused_with_the_first_query_and_the_co
 ):
     rest = [f"dress-val-{i}" for i in range(5) if i != gone]
     write_json(small_fashioniq / "image_splits" / "split.dress.val.json", rest)
-    with pytest.raises(
-        BenchmarkError, match=rf"1 {role}s are not .*'dress-val-{gone}' of query 'dress-val-0'"
-    ):
+    with pytest.raises(BenchmarkError, match=rf"1 {role}s are not .*'dress-val-{gone}' of query 'dress-val-0'"):
         load_benchmark("fashioniq", small_fashioniq)
 
 

@@ -131,9 +131,7 @@ def test_edit_text_stays_in_its_place(images: list[Path]) -> None:
 def test_images_of_other_shapes_are_letterboxed_not_stretched(images: list[Path]) -> None:
     figure = figures.triplet_grid([(images[0], "is wider", images[5]), (images[1], "", images[2])])
     paper = np.array([0xF3] * 3)
-    tall, wide = (
-        np.asarray(tiles(figure, label)[0].images[0].get_array()) for label in ("reference", "target")
-    )
+    tall, wide = (np.asarray(tiles(figure, label)[0].images[0].get_array()) for label in ("reference", "target"))
     assert tall.shape == wide.shape
     bars = (wide == paper).all(axis=(1, 2))  # rows of the picture that are padding
     assert bars[0] and bars[-1] and not bars[len(bars) // 2]
@@ -156,9 +154,7 @@ def test_transparent_images_stand_on_white(tmp_path: Path) -> None:
 
 
 def test_retrieval_rows_frame_the_target_and_say_its_rank(images: list[Path]) -> None:
-    hit = RetrievalRow(
-        images[0], "is red", images[:5], [False, True, False, False, False], images[1], 2, "Q-Former"
-    )
+    hit = RetrievalRow(images[0], "is red", images[:5], [False, True, False, False, False], images[1], 2, "Q-Former")
     miss = RetrievalRow(images[0], "is blue", images[:5], [False] * 5, images[5], 1234)
     figure = figures.retrieval_rows([hit, miss])
     framed = [is_framed(axes) for axes in tiles(figure, "result")]
@@ -170,9 +166,7 @@ def test_retrieval_rows_frame_the_target_and_say_its_rank(images: list[Path]) ->
 
 
 def test_retrieval_rows_keep_a_gap_before_the_target(images: list[Path]) -> None:
-    figure = figures.retrieval_rows(
-        [RetrievalRow(images[0], "is red", images[:5], [False] * 5, images[5], 9)]
-    )
+    figure = figures.retrieval_rows([RetrievalRow(images[0], "is red", images[:5], [False] * 5, images[5], 9)])
     edges = [axes.get_position() for axes in [*tiles(figure, "result"), *tiles(figure, "target")]]
     gaps = [after.x0 - before.x1 for before, after in pairwise(edges)]
     assert gaps[-1] > 2 * max(gaps[:-1])
@@ -200,9 +194,7 @@ def test_image_figures_need_rows(images: list[Path]) -> None:
 def test_recall_bars_show_values_intervals_and_chance_of_each_category() -> None:
     figure = figures.recall_bars(summary_of())
     (axes,) = figure.axes
-    assert [bar.get_height() for bars in axes.containers for bar in bars] == pytest.approx(
-        [40] * 3 + [50] * 3
-    )
+    assert [bar.get_height() for bars in axes.containers for bar in bars] == pytest.approx([40] * 3 + [50] * 3)
     assert np.array(whiskers(axes)) == pytest.approx(np.array([[35, 43]] * 3 + [[45, 53]] * 3))
     assert [label.get_text() for label in axes.get_xticklabels()] == ["dress", "shirt", "mean"]
     (chance,) = (lines for lines in axes.collections if lines.get_label() == "chance")
@@ -246,9 +238,7 @@ def test_recall_bars_leave_out_a_missing_bar() -> None:
 
 
 def test_recall_bars_refuse_what_cannot_be_compared() -> None:
-    with pytest.raises(
-        ValueError, match=re.escape("no metric recall@7; the summary has recall@1, recall@10")
-    ):
+    with pytest.raises(ValueError, match=re.escape("no metric recall@7; the summary has recall@1, recall@10")):
         figures.recall_bars(summary_of(), "recall@7")
     with pytest.raises(ValueError, match="no method dpo; the summary has sum, qformer"):
         figures.recall_bars(summary_of(), methods=["dpo"])

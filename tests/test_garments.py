@@ -83,9 +83,7 @@ def test_layout_and_counts_are_exact(drawn: Path) -> None:
 
 @pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize("category", CATEGORIES)
-def test_triplets_have_fashioniqs_fields_and_images_of_their_split(
-    drawn: Path, category: str, split: str
-) -> None:
+def test_triplets_have_fashioniqs_fields_and_images_of_their_split(drawn: Path, category: str, split: str) -> None:
     ids = set(read(drawn / f"image_splits/split.{category}.{split}.json"))
     triplets = read(drawn / f"captions/cap.{category}.{split}.json")
     for triplet in triplets:
@@ -169,9 +167,7 @@ def test_other_arguments_replace_the_catalogue(drawn: Path, tmp_path: Path) -> N
         ({"val_queries": 500}, "500 val queries do not fit: 13 dress images"),
     ],
 )
-def test_bad_arguments_are_refused_before_anything_is_written(
-    tmp_path: Path, wrong: dict, message: str
-) -> None:
+def test_bad_arguments_are_refused_before_anything_is_written(tmp_path: Path, wrong: dict, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         draw_garments(tmp_path, **{**SMALL, **wrong})
     assert not list(tmp_path.iterdir())
@@ -240,9 +236,7 @@ def test_captions_tell_every_change_and_no_other(plan: Catalogue) -> None:
 
 def said(text: str, name: str) -> set[str]:
     """The values of an attribute whose phrases stand in the text, longest phrases first."""
-    phrases = [
-        (words.replace("{c}", ""), value) for value, ways in PHRASES[name].items() for _, words in ways
-    ]
+    phrases = [(words.replace("{c}", ""), value) for value, ways in PHRASES[name].items() for _, words in ways]
     found = set()
     for words, value in sorted(phrases, key=lambda phrase: -len(phrase[0])):
         bare = re.sub(r"^an? ", "", words)
@@ -287,9 +281,7 @@ def test_what_is_replaced_is_the_old_value(plan: Catalogue, name: str) -> None:
     seen = 0
     for reference, target, captions in edits(plan):
         for caption in captions if difference(reference, target) == {name} else ():
-            new, contrast, old = re.split("( instead of | rather than |, not |$)", caption.text, maxsplit=1)[
-                :3
-            ]
+            new, contrast, old = re.split("( instead of | rather than |, not |$)", caption.text, maxsplit=1)[:3]
             if contrast:
                 seen += 1
                 assert said(new, name) == {getattr(target, name)}, caption.text
@@ -362,9 +354,7 @@ def test_full_captions_sometimes_omit_and_mostly_name(plan: Catalogue) -> None:
 @pytest.mark.parametrize("name", ATTRIBUTES)
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_every_value_of_every_attribute_looks_different(category: str, name: str) -> None:
-    base = Garment(
-        category, "green", "polka dots", "white", "long", "crew", "midi", "straight", "star", "none"
-    )
+    base = Garment(category, "green", "polka dots", "white", "long", "crew", "midi", "straight", "star", "none")
     if category != "dress":
         base = Garment(**{**vars(base), "length": "regular"})
     values = sorted(set(VALUES[category][name]) - ({"green"} if name == "second_colour" else set()))

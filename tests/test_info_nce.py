@@ -41,9 +41,7 @@ def negative_log_share(scores: list[float], temperature: float) -> float:
     return -math.log(powers[0] / sum(powers))
 
 
-def loop_oracle(
-    query: Tensor, target: Tensor, negatives: Tensor | None, temperature: float, symmetric: bool
-) -> float:
+def loop_oracle(query: Tensor, target: Tensor, negatives: Tensor | None, temperature: float, symmetric: bool) -> float:
     size = len(query)
     forward, backward = [], []
     for i in range(size):

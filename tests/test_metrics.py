@@ -38,9 +38,7 @@ def full_scores(queries: Tensor, gallery: Tensor) -> Tensor:
     return scores.amax(-1) if gallery.ndim == 3 else scores
 
 
-def loop_ranks(
-    scores: Tensor, targets: Sequence[int], exclude: Sequence[Sequence[int]] | None = None
-) -> Ranks:
+def loop_ranks(scores: Tensor, targets: Sequence[int], exclude: Sequence[Sequence[int]] | None = None) -> Ranks:
     """Count with three nested loops in plain Python."""
     above, tied = [], []
     for query, target in enumerate(targets):
@@ -113,13 +111,9 @@ def test_differences_of_one_unit_in_the_last_place_are_seen() -> None:
     queries = unit(20, 128)
     base = unit(1, 128, seed=1)
     gallery = base.repeat(300, 1)
-    gallery.view(torch.int32).add_(
-        torch.randint(-1, 2, gallery.shape, generator=torch.Generator().manual_seed(2))
-    )
+    gallery.view(torch.int32).add_(torch.randint(-1, 2, gallery.shape, generator=torch.Generator().manual_seed(2)))
     targets = torch.arange(20)
-    assert_same(
-        target_ranks(queries, gallery, targets), loop_ranks(full_scores(queries, gallery), targets.tolist())
-    )
+    assert_same(target_ranks(queries, gallery, targets), loop_ranks(full_scores(queries, gallery), targets.tolist()))
 
 
 @given(data=st.data())
@@ -164,29 +158,21 @@ def test_a_gallery_on_disk_ranks_like_one_in_memory(tmp_path: Path, tokens: tupl
     gallery = np.memmap(tmp_path / "features", np.float16, "r", shape=features.shape)
     queries, targets = unit(50, 32, seed=1), torch.arange(50) * 59
     expected = target_ranks(queries, features, targets, exclude=targets + 1)
-    assert_same(
-        target_ranks(queries.numpy(), gallery, targets.numpy(), exclude=targets + 1, chunk_size=16), expected
-    )
+    assert_same(target_ranks(queries.numpy(), gallery, targets.numpy(), exclude=targets + 1, chunk_size=16), expected)
     members = torch.stack([targets, targets + 1, targets + 2], 1)
-    assert_same(
-        subset_ranks(queries, gallery, targets, members), subset_ranks(queries, features, targets, members)
-    )
+    assert_same(subset_ranks(queries, gallery, targets, members), subset_ranks(queries, features, targets, members))
 
 
 def test_strided_and_wide_ranging_features() -> None:
     scale = torch.logspace(-12, 12, 60)[:, None]
     gallery, queries = (unit(60, 40) * scale)[:, ::2], unit(40, 20, seed=1).T.contiguous().T
     targets = torch.arange(40)
-    assert_same(
-        target_ranks(queries, gallery, targets), loop_ranks(full_scores(queries, gallery), targets.tolist())
-    )
+    assert_same(target_ranks(queries, gallery, targets), loop_ranks(full_scores(queries, gallery), targets.tolist()))
 
 
 def test_scores_too_small_for_float32_are_still_told_apart() -> None:
     gallery, queries, targets = unit(60, 20) * 1e-21, unit(40, 20, seed=1) * 1e-21, torch.arange(40)
-    assert_same(
-        target_ranks(queries, gallery, targets), loop_ranks(full_scores(queries, gallery), targets.tolist())
-    )
+    assert_same(target_ranks(queries, gallery, targets), loop_ranks(full_scores(queries, gallery), targets.tolist()))
 
 
 def test_a_lower_precision_asked_of_torch_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,17 +206,13 @@ def test_exclusions_in_every_form_agree() -> None:
     wide = torch.tensor([[7, -1], [-1, -1], [9, 9], [11, -1]])
     for exclude in (lists, flat, np.array(flat), torch.tensor(flat), wide, [7, [], (9, 9), np.array([11])]):
         assert_same(target_ranks(queries, gallery, targets, exclude=exclude), expected)
-    assert_same(
-        target_ranks(queries, gallery, targets, exclude=[[]] * 4), target_ranks(queries, gallery, targets)
-    )
+    assert_same(target_ranks(queries, gallery, targets, exclude=[[]] * 4), target_ranks(queries, gallery, targets))
 
 
 def test_the_hand_computed_ranks() -> None:
     gallery = torch.tensor([[1.0, 0], [0.5, 0], [0.5, 0], [0, 9], [-1, 0]])
     queries = torch.tensor([[1.0, 0], [1, 0], [0, 1]])
-    assert_same(
-        target_ranks(queries, gallery, [1, 4, 3]), Ranks(torch.tensor([1, 4, 0]), torch.tensor([1, 0, 0]))
-    )
+    assert_same(target_ranks(queries, gallery, [1, 4, 3]), Ranks(torch.tensor([1, 4, 0]), torch.tensor([1, 0, 0])))
     without = target_ranks(queries, gallery, [1, 4, 3], exclude=[0, 2, -1])
     assert_same(without, Ranks(torch.tensor([0, 3, 0]), torch.tensor([1, 0, 0])))
 
@@ -316,9 +298,7 @@ def test_subset_ranks_equal_those_in_a_gallery_of_the_subset(tokens: tuple[int, 
 def test_bad_subsets_are_named(subset: list[list[int]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         subset_ranks(unit(2, 4), unit(9, 4), [0, 1], subset)
-    assert_same(
-        subset_ranks(unit(1, 4), unit(9, 4), [4], [[4, -1, -1]]), Ranks(torch.zeros(1), torch.zeros(1))
-    )
+    assert_same(subset_ranks(unit(1, 4), unit(9, 4), [4], [[4, -1, -1]]), Ranks(torch.zeros(1), torch.zeros(1)))
 
 
 # ----------------------------------------------------------------------------------- metrics of ranks
@@ -419,9 +399,7 @@ def test_average_precision_equals_the_loop_in_every_container(seed: int, k: int)
     rng = np.random.default_rng(seed)
     retrieved = np.stack([rng.permutation(12) for _ in range(5)])
     relevant = [set(rng.permutation(12)[: rng.integers(1, 12)].tolist()) for _ in range(5)]
-    expected = [
-        loop_average_precision(row, own, k) for row, own in zip(retrieved.tolist(), relevant, strict=True)
-    ]
+    expected = [loop_average_precision(row, own, k) for row, own in zip(retrieved.tolist(), relevant, strict=True)]
     lists = [torch.tensor(sorted(own)) for own in relevant]
     for rows, wanted in (
         (retrieved, relevant),
@@ -486,10 +464,7 @@ def test_the_interval_of_a_mean_of_categories_covers_it() -> None:
     rng = np.random.default_rng(0)
     shares, groups = (0.2, 0.5, 0.8), np.repeat(["dress", "shirt", "toptee"], (40, 80, 160))
     chance = np.repeat(shares, (40, 80, 160))
-    trials = [
-        bootstrap_ci(rng.random(280) < chance, resamples=1000, seed=trial, groups=groups)
-        for trial in range(400)
-    ]
+    trials = [bootstrap_ci(rng.random(280) < chance, resamples=1000, seed=trial, groups=groups) for trial in range(400)]
     assert 0.915 <= np.mean([low <= np.mean(shares) <= high for low, high in trials]) <= 0.98
 
 
@@ -514,9 +489,7 @@ def test_the_interval_is_repeatable_and_takes_what_recall_gives() -> None:
         ([0.0, 1.0], {"groups": ["a"]}, "1 groups for 2 values"),
     ],
 )
-def test_bad_values_for_an_interval_are_named(
-    values: list[float], options: dict[str, object], message: str
-) -> None:
+def test_bad_values_for_an_interval_are_named(values: list[float], options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         bootstrap_ci(values, **options)  # type: ignore[arg-type]
 

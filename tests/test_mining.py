@@ -87,9 +87,7 @@ def cases(draw: st.DrawFn) -> tuple:
     """Small whole numbers: scores are exact, ties and negative positives are common."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     num_queries, num_gallery, size = (draw(st.integers(1, high)) for high in (5, 60, 4))
-    queries, gallery = (
-        rng.integers(-9, 10, (rows, 3)).astype(np.float32) for rows in (num_queries, num_gallery)
-    )
+    queries, gallery = (rng.integers(-9, 10, (rows, 3)).astype(np.float32) for rows in (num_queries, num_gallery))
     counts = st.integers(1, min(3, num_gallery))
     positives = [rng.choice(num_gallery, draw(counts), replace=False).tolist() for _ in range(num_queries)]
     rules = {
@@ -137,9 +135,7 @@ def test_distinct_scores_give_the_same_rows_as_brute_force(data: st.DataObject) 
 @settings(max_examples=100, deadline=None)
 def test_random_draws_from_what_brute_force_leaves(case: tuple) -> None:
     queries, gallery, positives, size, rules = case
-    mined = mine_hard_negatives(
-        queries, gallery, positives, num_negatives=size, sampling_strategy="random", **rules
-    )
+    mined = mine_hard_negatives(queries, gallery, positives, num_negatives=size, sampling_strategy="random", **rules)
     scores = queries @ gallery.T
     for query, pool in enumerate(brute_pools(scores, positives, size, rules)):
         if pool is None:
@@ -252,9 +248,7 @@ def test_random_draws_evenly() -> None:
 @pytest.mark.parametrize("strategy", ["top", "random"])
 def test_positives_are_never_mined(index: str, strategy: str) -> None:
     queries, gallery, positives = make_data(num_gallery=300, num_positives=5)
-    mined = mine_hard_negatives(
-        queries, gallery, positives, num_negatives=40, index=index, sampling_strategy=strategy
-    )
+    mined = mine_hard_negatives(queries, gallery, positives, num_negatives=40, index=index, sampling_strategy=strategy)
     for row, own in zip(mined.indices, positives, strict=True):
         assert not set(row.tolist()) & set(own)
         assert len(set(row.tolist())) == 40
@@ -307,9 +301,7 @@ def test_a_query_may_have_no_positive_unless_a_margin_needs_one() -> None:
 def test_features_of_any_float_type_are_scored_in_float32(convert: type | torch.dtype) -> None:
     queries, gallery, positives = make_data()
     if isinstance(convert, torch.dtype):
-        given_queries, given_gallery = (
-            torch.tensor(x).to(convert).requires_grad_() for x in (queries, gallery)
-        )
+        given_queries, given_gallery = (torch.tensor(x).to(convert).requires_grad_() for x in (queries, gallery))
         rounded = given_queries.detach().float().numpy() @ given_gallery.detach().float().numpy().T
     else:
         given_queries, given_gallery = queries.astype(convert), gallery.astype(convert)
@@ -317,9 +309,7 @@ def test_features_of_any_float_type_are_scored_in_float32(convert: type | torch.
     mined = mine_hard_negatives(given_queries, given_gallery, positives)
     assert mined.indices.dtype == np.int64
     assert mined.scores.dtype == np.float32
-    np.testing.assert_allclose(
-        mined.scores, np.take_along_axis(rounded, mined.indices, 1), rtol=1e-5, atol=1e-6
-    )
+    np.testing.assert_allclose(mined.scores, np.take_along_axis(rounded, mined.indices, 1), rtol=1e-5, atol=1e-6)
 
 
 def test_too_few_remain_in_a_small_gallery() -> None:
@@ -448,9 +438,7 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 
 @pytest.mark.parametrize(("index", "used"), [("flat", [5]), ("ivf", [5]), ("hnsw", [])])
-def test_a_gpu_is_used_where_faiss_has_one(
-    clustered: tuple, fake_gpu: list[int], index: str, used: list
-) -> None:
+def test_a_gpu_is_used_where_faiss_has_one(clustered: tuple, fake_gpu: list[int], index: str, used: list) -> None:
     mine_hard_negatives(*clustered, index=index)
     assert fake_gpu == used
 

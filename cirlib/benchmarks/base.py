@@ -96,9 +96,7 @@ def check_choice(value: str, allowed: Iterable[str], what: str) -> None:
 def check_root(root: Path) -> None:
     """Refuses a root folder that does not exist."""
     if not root.is_dir():
-        raise BenchmarkError(
-            f"No folder {root}: expected the benchmark's root, with its annotations and images."
-        )
+        raise BenchmarkError(f"No folder {root}: expected the benchmark's root, with its annotations and images.")
 
 
 def read_json(path: Path, expected: str) -> Any:
@@ -135,9 +133,7 @@ def read_ids(path: Path, expected: str) -> list[str]:
         raise BenchmarkError(f"{path}: expected a list of image ids, found {_kind(ids)}.")
     for index, image in enumerate(ids):
         if not isinstance(image, str) or not image:
-            raise BenchmarkError(
-                f"{path}, record {index}: expected an image id (non-empty text), found {image!r}."
-            )
+            raise BenchmarkError(f"{path}, record {index}: expected an image id (non-empty text), found {image!r}.")
     check_unique(ids, path, "image ids")
     return ids
 
@@ -189,9 +185,7 @@ def check_unique(ids: Sequence[Any], path: Path, what: str) -> None:
     """Refuses ids that appear more than once; gives the first and how many there are."""
     repeated = [i for i, n in Counter(ids).items() if n > 1]
     if repeated:
-        raise BenchmarkError(
-            f"{path}: {len(repeated)} {what} appear more than once, the first is {repeated[0]!r}."
-        )
+        raise BenchmarkError(f"{path}: {len(repeated)} {what} appear more than once, the first is {repeated[0]!r}.")
 
 
 def check_triplets(triplets: Sequence[Triplet], gallery: Sequence[str], source: Path) -> None:

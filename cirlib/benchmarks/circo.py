@@ -55,9 +55,7 @@ def load(root: str | Path, *, split: str) -> Benchmark:
     files = _scan(folder) if folder else {}
     gallery = _read_info(info) if info else _from_folder(root, files)
     check_triplets(triplets, gallery, annotations)
-    reason = (
-        f"no file under {folder.name}/ has this number" if folder else f"no folder {root / IMAGE_FOLDERS[0]}"
-    )
+    reason = f"no file under {folder.name}/ has this number" if folder else f"no folder {root / IMAGE_FOLDERS[0]}"
     images: dict[str, Path | str] = {image: files.get(image, reason) for image in gallery}
     whole = info is not None or len(gallery) == GALLERY_SIZE
     return Benchmark("circo", split, triplets, gallery, images, complete=whole)

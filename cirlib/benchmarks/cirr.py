@@ -60,9 +60,7 @@ def _triplet(record: Record, split: str) -> Triplet:
         )
     targets = () if split == SERVER_SPLIT else (record.text("target_hard"),)
     subset = tuple(member for member in members if member != reference)
-    return Triplet(
-        str(record.integer("pairid")), reference, (record.caption("caption"),), targets, None, subset
-    )
+    return Triplet(str(record.integer("pairid")), reference, (record.caption("caption"),), targets, None, subset)
 
 
 def _read_files(path: Path) -> dict[str, str]:

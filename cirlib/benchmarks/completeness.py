@@ -53,9 +53,7 @@ def drop_missing(benchmark: Benchmark) -> Benchmark:
     triplets = [_without(t, missing) for t in benchmark.triplets if not _is_lost(t, missing)]
     gallery = [image for image in benchmark.gallery if image not in missing]
     if not gallery or not triplets:
-        raise BenchmarkError(
-            f"{benchmark.name} {benchmark.split}: {_account(benchmark)} Nothing is left to evaluate."
-        )
+        raise BenchmarkError(f"{benchmark.name} {benchmark.split}: {_account(benchmark)} Nothing is left to evaluate.")
     return replace(
         benchmark,
         triplets=triplets,

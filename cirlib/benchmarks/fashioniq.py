@@ -36,9 +36,7 @@ def categories(root: str | Path, split: str) -> list[str]:
     return sorted(match[1] for match in names if match)
 
 
-def load(
-    root: str | Path, *, split: str, category: str | None, protocol: str, name: str = "fashioniq"
-) -> Benchmark:
+def load(root: str | Path, *, split: str, category: str | None, protocol: str, name: str = "fashioniq") -> Benchmark:
     """One category, or with `category=None` all of them together (galleries joined, no repeats).
 
     Raises:
@@ -87,9 +85,7 @@ def _load_category(root: Path, split: str, category: str, protocol: str) -> tupl
     ]
     check_triplets(triplets, gallery, captions)
     if len({bool(t.targets) for t in triplets}) > 1:
-        raise BenchmarkError(
-            f"{captions}: some records have a 'target' and some do not, expected all or none."
-        )
+        raise BenchmarkError(f"{captions}: some records have a 'target' and some do not, expected all or none.")
     if protocol == "val_split":
         gallery = _val_split(triplets, gallery, captions)
     return triplets, gallery

@@ -83,9 +83,7 @@ def check_images(files: Mapping[str, Path], *, workers: int | None = None) -> di
         return dict(zip(files, tqdm(checks, total=len(files), desc="decode images"), strict=True))
 
 
-def find_duplicates(
-    gallery: Sequence[str], checks: Mapping[str, ImageCheck], *, max_examples: int = 20
-) -> Duplicates:
+def find_duplicates(gallery: Sequence[str], checks: Mapping[str, ImageCheck], *, max_examples: int = 20) -> Duplicates:
     """Exact and near duplicates among the usable images of a gallery. Memory O(64 x gallery)."""
     groups: dict[bytes, list[str]] = defaultdict(list)
     for image in gallery:

@@ -56,9 +56,7 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
         EvaluationProtocol("magiclens", "original", "kept", "and", "MagicLens, CIReVL"),
         EvaluationProtocol("covr", "original", "removed", "and", "CoVR, HABIT"),
         EvaluationProtocol("val_split", "val_split", "kept", "and", "older FashionIQ papers"),
-        EvaluationProtocol(
-            "first_caption", "original", "kept", "first", "no paper: what one caption is worth"
-        ),
+        EvaluationProtocol("first_caption", "original", "kept", "first", "no paper: what one caption is worth"),
         EvaluationProtocol("cirr", "original", "removed", "and", "CIRR's test server"),
         EvaluationProtocol("circo", "original", "kept", "and", "CIRCO's test server"),
     )

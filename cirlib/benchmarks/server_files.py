@@ -84,9 +84,7 @@ def _check_queries(ranked: Mapping[str, Sequence[str]], benchmark: Benchmark, na
         )
 
 
-def _check_list(
-    triplet: Triplet, images: Sequence[str], length: int, allowed: Collection[str], what: str
-) -> None:
+def _check_list(triplet: Triplet, images: Sequence[str], length: int, allowed: Collection[str], what: str) -> None:
     where = f"Query {triplet.id!r}"
     if len(images) != length:
         raise BenchmarkError(f"{where}: {len(images)} images, expected exactly {length}.")

@@ -179,7 +179,11 @@ def blip2_qformer(name: str, form: Form) -> QFormerComposer:
     model, processor = load_blip2(name)
     config = model.config
     composer = QFormerComposer(
-        config.qformer_config, config.num_query_tokens, config.image_text_hidden_size, processor.tokenizer, form
+        config.qformer_config,
+        config.num_query_tokens,
+        config.image_text_hidden_size,
+        processor.tokenizer,
+        form,
     )
     for part in ("embeddings", "qformer", "vision_projection", "text_projection"):
         getattr(composer, part).load_state_dict(getattr(model, part).state_dict())
@@ -206,7 +210,10 @@ def build_qformer(
 def save_weights(composer: QFormerComposer, folder: Path) -> None:
     """Writes ``model.safetensors`` and ``settings.json`` into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.detach().cpu().contiguous() for k, v in composer.state_dict().items()}, folder / "model.safetensors")
+    save_file(
+        {k: v.detach().cpu().contiguous() for k, v in composer.state_dict().items()},
+        folder / "model.safetensors",
+    )
     settings = {
         "fusion": composer.form.fusion,
         "target": composer.form.target,

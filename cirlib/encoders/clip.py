@@ -23,7 +23,12 @@ class TwoTowers:
     """
 
     def __init__(self, model: nn.Module, tokenizer, transform, key: str, *, device: torch.device, dtype) -> None:
-        self.model, self.tokenizer, self.transform, self.key = model.to(device).eval(), tokenizer, transform, key
+        self.model, self.tokenizer, self.transform, self.key = (
+            model.to(device).eval(),
+            tokenizer,
+            transform,
+            key,
+        )
         self.device, self.dtype = device, dtype
         self.shape = (embedding_width(model),)
 

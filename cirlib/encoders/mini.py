@@ -83,7 +83,7 @@ def pixels_transform(image_size: int) -> v2.Compose:
     )
 
 
-def pad_to_square(image):  # noqa: ANN001, ANN201 (PIL in, PIL out)
+def pad_to_square(image):
     """The picture centred on a white square as wide as its longer side."""
     width, height = image.size
     side = max(width, height)

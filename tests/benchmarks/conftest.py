@@ -22,6 +22,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if lines:
         terminalreporter.section("measured in this run")
         for what, figure, target, met in lines:
-            terminalreporter.write_line(
-                f"{what:<58} {figure:>14}   {target:<10} {'met' if met else 'MISSED'}"
-            )
+            terminalreporter.write_line(f"{what:<58} {figure:>14}   {target:<10} {'met' if met else 'MISSED'}")

@@ -24,9 +24,7 @@ import cirlib
 
 HERE = Path(__file__).parent
 MEGABYTE = 2**20
-needs_linux = pytest.mark.skipif(
-    not Path("/proc/self/clear_refs").exists(), reason="memory is read from /proc"
-)
+needs_linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read from /proc")
 
 
 @pytest.fixture(scope="module")
@@ -100,11 +98,7 @@ def test_a_million_images_on_disk(benchmark: Any, tmp_path: Path, report: Any) -
     path.unlink()
     benchmark.extra_info |= found
     extra, ratio = found["extra_bytes"] / MEGABYTE, found["counted_s"] / found["product_s"]
-    report(
-        "1,000 queries, 1,000,000 x 256 float16 on disk: extra MB", f"{extra:.0f}", "<= 1024", extra <= 1024
-    )
-    report(
-        f"the same: {found['counted_s']:.1f} s, over its bare product", f"{ratio:.2f}", "<= 2.5", ratio <= 2.5
-    )
+    report("1,000 queries, 1,000,000 x 256 float16 on disk: extra MB", f"{extra:.0f}", "<= 1024", extra <= 1024)
+    report(f"the same: {found['counted_s']:.1f} s, over its bare product", f"{ratio:.2f}", "<= 2.5", ratio <= 2.5)
     assert 0.05 < found["recall@10"] < 0.95
     assert extra <= 1024

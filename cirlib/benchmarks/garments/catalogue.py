@@ -115,9 +115,7 @@ def _random(seed: int, stream: str, *place: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence((seed, STREAMS[stream], *place)))
 
 
-def _collection(
-    category: str, split: str, size: int, queries: int, family_size: int, seed: int
-) -> Collection:
+def _collection(category: str, split: str, size: int, queries: int, family_size: int, seed: int) -> Collection:
     code = CATEGORIES.index(category)
     families = _families(_random(seed, split, code), category, size, family_size)
     garments = [garment for family in families for garment in family]

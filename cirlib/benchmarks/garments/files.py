@@ -97,9 +97,7 @@ def _check_folder(root: Path) -> None:
     """Raises ValueError where `root/images` holds files that `draw_garments` did not write."""
     for path in (root / "images").glob("*"):
         if not IMAGE_NAME.fullmatch(path.name):
-            raise ValueError(
-                f"{root} holds other images ({path.name}): give draw_garments a folder of its own"
-            )
+            raise ValueError(f"{root} holds other images ({path.name}): give draw_garments a folder of its own")
 
 
 def _is_drawn(root: Path, arguments: dict[str, int]) -> bool:

@@ -110,9 +110,7 @@ def cut_garment(garment: Garment, arm_angle: float) -> Cut:
     neck = _neckline(garment.neckline, neck_half, depth)
     right = np.concatenate([[(neck_half, 0.0)], armhole, side])
     body = np.concatenate([right, hem, mirrored(right), neck])
-    back = np.concatenate(
-        [neck, curve((neck_half, 0), (0, 0.035 if depth > 0.06 else 0.015), (-neck_half, 0))]
-    )
+    back = np.concatenate([neck, curve((neck_half, 0), (0, 0.035 if depth > 0.06 else 0.015), (-neck_half, 0))])
     trim = 0.17 if garment.extra == "ruffle" else 0.0
     sleeve = None if bare else _sleeve(garment, tip, profile[0], arm_angle)
     return Cut(body, neck, back, hem, armhole, sleeve, depth, length, trim, profile)
@@ -126,9 +124,7 @@ def _side(profile: tuple[float, ...], length: float) -> Points:
 def _hem(garment: Garment, half: float, length: float) -> Points:
     """The lower edge: a shirt's tail, or a gentle arc that grows with the flare."""
     if garment.category == "shirt":
-        return curve(
-            (half, length), (half * 0.5, length + 0.06), (-half * 0.5, length + 0.06), (-half, length)
-        )
+        return curve((half, length), (half * 0.5, length + 0.06), (-half * 0.5, length + 0.06), (-half, length))
     sag = 0.03 + 0.08 * half
     return curve((half, length), (half * 0.5, length + sag), (-half * 0.5, length + sag), (-half, length))
 
@@ -146,9 +142,7 @@ def _sleeve(garment: Garment, tip: tuple[float, float], armpit: float, angle: fl
     """The right sleeve, from the shoulder along the arm and back to the armpit."""
     start, end = np.array(tip), np.array((armpit - 0.02, HEIGHTS[0]))
     if garment.sleeves == "cap":
-        return np.concatenate(
-            [curve(tip, tuple(start + (0.1, 0.09)), tuple(start + (0.06, 0.2))), [end - (0.01, 0.1)]]
-        )
+        return np.concatenate([curve(tip, tuple((*start, 0.1, 0.09)), tuple((*start, 0.06, 0.2))), [end - (0.01, 0.1)]])
     reach = SLEEVES[garment.sleeves]
     along, inward = np.array((np.cos(angle), np.sin(angle))), np.array((-np.sin(angle), np.cos(angle)))
     width = np.interp(reach, (0.36, 1.0), CUFF[garment.category])

@@ -43,9 +43,7 @@ class Sheet:
         flat, thick = self.pixels(points).ravel().tolist(), max(2, round(width * self.scale))
         draw.line(flat, fill=fill, width=thick, joint="curve" if thick > 4 else None)
 
-    def disc(
-        self, draw: ImageDraw.ImageDraw, centre: tuple[float, float], radius: float, fill: Colour | int
-    ) -> None:
+    def disc(self, draw: ImageDraw.ImageDraw, centre: tuple[float, float], radius: float, fill: Colour | int) -> None:
         """A circle and what is in it."""
         x, y = self.pixels(np.array([centre]))[0]
         reach = radius * self.scale
@@ -72,6 +70,4 @@ def jitter(rng: np.random.Generator, colour: Colour) -> Colour:
     hue, saturation, value = colorsys.rgb_to_hsv(*(channel / 255 for channel in colour))
     shift = rng.uniform(-1, 1, 3)
     moved = (hue + 0.018 * shift[0]) % 1, saturation * (1 + 0.1 * shift[1]), value * (1 + 0.07 * shift[2])
-    return tuple(
-        round(255 * min(1, c)) for c in colorsys.hsv_to_rgb(moved[0], min(1, moved[1]), min(1, moved[2]))
-    )
+    return tuple(round(255 * min(1, c)) for c in colorsys.hsv_to_rgb(moved[0], min(1, moved[1]), min(1, moved[2])))

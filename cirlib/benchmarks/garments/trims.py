@@ -19,7 +19,7 @@ def sew_seams(garment: Garment, cut: Cut, dye: Dye, sheet: Sheet, draw: ImageDra
         half = float(cut.half_width(0.66))
         sheet.line(draw, curve((-half, 0.65), (0, 0.67), (half, 0.65)), dye.seam, 0.012)
     if garment.neckline not in ("collar", "stand"):
-        sheet.line(draw, cut.neck + (0, 0.018), dye.seam, 0.032)
+        sheet.line(draw, (*cut.neck, 0, 0.018), dye.seam, 0.032)
 
 
 def sew_neck(garment: Garment, cut: Cut, dye: Dye, sheet: Sheet, draw: ImageDraw.ImageDraw) -> None:
@@ -32,7 +32,7 @@ def sew_neck(garment: Garment, cut: Cut, dye: Dye, sheet: Sheet, draw: ImageDraw
             sheet.polygon(draw, half, cloth)
             sheet.line(draw, np.concatenate([half, half[:1]]), dye.outline, 0.014)
     elif garment.neckline == "stand":
-        stand = np.concatenate([cut.neck + (0, 0.03), cut.neck[::-1] * (0.94, 1) - (0, 0.055)])
+        stand = np.concatenate([(*cut.neck, 0, 0.03), cut.neck[::-1] * (0.94, 1) - (0, 0.055)])
         sheet.polygon(draw, stand, cloth)
         sheet.line(draw, np.concatenate([stand, stand[:1]]), dye.outline, 0.014)
         sheet.line(draw, np.array([(0, 0.02), (0, 0.34)]), dye.outline, 0.014)
@@ -68,7 +68,7 @@ def _belt(cut: Cut, dye: Dye, sheet: Sheet, draw: ImageDraw.ImageDraw) -> None:
     half = float(cut.half_width(y)) + 0.01
     leather = (70, 44, 30) if sum(dye.main) > 330 else (206, 164, 112)
     edge = curve((-half, y - 0.045), (0, y - 0.03), (half, y - 0.045))
-    sheet.polygon(draw, np.concatenate([edge, edge[::-1] + (0, 0.09)]), leather)
+    sheet.polygon(draw, np.concatenate([edge, (*edge[::-1], 0, 0.09)]), leather)
     sheet.polygon(draw, band(y - 0.05, y + 0.075, -0.06, 0.06), (226, 190, 92))
     sheet.polygon(draw, band(y - 0.018, y + 0.043, -0.032, 0.032), leather)
 
@@ -102,9 +102,7 @@ def _bow(cut: Cut, dye: Dye, sheet: Sheet, draw: ImageDraw.ImageDraw) -> None:
     sheet.disc(draw, (0, y), 0.028, cloth)
 
 
-def sew_ruffle(
-    cut: Cut, dye: Dye, sheet: Sheet, draw: ImageDraw.ImageDraw, shape: ImageDraw.ImageDraw
-) -> None:
+def sew_ruffle(cut: Cut, dye: Dye, sheet: Sheet, draw: ImageDraw.ImageDraw, shape: ImageDraw.ImageDraw) -> None:
     """A gathered frill below the hem: a wavy lower edge and a pleat up from every other wave."""
     waves, steps = 6, np.linspace(0, len(cut.hem) - 1, 61)
     hem = np.stack([np.interp(steps, np.arange(len(cut.hem)), cut.hem[:, axis]) for axis in (0, 1)], axis=1)
@@ -135,11 +133,7 @@ def print_graphic(garment: Garment, cut: Cut, dye: Dye, sheet: Sheet, draw: Imag
     kind, radius = garment.graphic, 0.155
     if kind == "none":
         return
-    low = (
-        min(0.485, cut.length - 0.28)
-        if garment.extra != "bow"
-        else min(cut.neck_depth + 0.34, cut.length - 0.2)
-    )
+    low = min(0.485, cut.length - 0.28) if garment.extra != "bow" else min(cut.neck_depth + 0.34, cut.length - 0.2)
     at = np.array((0, low))
     if garment.pattern != "plain" or garment.extra in ("buttons", "zipper"):
         patch = (1.15, 0.95) if kind == "text" else (1.2, 1.2)
