@@ -25,7 +25,7 @@ class ParameterError(ValueError):
 
 
 class Block(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class Data(Block):
@@ -198,7 +198,10 @@ def override(study: Study, stage: str, values: dict[str, Any]) -> Study:
 
 
 def _unknown(name: str, stage: str, allowed: dict[str, str]) -> str:
-    close = difflib.get_close_matches(name, allowed, n=1) or [n for n in allowed if n in name.split("_")]
+    words = name.split("_")
+    initials = "".join(word[:1] for word in words)  # lr of learning_rate
+    close = [n for n in allowed if n == initials] or difflib.get_close_matches(name, allowed, n=1)
+    close = close or [n for n in allowed if n in words]
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"unknown parameter {name!r} for {stage}.{hint} Allowed: {', '.join(sorted(allowed))}."
 

@@ -145,7 +145,12 @@ def _notebook_parameters() -> dict[str, Any]:
 
 def assigned_names(source: str) -> set[str]:
     """The plain names that python ``source`` assigns at its top level."""
-    targets = (t for node in ast.parse(source).body if isinstance(node, ast.Assign) for t in node.targets)
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:  # a cell that was mistyped once stays in the history
+        return set()
+    targets = [t for node in body if isinstance(node, ast.Assign) for t in node.targets]
+    targets += [node.target for node in body if isinstance(node, ast.AnnAssign) and node.value is not None]
     return {target.id for target in targets if isinstance(target, ast.Name)}
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,7 +21,7 @@ from transformers import AutoModel, AutoTokenizer, Blip2QFormerConfig, Blip2QFor
 from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
 
 from cirlib.encoders.blip2 import load_blip2
-from cirlib.encoders.mini import IMAGE_WIDTH, ModelError, minilm_folder
+from cirlib.encoders.mini import IMAGE_WIDTH, ModelError, minilm_folder, reason
 
 
 @dataclass(frozen=True)
@@ -234,8 +235,8 @@ def load_weights(composer: QFormerComposer, folder: Path) -> None:
     _read_settings(folder)
     try:
         composer.load_state_dict(load_file(folder / "model.safetensors"))
-    except (RuntimeError, OSError) as error:
-        raise ModelError(f"the Q-Former in {folder} does not fit: {str(error).splitlines()[0]}") from error
+    except (RuntimeError, OSError, SafetensorError) as error:
+        raise ModelError(f"the Q-Former in {folder} does not fit: {reason(error)}") from error
 
 
 def _read_settings(folder: Path) -> dict:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoProcessor, Blip2ForImageTextRetrieval
 
 from cirlib.encoders.clip import fingerprint
-from cirlib.encoders.mini import ModelError
+from cirlib.encoders.mini import ModelError, reason
 
 
 class Blip2Vision:
@@ -18,7 +22,7 @@ class Blip2Vision:
         self.device, self.dtype = device, dtype
         self.vision = model.vision_model.requires_grad_(False).to(device)
         images = processor.image_processor
-        self.transform = lambda image: images(image, return_tensors="pt")["pixel_values"][0]
+        self.transform = partial(_pixels, images)
         self.shape = token_shape(model)
         self.key = f"blip2 {name} {fingerprint(self.vision)} {dtype} {images.to_json_string()}"
 
@@ -28,18 +32,26 @@ class Blip2Vision:
             return self.vision(pixel_values=pixels.to(self.device)).last_hidden_state.float()
 
 
+def _pixels(processor: Any, image: Image.Image) -> Tensor:
+    return processor(image, return_tensors="pt")["pixel_values"][0]
+
+
 def load_blip2(name: str) -> tuple[Blip2ForImageTextRetrieval, nn.Module]:
     """The model and its processor, from the hub, its cache or a local folder; no remote code is run.
 
     Raises:
-        ModelError: it is in none of these places.
+        ModelError: it is in none of these places, or is another kind of model (whose missing parts would be random).
     """
     try:
-        model = Blip2ForImageTextRetrieval.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
+        model, loading = Blip2ForImageTextRetrieval.from_pretrained(
+            name, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
         processor = AutoProcessor.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"BLIP-2 {name!r} could not be loaded (a hub id or a local folder): {reason}") from error
+    except Exception as error:  # a broken weights file gives nearly any
+        text = f"BLIP-2 {name!r} could not be loaded (a hub id or a local folder): {reason(error)}"
+        raise ModelError(text) from error
+    if loading["missing_keys"]:
+        raise ModelError(f"{name!r} is no Blip2ForImageTextRetrieval: it lacks {min(loading['missing_keys'])!r}")
     return model.eval(), processor
 
 

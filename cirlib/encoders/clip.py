@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from cirlib.encoders.mini import ModelError, load_two_towers, minilm_folder, pixels_transform, save_heads
+from cirlib.encoders.mini import ModelError, load_two_towers, minilm_folder, pixels_transform, reason, save_heads
 
 
 class TwoTowers:
@@ -73,13 +73,10 @@ def load_clip(model: str, pretrained: str | None, *, device: torch.device, dtype
     if model not in open_clip.list_models() and not model.startswith(("hf-hub:", "local-dir:")):
         raise ModelError(f"open_clip knows no model {model!r}: `open_clip.list_models()` has the names")
     try:
-        net, _, transform = open_clip.create_model_and_transforms(
-            model, pretrained=pretrained, require_pretrained=not model.startswith(("hf-hub:", "local-dir:"))
-        )
+        net, _, transform = open_clip.create_model_and_transforms(model, pretrained=pretrained, require_pretrained=True)
         tokenizer = open_clip.get_tokenizer(model)
-    except (RuntimeError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"CLIP {model!r} with weights {pretrained!r} could not be loaded: {reason}") from error
+    except Exception as error:  # a broken weights file gives nearly any
+        raise ModelError(f"CLIP {model!r} with weights {pretrained!r} could not be loaded: {reason(error)}") from error
     key = f"open_clip {model} {pretrained} {fingerprint(net)} {dtype} {transform}"
     return TwoTowers(net, tokenizer, transform, key, device=device, dtype=dtype)
 

@@ -67,9 +67,10 @@ def encode_images(
 
     def encode(rows: slice) -> Iterator[Tensor]:
         loader = DataLoader(_Files(files[rows], encoder.transform), batch_size, num_workers=num_workers)
-        with torch.inference_mode():
-            for pixels in loader:
-                yield encoder.encode_pixels(pixels)
+        for pixels in loader:
+            with torch.inference_mode():  # not around the yield, which would put the caller in this mode too
+                features = encoder.encode_pixels(pixels)
+            yield features
 
     key = contents_key(encoder.key, files)
     return build_store(folder, key, ids, encoder.shape, encode, description=description)

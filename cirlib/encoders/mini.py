@@ -14,6 +14,7 @@ from pathlib import Path
 import open_clip
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.transforms import v2
@@ -26,6 +27,13 @@ STRIDE = 32  # pixels a side for one grid cell
 
 class ModelError(RuntimeError):
     """Weights are missing or are not the ones expected; the message says which and how to get them."""
+
+
+def reason(error: Exception) -> str:
+    """The first sentence of a library's error: its first line, with the next where that ends in a colon."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return text if " " in text else f"{type(error).__name__} {text}".strip()
 
 
 @lru_cache
@@ -152,7 +160,10 @@ def load_two_towers(path: Path) -> open_clip.CustomTextCLIP:
     """
     if not path.is_file():
         raise ModelError(f"no saved alignment at {path}: the data preparation of the garments study writes one")
-    saved = load_file(path)
+    try:
+        saved = load_file(path)
+    except SafetensorError as error:
+        raise ModelError(f"{path} is no whole safetensors file: {reason(error)}") from error
     if "visual.head.proj.weight" not in saved:
         raise ModelError(f"{path} holds no aligned heads of the mini two-tower model")
     model = build_two_towers(saved["visual.head.proj.weight"].shape[0])

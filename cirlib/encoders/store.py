@@ -116,10 +116,8 @@ def _resume(partial: Path, wanted: dict) -> tuple[np.memmap, int]:
     """The half-written array and how many images are done; a fresh one where the key or list differs."""
     shape = (len(wanted["ids"]), *wanted["shape"])
     progress = _read_json(partial / PROGRESS)
-    if progress and {k: v for k, v in progress.items() if k != "done"} == wanted:
-        array = np.load(partial / FEATURES, mmap_mode="r+")
-        if array.shape == shape:
-            return array, progress["done"]
+    if progress and {k: v for k, v in progress.items() if k != "done"} == wanted and _is_whole(partial, wanted):
+        return np.load(partial / FEATURES, mmap_mode="r+"), progress["done"]
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     return np.lib.format.open_memmap(partial / FEATURES, "w+", np.float16, shape), 0
@@ -127,22 +125,24 @@ def _resume(partial: Path, wanted: dict) -> tuple[np.memmap, int]:
 
 def _finish(partial: Path, folder: Path, manifest: dict) -> None:
     _write_json(partial / MANIFEST, manifest)
-    (partial / PROGRESS).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
+    (folder / PROGRESS).unlink(missing_ok=True)  # last: a run killed before the rename only has to rename again
 
 
 def _read_manifest(folder: Path) -> dict | None:
     """The manifest of a finished store whose file has the size it says, else None."""
     manifest = _read_json(folder / MANIFEST)
-    if manifest is None:
-        return None
+    return manifest if manifest is not None and _is_whole(folder, manifest) else None
+
+
+def _is_whole(folder: Path, manifest: dict) -> bool:
+    """Whether the features file has the size ``manifest`` says; opened to read, as opening to write would grow it."""
     try:
         array = np.load(folder / FEATURES, mmap_mode="r")
     except (OSError, ValueError):
-        return None
-    expected = (len(manifest["ids"]), *manifest["shape"])
-    return manifest if array.shape == expected and array.dtype == np.float16 else None
+        return False
+    return array.shape == (len(manifest["ids"]), *manifest["shape"]) and array.dtype == np.float16
 
 
 def _read_json(path: Path) -> dict | None:

@@ -142,7 +142,7 @@ def _sleeve(garment: Garment, tip: tuple[float, float], armpit: float, angle: fl
     """The right sleeve, from the shoulder along the arm and back to the armpit."""
     start, end = np.array(tip), np.array((armpit - 0.02, HEIGHTS[0]))
     if garment.sleeves == "cap":
-        return np.concatenate([curve(tip, tuple((*start, 0.1, 0.09)), tuple((*start, 0.06, 0.2))), [end - (0.01, 0.1)]])
+        return np.concatenate([curve(tip, tuple(start + (0.1, 0.09)), tuple(start + (0.06, 0.2))), [end - (0.01, 0.1)]])
     reach = SLEEVES[garment.sleeves]
     along, inward = np.array((np.cos(angle), np.sin(angle))), np.array((-np.sin(angle), np.cos(angle)))
     width = np.interp(reach, (0.36, 1.0), CUFF[garment.category])

@@ -19,7 +19,7 @@ def sew_seams(garment: Garment, cut: Cut, dye: Dye, sheet: Sheet, draw: ImageDra
         half = float(cut.half_width(0.66))
         sheet.line(draw, curve((-half, 0.65), (0, 0.67), (half, 0.65)), dye.seam, 0.012)
     if garment.neckline not in ("collar", "stand"):
-        sheet.line(draw, (*cut.neck, 0, 0.018), dye.seam, 0.032)
+        sheet.line(draw, cut.neck + (0, 0.018), dye.seam, 0.032)
 
 
 def sew_neck(garment: Garment, cut: Cut, dye: Dye, sheet: Sheet, draw: ImageDraw.ImageDraw) -> None:
@@ -32,7 +32,7 @@ def sew_neck(garment: Garment, cut: Cut, dye: Dye, sheet: Sheet, draw: ImageDraw
             sheet.polygon(draw, half, cloth)
             sheet.line(draw, np.concatenate([half, half[:1]]), dye.outline, 0.014)
     elif garment.neckline == "stand":
-        stand = np.concatenate([(*cut.neck, 0, 0.03), cut.neck[::-1] * (0.94, 1) - (0, 0.055)])
+        stand = np.concatenate([cut.neck + (0, 0.03), cut.neck[::-1] * (0.94, 1) - (0, 0.055)])
         sheet.polygon(draw, stand, cloth)
         sheet.line(draw, np.concatenate([stand, stand[:1]]), dye.outline, 0.014)
         sheet.line(draw, np.array([(0, 0.02), (0, 0.34)]), dye.outline, 0.014)
@@ -68,7 +68,7 @@ def _belt(cut: Cut, dye: Dye, sheet: Sheet, draw: ImageDraw.ImageDraw) -> None:
     half = float(cut.half_width(y)) + 0.01
     leather = (70, 44, 30) if sum(dye.main) > 330 else (206, 164, 112)
     edge = curve((-half, y - 0.045), (0, y - 0.03), (half, y - 0.045))
-    sheet.polygon(draw, np.concatenate([edge, (*edge[::-1], 0, 0.09)]), leather)
+    sheet.polygon(draw, np.concatenate([edge, edge[::-1] + (0, 0.09)]), leather)
     sheet.polygon(draw, band(y - 0.05, y + 0.075, -0.06, 0.06), (226, 190, 92))
     sheet.polygon(draw, band(y - 0.018, y + 0.043, -0.032, 0.032), leather)
 
