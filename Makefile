@@ -67,7 +67,8 @@ $(VENV)/created:
 	    fi; \
 	done; \
 	if [ -z "$$chosen" ]; then \
-	    echo "This needs Python 3.11 or newer; found: $$(python3 --version 2>&1 || true)." >&2; \
+	    echo "This needs Python 3.11 or newer. Tried:" >&2; \
+	    for python in $(PYTHON); do echo "  $$python: $$("$$python" --version 2>/dev/null || echo 'not found')" >&2; done; \
 	    echo "On Debian 12 or Ubuntu 24.04 and later: sudo apt install python3 python3-venv." >&2; \
 	    echo "If it is installed under another name: make PYTHON=/path/to/python3.11 ..." >&2; \
 	    exit 1; \

@@ -198,9 +198,9 @@ def override(study: Study, stage: str, values: dict[str, Any]) -> Study:
 
 
 def _unknown(name: str, stage: str, allowed: dict[str, str]) -> str:
-    words = name.split("_")
+    words = name.lower().split("_")
     initials = "".join(word[:1] for word in words)  # lr of learning_rate
-    close = [n for n in allowed if n == initials] or difflib.get_close_matches(name, allowed, n=1)
+    close = [n for n in allowed if n == initials] or difflib.get_close_matches(name.lower(), allowed, n=1)
     close = close or [n for n in allowed if n in words]
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"unknown parameter {name!r} for {stage}.{hint} Allowed: {', '.join(sorted(allowed))}."

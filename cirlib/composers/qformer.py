@@ -66,7 +66,16 @@ class QFormerComposer(nn.Module):
         return self.log_temperature.exp().clamp(0.01, 0.5)
 
     def embed_queries(self, reference: Tensor, texts: Sequence[str]) -> Tensor:
-        """Reference tokens (B, T, C) and B texts to normalised query embeddings (B, D)."""
+        """Reference tokens (B, T, C) and B texts to normalised query embeddings (B, D).
+
+        Texts of like length go through together, so that little is computed on padding.
+        """
+        lengths = torch.tensor([len(ids) for ids in self._encode(texts)["input_ids"]])
+        groups = lengths.argsort(stable=True).split(max(32, -(-len(texts) // 2)))
+        parts = [self._embed_group(reference[rows], [texts[i] for i in rows]) for rows in groups]
+        return torch.cat(parts)[torch.cat(groups).argsort().to(self.device)]
+
+    def _embed_group(self, reference: Tensor, texts: Sequence[str]) -> Tensor:
         ids, mask = self.tokenize(texts)
         fused = self._fuse(reference, ids, mask)  # (B, Q, H)
         if self.form.fusion == "one_pass":
@@ -88,10 +97,11 @@ class QFormerComposer(nn.Module):
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids and mask, (B, L) each, on the module's device."""
-        batch = self.tokenizer(
-            list(texts), padding=True, truncation=True, max_length=self.form.max_tokens, return_tensors="pt"
-        ).to(self.device)
+        batch = self.tokenizer.pad(self._encode(texts), return_tensors="pt").to(self.device)
         return batch["input_ids"], batch["attention_mask"]
+
+    def _encode(self, texts: Sequence[str]):  # noqa: ANN202 (transformers' BatchEncoding)
+        return self.tokenizer(list(texts), truncation=True, max_length=self.form.max_tokens)
 
     def _fuse(self, reference: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """The query states after one pass with text and image, (B, Q, H)."""
@@ -143,6 +153,9 @@ def mini_qformer(num_query_tokens: int, width: int, form: Form) -> QFormerCompos
         cross_attention_frequency=2,
         encoder_hidden_size=IMAGE_WIDTH,
         use_qformer_text_input=True,
+        attention_probs_dropout_prob=0.0,
+        hidden_dropout_prob=0.0,
+        attn_implementation="eager",  # on CPUs the fused kernel's backward is the slower one at these lengths
     )
     composer = QFormerComposer(config, num_query_tokens, width, AutoTokenizer.from_pretrained(minilm_folder()), form)
     _copy_bert(text.state_dict(), composer)

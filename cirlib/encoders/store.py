@@ -102,7 +102,7 @@ def contents_key(model_key: str, files: Sequence[Path]) -> str:
 def _write_shard(array: np.memmap, rows: slice, encode: Callable[[slice], Iterable[Tensor]], bar: tqdm) -> None:
     at = rows.start
     for features in encode(rows):
-        values = features.detach().float().cpu().numpy().astype(np.float16)
+        values = features.detach().half().cpu().numpy()
         if not np.isfinite(values).all():
             raise StoreError(f"features of the images at rows {at}:{at + len(values)} are not finite in float16")
         array[at : at + len(values)] = values
@@ -140,7 +140,7 @@ def _is_whole(folder: Path, manifest: dict) -> bool:
     """Whether the features file has the size ``manifest`` says; opened to read, as opening to write would grow it."""
     try:
         array = np.load(folder / FEATURES, mmap_mode="r")
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         return False
     return array.shape == (len(manifest["ids"]), *manifest["shape"]) and array.dtype == np.float16
 
