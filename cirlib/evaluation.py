@@ -159,6 +159,7 @@ def metrics_tree(summary: pd.DataFrame) -> dict[str, dict[str, float]]:
 
 def write_ranks(scored: Sequence[Scored], path: Path) -> None:
     """A CSV with a row a query: method, category, query, target, images above and tied, the best ids."""
+    columns = ["method", "category", "query", "target", "above", "tied", "top"]
     frames = [
         pd.DataFrame(
             {
@@ -173,7 +174,7 @@ def write_ranks(scored: Sequence[Scored], path: Path) -> None:
         )
         for one in scored
     ]
-    pd.concat(frames).to_csv(path, index=False)
+    pd.concat(frames or [pd.DataFrame(columns=columns)]).to_csv(path, index=False)
 
 
 def read_ranks(path: Path, benchmarks: Mapping[str, Benchmark], evaluation: Evaluation) -> list[Scored]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from cirlib.benchmarks import Triplet
 from cirlib.evaluation import Scored
-from cirlib.figures import RetrievalRow
+from cirlib.figures import RetrievalRow, note, retrieval_rows
 from cirlib.metrics import bootstrap_ci
+from cirlib.params import ParameterError
 
 # Words that give an edit's kind away; an edit can be of several kinds.
 KINDS = {
@@ -33,6 +38,25 @@ KINDS = {
     r"lace bow zip(per)? waistband trim sequin(s)? fringe tie[ds]?",
 }
 _PATTERNS = {kind: re.compile(rf"\b({'|'.join(words.split())})\b") for kind, words in KINDS.items()}
+
+
+def best_method(summary: pd.DataFrame, metric: str = "recall@10") -> str:
+    """The method with the highest mean ``metric``."""
+    mean = summary[(summary["category"] == "mean") & (summary["metric"] == metric)]
+    return str(mean.loc[mean["value"].idxmax(), "method"])
+
+
+def of_method(scored: Sequence[Scored], method: str) -> list[Scored]:
+    """The categories of one method.
+
+    Raises:
+        ParameterError: the study has no such method.
+    """
+    found = [one for one in scored if one.method == method]
+    if not found:
+        allowed = ", ".join(dict.fromkeys(one.method for one in scored))
+        raise ParameterError(f"parameter 'method': no method {method!r} in this study, allowed: {allowed}")
+    return found
 
 
 def edit_kinds(captions: Sequence[str]) -> list[str]:
@@ -90,6 +114,21 @@ def worst_misses(scored: Sequence[Scored], kind: str, count: int) -> list[Retrie
     ]
     ranked.sort(key=lambda item: -item[0])
     return [picture_row(one, row) for _, one, row in ranked[:count]]
+
+
+def write_metrics(method: str, kinds: pd.DataFrame, misses: pd.DataFrame, folder: Path) -> None:
+    """The recall of each kind of edit and the number of misses, to ``metrics.json``."""
+    values = {row.kind: round(row.value, 6) for row in kinds.sort_values("kind").itertuples()}
+    content = {"method": method, "misses": len(misses), "recall@10": values}
+    (folder / "metrics.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def worst_figure(scored: Sequence[Scored], kinds: pd.DataFrame, per_kind: int) -> Figure:
+    """The worst misses of each kind of edit as pictures, the kind with the lowest recall first."""
+    rows = [replace(row, title=kind) for kind in kinds["kind"] for row in worst_misses(scored, kind, per_kind)]
+    if not rows:
+        return note("Every target is among the first ten.")
+    return retrieval_rows(rows, title="The worst misses, by kind of edit")
 
 
 def picture_row(one: Scored, row: int) -> RetrievalRow:

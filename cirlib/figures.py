@@ -177,6 +177,15 @@ def _metric_label(metric: str) -> str:
     return metric.replace("recall", "Recall", 1)
 
 
+@_themed
+def note(text: str) -> Figure:
+    """A sentence in the place of a figure that has nothing to show."""
+    figure = plt.figure(figsize=(8, 0.8))
+    plt.close(figure)
+    figure.text(0, 0.5, text, size=12, color=MUTED, va="center", parse_math=False)
+    return figure
+
+
 # -------------------------------------------------------------------------------------------------- images
 
 

@@ -62,11 +62,11 @@ class Evaluation(Block):
 class Drawing(Block):
     """How much of the garments data is drawn; triplets, queries and galleries are per category."""
 
-    train_triplets: Count = 1_600
+    train_triplets: Count = 1_500
     val_queries: Count = 400
     gallery_size: Count = 1_000
-    alignment_pairs: Count = 3_000
-    pretraining_pairs: Count = 6_000
+    alignment_pairs: Count = 2_000
+    pretraining_pairs: Count = 4_000
     family_size: Annotated[int, Field(ge=2)] = 25
 
 
@@ -88,9 +88,9 @@ class QFormer(Block):
     target: Literal["max", "mean"] = "max"
     num_query_tokens: Count = 8
     width: Count = 256
-    pretraining_epochs: NonNegativeCount = 4
+    pretraining_epochs: NonNegativeCount = 2
     pretraining_lr: Positive = 2e-4
-    epochs: NonNegativeCount = 8
+    epochs: NonNegativeCount = 3
     lr: Positive = 1e-4
     batch_size: Annotated[int, Field(ge=2)] = 128
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
@@ -98,11 +98,11 @@ class QFormer(Block):
     temperature: Positive = 0.07
     max_words: Count = 32  # text tokens kept
     accumulation: Count = 1
-    hard_negatives: Count = 3
+    hard_negatives: Count = 2  # mined images a query
     range_min: NonNegativeCount = 0
     range_max: Count = 50
-    mine_every: Count = 2  # epochs between two minings
-    mine_from: NonNegativeCount = 2  # epochs of plain in-batch training first
+    mine_every: Count = 1  # epochs between two minings
+    mine_from: NonNegativeCount = 1  # epochs of plain in-batch training first
 
     @model_validator(mode="after")
     def _range_is_open(self) -> QFormer:
@@ -129,7 +129,7 @@ class DPO(Block):
 
 class FailureCases(Block):
     method: str | None = None  # None: the best method of the study
-    misses_per_kind: Count = 2
+    misses_per_kind: Count = 1
 
 
 STAGES = {

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cirlib.benchmarks import Benchmark, join_captions
 from cirlib.benchmarks.garments import draw_garments
 from cirlib.devices import DTYPES, best_device
 from cirlib.encoders.blip2 import Blip2Vision
@@ -93,7 +95,7 @@ def draw(stage: Stage) -> None:
 
 def needed_images(prepared: Prepared) -> dict[str, Path]:
     """Every image of the study, those of the pairs included: id → file."""
-    images = prepared.splits.images()
+    images = load_splits(prepared.stage.study, prepared.stage.images, gallery="original").images()
     folder = prepared.stage.images / "images"
     for name in ("alignment", "pretraining"):
         images |= {pair["image"]: folder / f"{pair['image']}.jpg" for pair in prepared.pairs(name)}
@@ -175,24 +177,44 @@ def encode_two_towers(prepared: Prepared, images: dict[str, Path]) -> FeatureSto
     return build_store(folder, key, ids, towers.shape, encode, description="image embeddings")
 
 
-def write_report(prepared: Prepared, folder: Path) -> pd.DataFrame:
-    """Counts a part and category, to ``counts.csv`` and ``metrics.json``."""
-    parts = vars(prepared.splits)
+def count(prepared: Prepared) -> pd.DataFrame:
+    """Queries and gallery images a part and category, and whether all their images are there."""
     rows = [
         {
             "part": part,
             "category": category,
-            "queries": len(b.triplets),
-            "gallery": len(b.gallery),
-            "complete": b.complete,
+            "queries": len(benchmark.triplets),
+            "gallery": len(benchmark.gallery),
+            "complete": benchmark.complete,
         }
-        for part, benchmarks in parts.items()
-        for category, b in benchmarks.items()
+        for part, benchmarks in vars(prepared.splits).items()
+        for category, benchmark in benchmarks.items()
     ]
-    counts = pd.DataFrame(rows)
+    return pd.DataFrame(rows)
+
+
+def example_triplets(parts: Mapping[str, Benchmark], number: int, seed: int) -> list[tuple[Path, str, Path]]:
+    """Triplets drawn at random, spread over the categories: reference file, edit, target file."""
+    rng, benchmarks, rows = np.random.default_rng(seed), list(parts.values()), []
+    for index in range(number):
+        benchmark = benchmarks[index % len(benchmarks)]
+        triplet = benchmark.triplets[rng.integers(len(benchmark.triplets))]
+        text = join_captions(triplet.captions, "and")[0]
+        rows.append((benchmark.path(triplet.reference), text, benchmark.path(triplet.targets[0])))
+    return rows
+
+
+def shared_images(splits: Splits) -> pd.DataFrame:
+    """How many images of the reported galleries are used by train queries too: a row a category."""
+    used = {i for part in splits.train.values() for t in part.triplets for i in (t.reference, *t.targets)}
+    rows = [{"category": c, "shared with train": len(used & set(b.gallery))} for c, b in splits.reported.items()]
+    return pd.DataFrame(rows)
+
+
+def write_report(prepared: Prepared, folder: Path) -> None:
+    """The counts, to ``counts.csv`` and in short to ``metrics.json``."""
+    counts = count(prepared)
     counts.to_csv(folder / "counts.csv", index=False)
-    totals = {part: int(counts.loc[counts["part"] == part, "queries"].sum()) for part in parts}
-    (folder / "metrics.json").write_text(
-        json.dumps({"queries": totals, "images": len(prepared.tokens)}, indent=2) + "\n"
-    )
-    return counts
+    queries = {part: int(rows["queries"].sum()) for part, rows in counts.groupby("part", sort=False)}
+    values = {"queries": queries, "images": len(prepared.tokens)}
+    (folder / "metrics.json").write_text(json.dumps(values, indent=2) + "\n")

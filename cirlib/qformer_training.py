@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from cirlib.benchmarks import Benchmark, sample_join
-from cirlib.composers.qformer import Form, QFormerComposer
+from cirlib.composers.qformer import Form, QFormerComposer, build_qformer, save_weights
+from cirlib.devices import best_device
 from cirlib.encoders.store import FeatureStore
 from cirlib.evaluation import Scored, average_texts, query_texts, score
 from cirlib.losses import info_nce
 from cirlib.metrics import recall_at_k
 from cirlib.mining import mine_hard_negatives
 from cirlib.params import Evaluation, QFormer, Study
-from cirlib.training import History, Recipe, shuffled_batches, train
+from cirlib.preparation import Prepared
+from cirlib.training import History, Recipe, as_table, replace_file, shuffled_batches, train
 
 
 @dataclass(frozen=True)
@@ -75,14 +79,15 @@ def pretrain(
         parts = shuffled_batches(len(rows), params.batch_size, study.seed, epoch)
         return [PairBatch(rows[part.numpy()], [captions[i] for i in part.tolist()]) for part in parts]
 
-    def loss_of(batch: PairBatch) -> Tensor:
+    def loss_of(batch: PairBatch) -> tuple[Tensor, dict]:
         images = composer.embed_targets(tokens(store, batch.images, composer.device))
         texts = composer.embed_texts(batch.captions)
-        return info_nce(texts, images, temperature=composer.temperature, symmetric=True)
+        return info_nce(texts, images, temperature=composer.temperature, symmetric=True), {}
 
     recipe = _recipe(study, params.pretraining_epochs, params.pretraining_lr)
-    fingerprint = {"store": store.key, "params": params.model_dump(), "seed": study.seed}
-    return train(composer, batches, loss_of, recipe, folder, run="pretraining", fingerprint=fingerprint, unit="pairs")
+    fingerprint = {"store": store.key, "params": params.model_dump(), "seed": study.seed, "pairs": pairs}
+    options = {"run": "pretraining", "fingerprint": fingerprint, "unit": "pairs"}
+    return train(composer, batches, len(batches(1)), loss_of, recipe, folder, **options)
 
 
 def finetune(
@@ -102,21 +107,23 @@ def finetune(
     """
     params = study.qformer
     sampler = TripletSampler(store, train_parts, params, study.seed)
-    mine = partial(_mine, composer, store, sampler, study) if hard_negatives else None
+    mine = partial(_mined, folder, partial(_mine, composer, store, sampler, study)) if hard_negatives else None
 
-    def loss_of(batch: TripletBatch) -> Tensor:
-        return triplet_loss(composer, store, batch)
+    def loss_of(batch: TripletBatch) -> tuple[Tensor, dict]:
+        return triplet_loss(composer, store, batch), {}
 
     def validate() -> dict[str, float]:
         scored = score_qformer(composer, store, dev_parts, study.evaluation, run)
         return {"dev/recall@10": float(np.mean([recall_at_k(one.ranks, 10).mean() for one in scored]))}
 
     recipe = _recipe(study, params.epochs, params.lr)
-    fingerprint = {"store": store.key, "params": params.model_dump(), "seed": study.seed}
-    return train(
-        composer, partial(sampler.batches, mine=mine), loss_of, recipe, folder, run=run, validate=validate,
-        fingerprint=fingerprint,
-    )  # fmt: skip
+    fingerprint = {
+        "store": store.key,
+        "study": study.model_dump(include={"seed", "qformer", "evaluation"}),
+        "triplets": [(triplet.reference, triplet.targets, triplet.captions) for triplet in sampler.triplets],
+    }
+    options = {"run": run, "validate": validate, "fingerprint": fingerprint}
+    return train(composer, partial(sampler.batches, mine=mine), sampler.steps, loss_of, recipe, folder, **options)
 
 
 def triplet_loss(composer: QFormerComposer, store: FeatureStore, batch: TripletBatch) -> Tensor:
@@ -143,11 +150,16 @@ class TripletSampler:
         self.params, self.seed = params, seed
         self.negatives = np.empty((len(self.triplets), 0), np.int64)  # (N, K) rows of the store
 
-    def batches(self, epoch: int, mine: Callable[[], np.ndarray] | None = None) -> list[TripletBatch]:
-        """The batches of ``epoch``."""
+    @property
+    def steps(self) -> int:
+        """Batches an epoch."""
+        return len(shuffled_batches(len(self.triplets), self.params.batch_size, self.seed, 1))
+
+    def batches(self, epoch: int, mine: Callable[[int], np.ndarray] | None = None) -> list[TripletBatch]:
+        """The batches of ``epoch``; ``mine`` is given the epoch whose mining is in force."""
         since = epoch - 1 - self.params.mine_from
-        if mine is not None and since >= 0 and (since % self.params.mine_every == 0 or not self.negatives.shape[1]):
-            self.negatives = mine()
+        if mine is not None and since >= 0:
+            self.negatives = mine(epoch - since % self.params.mine_every)
         rng = np.random.default_rng((self.seed, epoch))
         texts = [sample_join(triplet.captions, rng) for triplet in self.triplets]
         parts = shuffled_batches(len(texts), self.params.batch_size, self.seed, epoch)
@@ -159,12 +171,23 @@ class TripletSampler:
         )
 
 
+def _mined(folder: Path, mine: Callable[[], np.ndarray], epoch: int) -> np.ndarray:
+    """The negatives mined at ``epoch``, (N, K): kept in ``folder``, so that a resumed run has the same."""
+    file = folder / f"negatives-{epoch}.npy"
+    if not file.is_file():
+        replace_file(file, lambda path: _save_array(path, mine()))
+    return np.load(file)
+
+
+def _save_array(path: Path, array: np.ndarray) -> None:
+    with path.open("wb") as stream:  # np.save would add a suffix to a path
+        np.save(stream, array)
+
+
 def _mine(composer: QFormerComposer, store: FeatureStore, sampler: TripletSampler, study: Study) -> np.ndarray:
     """Hard negatives of every train query among its category's train images, rows of the store (N, K)."""
-    params, negatives = (
-        study.qformer,
-        np.empty((len(sampler.triplets), study.qformer.hard_negatives), np.int64),
-    )
+    params = study.qformer
+    negatives = np.empty((len(sampler.triplets), params.hard_negatives), np.int64)
     composer.eval()
     for category, gallery in enumerate(sampler.galleries):
         mine = np.flatnonzero(sampler.category == category)
@@ -257,3 +280,52 @@ def _recipe(study: Study, epochs: int, lr: float) -> Recipe:
         epochs, lr, params.weight_decay, schedule=params.schedule, precision=study.models.precision,
         accumulation=params.accumulation,
     )  # fmt: skip
+
+
+def new_composer(prepared: Prepared) -> QFormerComposer:
+    """The Q-Former the study starts from, on the best device."""
+    study = prepared.stage.study
+    params, models = study.qformer, study.models
+    checkpoint = models.fusion_checkpoint and prepared.stage.root / models.fusion_checkpoint
+    composer = build_qformer(
+        models.fusion, checkpoint, form_of(params), num_query_tokens=params.num_query_tokens, width=params.width
+    )
+    return composer.to(best_device())
+
+
+def train_qformer(prepared: Prepared) -> tuple[dict[str, QFormerComposer], pd.DataFrame]:
+    """Pretrains, then fine-tunes twice from there: without and with mined hard negatives.
+
+    Returns:
+        Method → composer at its best epoch, and a row an epoch of every training. Where the data has no train
+        split, the composer as the study gives it and no rows.
+    """
+    stage, splits = prepared.stage, prepared.splits
+    composer, study, folder = new_composer(prepared), stage.study, stage.unfinished
+    if not splits.train:
+        return {"qformer": composer.eval()}, as_table()
+    histories = []
+    if pairs := prepared.pairs("pretraining"):
+        histories.append(pretrain(composer, prepared.tokens, pairs, study, folder / "pretraining"))
+    composers = {"qformer": composer, "qformer_hard_negatives": deepcopy(composer)}
+    for method, one in composers.items():
+        options = {"run": method, "hard_negatives": method == "qformer_hard_negatives"}
+        parts = (splits.train, splits.dev)
+        histories.append(finetune(one, prepared.tokens, *parts, study, folder / method, **options))
+    return composers, as_table(*histories)
+
+
+def score_all(composers: Mapping[str, QFormerComposer], prepared: Prepared) -> list[Scored]:
+    """Every composer on the reported split."""
+    parts, evaluation = prepared.splits.reported, prepared.stage.study.evaluation
+    return [
+        one
+        for method, composer in composers.items()
+        for one in score_qformer(composer, prepared.tokens, parts, evaluation, method)
+    ]
+
+
+def save_all(composers: Mapping[str, QFormerComposer], folder: Path) -> None:
+    """Each composer's weights in a folder of its name."""
+    for method, composer in composers.items():
+        save_weights(composer, folder / method)

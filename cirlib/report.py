@@ -5,23 +5,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
-from cirlib.evaluation import result_table
+from cirlib.benchmarks import Benchmark
+from cirlib.evaluation import Scored, read_ranks, result_table
+from cirlib.figures import rank_histogram
 from cirlib.params import load_study
-from cirlib.stage import project_root
+from cirlib.stage import Stage, project_root
 
 SCORED_STAGES = ("zero_shot", "qformer", "dpo")
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 
 
-def gather(results: Path) -> pd.DataFrame:
-    """The summaries of the stages in ``results`` one after the other, a method only once."""
-    files = [results / stage / "summary.csv" for stage in SCORED_STAGES]
-    table = pd.concat([pd.read_csv(file) for file in files if file.is_file()], ignore_index=True)
-    return table.drop_duplicates(["method", "category", "metric"], keep="first", ignore_index=True)
+def gather(stage: Stage) -> pd.DataFrame:
+    """The summaries of the study's stages one after the other.
+
+    Raises:
+        StageError: one of them has not run.
+    """
+    files = [stage.require(stage.results(name) / "summary.csv", name) for name in SCORED_STAGES]
+    return pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
+
+
+def gather_ranks(stage: Stage, parts: Mapping[str, Benchmark]) -> list[Scored]:
+    """Every method of the study on the reported queries."""
+    files = [stage.require(stage.results(name) / "ranks.csv", name) for name in SCORED_STAGES]
+    return [one for file in files for one in read_ranks(file, parts, stage.study.evaluation)]
+
+
+def histogram(scored: Sequence[Scored]) -> Figure:
+    """Every method's ranks, all categories together."""
+    ranks = {m: [] for m in dict.fromkeys(one.method for one in scored)}
+    for one in scored:
+        ranks[one.method] += (one.ranks.above + one.ranks.tied // 2 + 1).tolist()
+    return rank_histogram(ranks, gallery_size=max(one.candidates for one in scored))
 
 
 def markdown(summary: pd.DataFrame) -> str:

@@ -22,8 +22,11 @@ from cirlib.evaluation import Scored
 from cirlib.losses import dpo_loss
 from cirlib.mining import mine_hard_negatives
 from cirlib.params import DPO, Study
+from cirlib.preparation import Prepared
 from cirlib.training import History, Recipe, shuffled_batches, train
 from cirlib.zero_shot import embed, score_composer
+
+STEP_COLUMNS = ["step", "loss", "margin", "chosen_reward", "rejected_reward", "accuracy"]
 
 
 @dataclass(frozen=True)
@@ -87,38 +90,63 @@ def train_dpo(
     dev: Mapping[str, Benchmark],
     study: Study,
     folder: Path,
-) -> tuple[History, list[dict[str, float]]]:
-    """Trains the text tower on the preferences; the epochs, and rewards and margin of every step.
+) -> History:
+    """Trains the text tower on the preferences; rewards and margin of every step are the history's ``steps``.
 
     The towers are left at the epoch with the best dev recall@10.
     """
-    params, steps = study.dpo, []
+    params = study.dpo
     learn_text_only(towers)
 
-    def loss_of(rows: Tensor) -> Tensor:
+    def batches(epoch: int) -> list[Tensor]:
+        return shuffled_batches(len(preferences.texts), params.batch_size, study.seed, epoch)
+
+    def loss_of(rows: Tensor) -> tuple[Tensor, dict[str, float]]:
         queries = towers.text_features([preferences.texts[i] for i in rows.tolist()])
-        chosen = _similarities(queries, store, preferences.chosen[rows.numpy(), None], params.scale)[:, 0]
-        rejected = _similarities(queries, store, preferences.rejected[rows.numpy()], params.scale)
-        losses, chosen_rewards, rejected_rewards = dpo_loss(
-            chosen, rejected,
-            preferences.reference_chosen[rows].to(chosen.device),
-            preferences.reference_rejected[rows].to(chosen.device),
-            beta=params.beta, loss_type=params.loss_type,
-        )  # fmt: skip
-        steps.append(_record(len(steps) + 1, losses, chosen_rewards, rejected_rewards))
-        return losses.mean()
+        losses, chosen, rejected = preference_loss(queries, store, preferences, rows, params)
+        return losses.mean(), _rewards(chosen, rejected)
 
     def validate() -> dict[str, float]:
         scored = score_text_query(towers, store, dev, study, "dev")
         return {"dev/recall@10": float(np.mean([one.recall(10).mean() for one in scored]))}
 
-    history = train(
-        towers.model, lambda epoch: shuffled_batches(len(preferences.texts), params.batch_size, study.seed, epoch),
-        loss_of, Recipe(params.epochs, params.lr, precision=study.models.precision), folder, run="retrieval_dpo",
-        validate=validate, fingerprint={"store": store.key, "params": params.model_dump(), "seed": study.seed},
-        unit="edits",
-    )  # fmt: skip
-    return history, steps
+    recipe = Recipe(params.epochs, params.lr, precision=study.models.precision)
+    fingerprint = {
+        "store": store.key,
+        "study": study.model_dump(include={"seed", "dpo", "evaluation"}),
+        "texts": preferences.texts,
+        "chosen": preferences.chosen.tolist(),
+    }
+    options = {"run": "retrieval_dpo", "validate": validate, "fingerprint": fingerprint, "unit": "edits"}
+    return train(towers.model, batches, len(batches(1)), loss_of, recipe, folder, **options)
+
+
+def preference_loss(
+    queries: Tensor, store: FeatureStore, preferences: Preferences, rows: Tensor, params: DPO
+) -> tuple[Tensor, Tensor, Tensor]:
+    """DPO losses (B,), chosen rewards (B,) and rejected rewards (B, K) of queries (B, D), the edits at ``rows``."""
+    chosen = _similarities(queries, store, preferences.chosen[rows.numpy(), None], params.scale)[:, 0]
+    rejected = _similarities(queries, store, preferences.rejected[rows.numpy()], params.scale)
+    before = preferences.reference_chosen[rows].to(chosen.device)
+    before_rejected = preferences.reference_rejected[rows].to(chosen.device)
+    return dpo_loss(chosen, rejected, before, before_rejected, beta=params.beta, loss_type=params.loss_type)
+
+
+def run_dpo(towers: TwoTowers, prepared: Prepared) -> History:
+    """Mines the preferences of the study's train part and trains on them; nothing where there is no train part."""
+    stage, splits = prepared.stage, prepared.splits
+    if not splits.train:
+        return History("retrieval_dpo")
+    preferences = mine_preferences(towers, prepared.clip, splits.train, stage.study)
+    return train_dpo(towers, prepared.clip, preferences, splits.dev, stage.study, stage.unfinished / "retrieval_dpo")
+
+
+def score_trained(towers: TwoTowers, prepared: Prepared, history: History) -> list[Scored]:
+    """The trained towers on the reported split; nothing where nothing was trained."""
+    if not history.records:
+        return []
+    parts = prepared.splits.reported
+    return score_text_query(towers, prepared.clip, parts, prepared.stage.study, "retrieval_dpo")
 
 
 def learn_text_only(towers: TwoTowers) -> None:
@@ -128,11 +156,10 @@ def learn_text_only(towers: TwoTowers) -> None:
     towers.model.logit_scale.requires_grad_(False)
 
 
-def _record(step: int, losses: Tensor, chosen: Tensor, rejected: Tensor) -> dict[str, float]:
-    mean = rejected.mean(-1) if rejected.ndim == 2 else rejected  # (B,)
+def _rewards(chosen: Tensor, rejected: Tensor) -> dict[str, float]:
+    """What ``figures.dpo_curves`` shows of a batch: chosen (B,) and rejected (B, K) rewards."""
+    mean = rejected.mean(-1)  # (B,)
     return {
-        "step": step,
-        "loss": losses.mean().item(),
         "margin": (chosen - mean).mean().item(),
         "chosen_reward": chosen.mean().item(),
         "rejected_reward": mean.mean().item(),

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -50,13 +51,32 @@ class Stage:
 
     @property
     def data(self) -> Path:
-        """The folder with the study's features and report, one for every run of the study."""
-        return self.root / "data" / self.study.name
+        """The folder with the study's features, one for every run; a changed data preparation has its own."""
+        return self.out / "data" if self._prepares_anew else self.root / "data" / self.study.name
 
     @property
     def images(self) -> Path:
         """The folder with ``captions/``, ``image_splits/`` and ``images/``."""
-        return self.root / self.study.data.root
+        drawn = self.study.data_prep.drawing is not None
+        return self.data / "raw" if drawn and self._prepares_anew else self.root / self.study.data.root
+
+    @property
+    def _prepares_anew(self) -> bool:
+        return self.name == "data_prep" and bool(self.overrides)
+
+    @property
+    def unfinished(self) -> Path:
+        """Where trainings keep their state until the stage is done; a pipeline run does not clear it first."""
+        return self.out / "unfinished"
+
+    def finish(self) -> None:
+        """Clears what was kept for going on after an interruption."""
+        shutil.rmtree(self.unfinished, ignore_errors=True)
+
+    @property
+    def table(self) -> Path:
+        """The study's result table, every method's numbers one after the other."""
+        return (self.out if self.overrides else self.out.parent) / "summary.csv"
 
     def results(self, stage: str) -> Path:
         """The pipeline's own results of ``stage``."""
@@ -117,7 +137,7 @@ def seed_everything(seed: int) -> None:
 
 def _folders(root: Path, study: Study, name: str, given: Mapping[str, Any]) -> tuple[Path, Path]:
     if not given:
-        return root / "results" / study.name / name, root / "figures" / study.name
+        return root / "results" / study.name / name, root / "figures" / study.name / name
     run = root / "runs" / f"{name}-{_label(given)}"
     return run, run / "figures"
 

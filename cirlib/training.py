@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pandas as pd
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
@@ -38,10 +39,14 @@ class Recipe:
 
 @dataclass
 class History:
-    """One record an epoch: ``epoch``, ``loss``, whatever the dev score gives, ``triplets/s``."""
+    """One record an epoch: ``epoch``, ``loss``, whatever the dev score gives, ``triplets/s``.
+
+    ``steps`` has what the loss told beside itself, one record a batch.
+    """
 
     run: str
     records: list[dict] = field(default_factory=list)
+    steps: list[dict] = field(default_factory=list)
 
     def best(self, metric: str) -> dict:
         """The record with the highest ``metric``; the earliest of equals."""
@@ -51,7 +56,8 @@ class History:
 def train(
     model: nn.Module,
     batches: Callable[[int], Sequence],
-    loss_of: Callable[[object], Tensor],
+    steps_per_epoch: int,
+    loss_of: Callable[[object], tuple[Tensor, dict[str, float]]],
     recipe: Recipe,
     folder: Path,
     *,
@@ -65,10 +71,13 @@ def train(
 
     Args:
         batches: epoch (from 1) → the batches of that epoch, a sequence whose items have a length.
-        loss_of: one batch → scalar loss.
-        folder: holds the state of a run that is under way; it is gone when the run is finished.
+        steps_per_epoch: how many batches an epoch has.
+        loss_of: one batch → scalar loss, and what else to keep of the step.
+        folder: holds the state of the run. A run that is called again with the same arguments goes on where it was
+            stopped, and is not repeated when it was finished; the caller removes the folder.
         validate: scores the model after each epoch; the highest ``select`` wins.
-        fingerprint: whatever decides the result (JSON-able); a state left by another one is not resumed.
+        fingerprint: whatever else than the weights and the recipe decides the result (JSON-able); the state of a
+            run with another one is not resumed.
     """
     accelerator = Accelerator(
         mixed_precision=PRECISION[recipe.precision], gradient_accumulation_steps=recipe.accumulation
@@ -76,46 +85,45 @@ def train(
     history = History(run)
     if recipe.epochs == 0:
         return history
-    steps = recipe.epochs * -(-len(batches(1)) // recipe.accumulation)
+    steps = recipe.epochs * -(-steps_per_epoch // recipe.accumulation)
     optimizer = torch.optim.AdamW(_groups(model, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas, fused=True)
     schedule = _schedule(optimizer, recipe, steps)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
-    state = _State(folder, {"run": run, "recipe": vars(recipe), "fingerprint": fingerprint})
+    state = _State(folder, {"run": run, "recipe": vars(recipe), "start": _digest(model), "fingerprint": fingerprint})
     first = state.resume(model, optimizer, schedule, history) + 1
     for epoch in range(first, recipe.epochs + 1):
-        record = _epoch(accelerator, wrapped, batches(epoch), loss_of, optimizer, schedule, recipe, epoch, run, unit)
+        start = time.perf_counter()
+        record = _epoch(
+            accelerator, wrapped, batches(epoch), loss_of, optimizer, schedule, recipe, epoch, history, unit
+        )
         if validate is not None:
             model.eval()
             record |= validate()
         history.records.append(record)
-        _report(record, recipe.epochs, run, unit)
+        _report(record, run, unit, recipe.epochs, (recipe.epochs - epoch) * (time.perf_counter() - start))
         is_best = validate is not None and history.best(select)["epoch"] == epoch
         state.save(model, optimizer, schedule, history, is_best)
     if validate is not None:
-        model.load_state_dict(load_file(folder / "best.safetensors"))
-    shutil.rmtree(folder)
+        model.load_state_dict(load_file(state.best))
     model.eval()
     return history
 
 
+def as_table(*histories: History) -> pd.DataFrame:
+    """The records of some trainings one after the other, the column ``run`` first."""
+    rows = [{"run": history.run, **record} for history in histories for record in history.records]
+    return pd.DataFrame(rows, columns=None if rows else ["run", "epoch", "loss", "dev/recall@10"])
+
+
 def _epoch(
-    accelerator: Accelerator,
-    model,
-    batches,
-    loss_of,
-    optimizer,
-    schedule,
-    recipe: Recipe,
-    epoch: int,
-    run,
-    unit,
+    accelerator, model, batches, loss_of, optimizer, schedule, recipe: Recipe, epoch: int, history: History, unit: str
 ) -> dict:
     model.train()
     total, seen, start = 0.0, 0, time.perf_counter()
-    for batch in tqdm(batches, desc=f"{run} epoch {epoch}/{recipe.epochs}", unit="batch", leave=False):
+    for batch in tqdm(batches, desc=f"{history.run} epoch {epoch}/{recipe.epochs}", unit="batch", leave=False):
         with accelerator.accumulate(model):
             with accelerator.autocast():
-                loss = loss_of(batch)
+                loss, told = loss_of(batch)
             accelerator.backward(loss)
             if accelerator.sync_gradients:
                 accelerator.clip_grad_norm_(model.parameters(), recipe.max_norm)
@@ -124,21 +132,22 @@ def _epoch(
                 schedule.step()
             optimizer.zero_grad()
         total, seen = total + loss.item() * len(batch), seen + len(batch)
+        if told:
+            history.steps.append({"step": len(history.steps) + 1, "loss": loss.item(), **told})
     if not torch.isfinite(torch.tensor(total)):
-        raise FloatingPointError(f"{run}: the loss of epoch {epoch} is not finite: lower lr (now {recipe.lr:g})")
+        raise FloatingPointError(
+            f"{history.run}: the loss of epoch {epoch} is not finite: lower lr (now {recipe.lr:g})"
+        )
     return {"epoch": epoch, "loss": total / seen, f"{unit}/s": seen / (time.perf_counter() - start)}
 
 
-def _report(record: dict, epochs: int, run: str, unit: str) -> None:
+def _report(record: dict, run: str, unit: str, epochs: int, seconds_left: float) -> None:
     speed = record[f"{unit}/s"]
     rest = {k: v for k, v in record.items() if k not in ("epoch", "loss", f"{unit}/s")}
     scores = "".join(f"  {name} {100 * value:.1f} %" for name, value in rest.items())
-    left = (epochs - record["epoch"]) * record.setdefault("seconds", 0.0) or None
-    remaining = "" if left is None else f"  {left:.0f} s left"
-    print(
-        f"{run} {record['epoch']}/{epochs}  loss {record['loss']:.4f}{scores}  {speed:.0f} {unit}/s{remaining}",
-        flush=True,
-    )
+    left = f"  {seconds_left:.0f} s left" if seconds_left else ""
+    line = f"{run} {record['epoch']}/{epochs}  loss {record['loss']:.4f}{scores}  {speed:.0f} {unit}/s{left}"
+    print(line, flush=True)
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict]:
@@ -176,13 +185,14 @@ class _State:
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         torch.set_rng_state(state["generator"])
-        history.records[:] = state["history"]
-        print(f"{history.run}: goes on after epoch {history.records[-1]['epoch']}", flush=True)
-        return history.records[-1]["epoch"]
+        history.records[:], history.steps[:] = state["history"], state["steps"]
+        epoch = history.records[-1]["epoch"]
+        print(f"{history.run}: goes on after epoch {epoch}", flush=True)
+        return epoch
 
     def save(self, model, optimizer, schedule, history: History, is_best: bool) -> None:
         if is_best:
-            _replace(self.best, lambda path: save_file(_tensors(model), path))
+            replace_file(self.best, lambda path: save_file(_tensors(model), path))
         state = {
             "key": self.key,
             "model": model.state_dict(),
@@ -190,8 +200,9 @@ class _State:
             "schedule": schedule.state_dict(),
             "generator": torch.get_rng_state(),
             "history": history.records,
+            "steps": history.steps,
         }
-        _replace(self.folder / "state.pt", lambda path: torch.save(state, path))
+        replace_file(self.folder / "state.pt", lambda path: torch.save(state, path))
 
     def _read(self) -> dict | None:
         try:
@@ -200,10 +211,19 @@ class _State:
             return None
 
 
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
+def replace_file(path: Path, write: Callable[[Path], None]) -> None:
+    """Has ``write`` make a file beside ``path``, then puts it there in one step."""
     temporary = path.with_suffix(".tmp")
     write(temporary)
     temporary.replace(path)
+
+
+def _digest(model: nn.Module) -> str:
+    """A hash of the weights."""
+    digest = hashlib.sha256()
+    for tensor in _tensors(model).values():
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

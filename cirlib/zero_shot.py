@@ -54,16 +54,18 @@ def score_composer(
 def sweep(weights: Sequence[float], dev: Mapping[str, Embedded], evaluation: Evaluation) -> pd.DataFrame:
     """Mean dev recall@10 of each mix at each weight of the text: columns method, weight, dev/recall@10."""
     rows = []
-    for method, mix in MIXES.items():
+    for method, mix in MIXES.items() if dev else ():
         for weight in weights:
             scored = score_composer(method, lambda i, t, m=mix, w=weight: m(i, t, w), dev, evaluation)
             value = float(sum(one.recall(10).mean() for one in scored) / len(scored))
             rows.append({"method": method, "weight": weight, "dev/recall@10": value})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["method", "weight", "dev/recall@10"])
 
 
 def best_weights(table: pd.DataFrame) -> dict[str, float]:
-    """The weight with the best dev recall@10 of each method; the smaller of equals."""
+    """The weight with the best dev recall@10 of each method; the smaller of equals, 0.5 where there is no dev part."""
+    if table.empty:
+        return dict.fromkeys(MIXES, 0.5)
     best = table.loc[table.groupby("method", sort=False)["dev/recall@10"].idxmax()]
     return dict(zip(best["method"], best["weight"], strict=True))
 

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModel, AutoTokenizer, Blip2QFormerConfig, Blip2QFormerModel
+from transformers import AutoModel, AutoTokenizer, BatchEncoding, Blip2QFormerConfig, Blip2QFormerModel
 from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
 
 from cirlib.encoders.blip2 import load_blip2
@@ -100,7 +100,7 @@ class QFormerComposer(nn.Module):
         batch = self.tokenizer.pad(self._encode(texts), return_tensors="pt").to(self.device)
         return batch["input_ids"], batch["attention_mask"]
 
-    def _encode(self, texts: Sequence[str]):  # noqa: ANN202 (transformers' BatchEncoding)
+    def _encode(self, texts: Sequence[str]) -> BatchEncoding:
         return self.tokenizer(list(texts), truncation=True, max_length=self.form.max_tokens)
 
     def _fuse(self, reference: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
