@@ -26,7 +26,7 @@ export TOKENIZERS_PARALLELISM := false
 RUNTIME := $(VENV)/installed-$(FAISS)
 DEVELOP := $(VENV)/installed-$(FAISS)-dev
 
-.PHONY: help study test lint format benchmark lab clean
+.PHONY: help study test lint format benchmark readme lab clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of"
@@ -50,11 +50,15 @@ format: $(DEVELOP) ## format the code and the notebooks, fix what ruff can fix
 benchmark: $(DEVELOP) ## measure speed and memory
 	@python -m pytest tests/benchmarks
 
+readme: $(RUNTIME) ## put the result table of the last study into README.md
+	@python -m cirlib.report --readme
+
 lab: $(RUNTIME) ## open the notebooks in JupyterLab
 	@jupyter lab notebooks
 
 clean: ## remove the environment and the caches; data and results stay
 	@rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .benchmarks .hypothesis
+	@rm -rf dvc_plots
 	@find cirlib tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ---- the environment -------------------------------------------------------------------------------------

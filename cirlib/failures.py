@@ -125,7 +125,11 @@ def write_metrics(method: str, kinds: pd.DataFrame, misses: pd.DataFrame, folder
 
 def worst_figure(scored: Sequence[Scored], kinds: pd.DataFrame, per_kind: int) -> Figure:
     """The worst misses of each kind of edit as pictures, the kind with the lowest recall first."""
-    rows = [replace(row, title=kind) for kind in kinds["kind"] for row in worst_misses(scored, kind, per_kind)]
+    rows: list[RetrievalRow] = []
+    for kind in kinds["kind"]:
+        shown = {(row.reference, row.text) for row in rows}  # a query of several kinds is shown once
+        worst = worst_misses(scored, kind, per_kind + len(shown))
+        rows += [replace(row, title=kind) for row in worst if (row.reference, row.text) not in shown][:per_kind]
     if not rows:
         return note("Every target is among the first ten.")
     return retrieval_rows(rows, title="The worst misses, by kind of edit")

@@ -1,10 +1,11 @@
 """The study's result table: gathered from its stages, printed, and put into the README.
 
-``python -m cirlib.report`` prints the table and the files to open.
+``python -m cirlib.report`` prints the table and the files to open; ``--readme`` writes it into the README.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -71,16 +72,28 @@ def update_readme(readme: Path, summary: pd.DataFrame) -> None:
     readme.write_text(f"{before}{BEGIN}\n{markdown(summary)}{END}{after}")
 
 
+def show(root: Path, study: str, summary: pd.DataFrame) -> None:
+    """Prints the table and which files to open."""
+    print(f"\n{study}: {caption(summary)}\n\n{result_table(summary).to_string()}\n")
+    print(f"Open  results/{study}/notebooks/   the executed notebooks")
+    print(f"      figures/{study}/             the figures")
+    print(f"      results/{study}/summary.csv  every number with its interval, chance level and protocol")
+
+
 def main() -> None:
-    """Prints the active study's table and which files to open."""
-    root = project_root()
-    study = load_study(root / "params.yaml")
-    results = root / "results" / study.name
-    summary = pd.read_csv(results / "summary.csv")
-    print(f"\n{study.name}: {caption(summary)}\n\n{result_table(summary).to_string()}\n")
-    print(f"Open  results/{study.name}/notebooks/   the executed notebooks")
-    print(f"      figures/{study.name}/             the figures")
-    print(f"      results/{study.name}/summary.csv  every number with its interval, chance level and protocol")
+    """Prints the active study's table; with ``--readme`` puts it into the README instead."""
+    parser = argparse.ArgumentParser(prog="python -m cirlib.report", description=main.__doc__)
+    parser.add_argument("--readme", action="store_true", help="write the table between the README's result marks")
+    arguments, root = parser.parse_args(), project_root()
+    study = load_study(root / "params.yaml").name
+    file = root / "results" / study / "summary.csv"
+    if not file.is_file():
+        parser.exit(1, f"{file.relative_to(root)} is missing: run `dvc repro` first\n")
+    summary = pd.read_csv(file)
+    if arguments.readme:
+        update_readme(root / "README.md", summary)
+    else:
+        show(root, study, summary)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,204 @@
+"""The pipeline's files agree with each other and with the code; and a small study reproduces from a fresh clone."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+import yaml
+from dvc.utils.hydra import compose_and_dump
+
+from cirlib.params import STAGES, load_study
+
+ROOT = Path(__file__).resolve().parent.parent
+STUDIES = sorted(path.stem for path in (ROOT / "conf" / "study").glob("*.yaml"))
+PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+def compose(path: Path, *overrides: str) -> Path:
+    compose_and_dump(path, str(ROOT / "conf"), None, "config", "", list(overrides))
+    return path
+
+
+def test_the_committed_parameters_are_what_the_garments_study_composes(tmp_path):
+    assert (ROOT / "params.yaml").read_text() == compose(tmp_path / "params.yaml", "study=garments").read_text()
+
+
+def test_the_studies_are_the_five_of_the_design():
+    assert STUDIES == ["circo", "cirr", "custom", "fashioniq", "garments"]
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_study_is_valid_and_names_every_parameter(tmp_path, study):
+    path = compose(tmp_path / "params.yaml", f"study={study}")
+    loaded = load_study(path)
+    assert loaded.name == study
+    written = yaml.safe_load(path.read_text())
+    assert leaves(loaded.model_dump(mode="json")) == leaves(written)
+
+
+def leaves(tree: dict, prefix: str = "") -> set[str]:
+    names = set()
+    for key, value in tree.items():
+        names |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}"}
+    return names
+
+
+def test_the_stages_of_the_pipeline_are_those_that_have_parameters():
+    assert list(PIPELINE) == list(STAGES)
+
+
+@pytest.mark.parametrize("stage", list(PIPELINE))
+def test_a_stage_names_parameters_that_exist_and_its_own_block(stage):
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    assert stage in PIPELINE[stage]["params"]
+    for name in PIPELINE[stage]["params"]:
+        node = values
+        for part in name.split("."):
+            assert part in node, name
+            node = node[part]
+
+
+@pytest.mark.parametrize("stage", list(PIPELINE))
+def test_a_stage_depends_on_every_module_that_computes_its_numbers(stage):
+    presentation = {"cirlib/__init__.py", "cirlib/stage.py", "cirlib/params.py", "cirlib/figures.py"}
+    own = [d for d in PIPELINE[stage]["deps"] if d.startswith("cirlib")]
+    upstream = set().union(*(cirlib_deps(s) for s in list(PIPELINE)[: list(PIPELINE).index(stage)]))
+    needed = imported(ROOT / next(d for d in PIPELINE[stage]["deps"] if d.endswith(".ipynb"))) - presentation
+    covered = {module for module in needed if any(module == d or module.startswith(f"{d}/") for d in [*own, *upstream])}
+    assert needed - covered == set()
+    assert all((ROOT / d).exists() for d in own)
+
+
+def cirlib_deps(stage: str) -> set[str]:
+    return {d for d in PIPELINE[stage]["deps"] if d.startswith("cirlib")}
+
+
+def imported(notebook: Path) -> set[str]:
+    """Every file of cirlib that the notebook imports, directly or not."""
+    cells = nbformat.read(notebook, as_version=4).cells
+    found: set[str] = set()
+    todo = imports_of("\n".join(cell.source for cell in cells if cell.cell_type == "code"), "cirlib")
+    while todo:
+        file = todo.pop()
+        if file not in found:
+            found.add(file)
+            package = str(Path(file).parent).replace("/", ".")
+            todo |= imports_of((ROOT / file).read_text(), package)
+    return found
+
+
+def imports_of(source: str, package: str) -> set[str]:
+    files = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")
+            base = (
+                node.module
+                if not node.level
+                else ".".join([*parents[: len(parents) - node.level + 1], node.module or ""])
+            )
+            base = (base or "").rstrip(".")
+            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for name in names:
+            path = name.replace(".", "/")
+            files |= {
+                f for f in (f"{path}.py", f"{path}/__init__.py") if f.startswith("cirlib") and (ROOT / f).is_file()
+            }
+    return files
+
+
+# ------------------------------------------------------------------------------------------ from a clone
+
+SMALL = (
+    "data_prep.drawing.train_triplets=30", "data_prep.drawing.val_queries=10", "data_prep.drawing.gallery_size=30",
+    "data_prep.drawing.alignment_pairs=48", "data_prep.drawing.pretraining_pairs=48",
+    "data_prep.drawing.family_size=6", "data_prep.alignment_epochs=1", "models.image_size=96",
+    "qformer.pretraining_epochs=1", "qformer.epochs=1", "qformer.batch_size=32", "qformer.num_query_tokens=2",
+    "qformer.mine_from=0", "qformer.range_max=10", "dpo.epochs=1", "dpo.num_negatives=2", "dpo.range_max=10",
+)  # fmt: skip
+
+
+def dvc(folder: Path, *arguments: str) -> str:
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments], cwd=folder, capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    return subprocess.run(
+        ["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True
+    ).stdout  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    """A git repository with what git would commit now, reproduced once at small size and committed."""
+    folder = tmp_path_factory.mktemp("clone") / "study"
+    files = git(ROOT, "ls-files", "-co", "--exclude-standard").splitlines()
+    for name in files:
+        if (ROOT / name).is_file() and not name.startswith("tests/") and name != "dvc.lock":
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes((ROOT / name).read_bytes())
+    compose(folder / "params.yaml", "study=garments", *SMALL)
+    git(folder, "init", "-q")
+    dvc(folder, "repro")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "small study")
+    return folder
+
+
+@pytest.mark.slow
+def test_a_fresh_clone_reproduces_and_leaves_nothing_that_git_would_ask_about(clone):
+    assert git(clone, "status", "--porcelain") == ""
+    tracked = git(clone, "ls-files", "results", "data", "figures").splitlines()
+    assert "results/garments/summary.csv" in tracked
+    assert [name for name in tracked if name.endswith((".safetensors", ".npy", ".ipynb"))] == []
+    assert [name for name in tracked if name.startswith("data/") and name != "data/README.md"] == []
+    executed = sorted((clone / "results" / "garments" / "notebooks").glob("*.ipynb"))
+    assert len(executed) == len(PIPELINE)
+
+
+@pytest.mark.slow
+def test_with_nothing_changed_nothing_runs(clone):
+    out = dvc(clone, "repro")
+    assert "Running stage" not in out
+    assert len(re.findall(r"didn't change, skipping", out)) == len(PIPELINE)
+
+
+@pytest.mark.slow
+def test_dvc_shows_metrics_and_plots_of_every_stage(clone):
+    shown = dvc(clone, "metrics", "show", "--json")
+    for stage in PIPELINE:
+        assert f"results/garments/{stage}/metrics.json" in shown
+    dvc(clone, "plots", "show", "--out", "plots")
+    page = (clone / "plots" / "index.html").read_text()
+    assert "learning_curves.png" in page
+    assert "dev/recall@10" in page
+
+
+@pytest.mark.slow
+def test_changing_the_qformer_reruns_it_and_what_follows_only(clone):
+    out = dvc(clone, "exp", "run", "-S", "qformer.lr=3.0e-5", *(f"-S{value}" for value in SMALL))
+    ran = re.findall(r"Running stage '(\w+)'", out)
+    assert ran == ["qformer", "failure_cases"]
+    assert yaml.safe_load((clone / "params.yaml").read_text())["qformer"]["lr"] == 3.0e-5
+    assert "qformer.mean/recall@10" in dvc(clone, "metrics", "diff", "--all", "HEAD")
+    summary = pd.read_csv(clone / "results" / "garments" / "summary.csv")
+    assert len(summary["method"].unique()) == 7
