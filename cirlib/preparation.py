@@ -51,7 +51,8 @@ class Prepared:
 
     def towers(self) -> TwoTowers:
         """The two-tower model, freshly loaded."""
-        models, device, dtype = self.stage.study.models, best_device(), torch.float32
+        models, device = self.stage.study.models, best_device()
+        dtype = DTYPES[models.precision]
         if models.clip != "mini":
             return load_clip(models.clip, models.clip_pretrained, device=device, dtype=dtype)
         return load_mini_towers(_heads_file(self.stage), models.image_size, device=device, dtype=dtype)
@@ -150,7 +151,7 @@ def _text_tower_outputs(model, captions: list[str], image_size: int) -> Tensor:
     """MiniLM's sentence embeddings before the head, (N, 384)."""
     towers = wrap_mini_towers(model, image_size, device=torch.device("cpu"), dtype=torch.float32)
     head, model.text.proj = model.text.proj, torch.nn.Identity()
-    outputs = [model.text(towers.tokenizer(captions[i : i + 256])) for i in range(0, len(captions), 256)]
+    outputs = [model.text(towers.tokenize(captions[i : i + 256])) for i in range(0, len(captions), 256)]
     model.text.proj = head
     return torch.cat(outputs).clone()
 

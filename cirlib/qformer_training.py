@@ -100,10 +100,14 @@ def finetune(
     *,
     run: str,
     hard_negatives: bool = False,
+    fork: Path | None = None,
 ) -> History:
     """Fine-tuning on triplets with InfoNCE, with or without FAISS-mined hard negatives beside the batch's own.
 
     The composer is left at the epoch with the best dev recall@10.
+
+    Args:
+        fork: the folder of a run without mined negatives whose first ``mine_from`` epochs this run shares.
     """
     params = study.qformer
     sampler = TripletSampler(store, train_parts, params, study.seed)
@@ -122,7 +126,7 @@ def finetune(
         "study": study.model_dump(include={"seed", "qformer", "evaluation"}),
         "triplets": [(triplet.reference, triplet.targets, triplet.captions) for triplet in sampler.triplets],
     }
-    options = {"run": run, "validate": validate, "fingerprint": fingerprint}
+    options = {"run": run, "validate": validate, "fingerprint": fingerprint, "keep": params.mine_from, "fork": fork}
     return train(composer, partial(sampler.batches, mine=mine), sampler.steps, loss_of, recipe, folder, **options)
 
 
@@ -296,6 +300,8 @@ def new_composer(prepared: Prepared) -> QFormerComposer:
 def train_qformer(prepared: Prepared) -> tuple[dict[str, QFormerComposer], pd.DataFrame]:
     """Pretrains, then fine-tunes twice from there: without and with mined hard negatives.
 
+    The two share their first ``mine_from`` epochs, in which nothing is mined; those are run once.
+
     Returns:
         Method → composer at its best epoch, and a row an epoch of every training. Where the data has no train
         split, the composer as the study gives it and no rows.
@@ -307,11 +313,13 @@ def train_qformer(prepared: Prepared) -> tuple[dict[str, QFormerComposer], pd.Da
     histories = []
     if pairs := prepared.pairs("pretraining"):
         histories.append(pretrain(composer, prepared.tokens, pairs, study, folder / "pretraining"))
-    composers = {"qformer": composer, "qformer_hard_negatives": deepcopy(composer)}
-    for method, one in composers.items():
-        options = {"run": method, "hard_negatives": method == "qformer_hard_negatives"}
-        parts = (splits.train, splits.dev)
-        histories.append(finetune(one, prepared.tokens, *parts, study, folder / method, **options))
+    parts, plain = (prepared.tokens, splits.train, splits.dev, study), folder / "qformer"
+    mined = deepcopy(composer)
+    histories.append(finetune(composer, *parts, plain, run="qformer"))
+    options = {"hard_negatives": True, "fork": plain if study.qformer.mine_from else None}
+    name = "qformer_hard_negatives"
+    histories.append(finetune(mined, *parts, folder / name, run=name, **options))
+    composers = {"qformer": composer, name: mined}
     return composers, as_table(*histories)
 
 

@@ -66,6 +66,8 @@ def train(
     select: str = "dev/recall@10",
     fingerprint: object = None,
     unit: str = "triplets",
+    keep: int = 0,
+    fork: Path | None = None,
 ) -> History:
     """Trains ``model`` and leaves it at its best epoch (at its last one where nothing validates).
 
@@ -78,6 +80,8 @@ def train(
         validate: scores the model after each epoch; the highest ``select`` wins.
         fingerprint: whatever else than the weights and the recipe decides the result (JSON-able); the state of a
             run with another one is not resumed.
+        keep: sets the state after this epoch aside in ``folder``, for runs that start there.
+        fork: the folder of a run that kept its state; this run starts from it, history included.
     """
     accelerator = Accelerator(
         mixed_precision=PRECISION[recipe.precision], gradient_accumulation_steps=recipe.accumulation
@@ -89,7 +93,9 @@ def train(
     optimizer = torch.optim.AdamW(_groups(model, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas, fused=True)
     schedule = _schedule(optimizer, recipe, steps)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
-    state = _State(folder, {"run": run, "recipe": vars(recipe), "start": _digest(model), "fingerprint": fingerprint})
+    state = _State(
+        folder, fork, {"run": run, "recipe": vars(recipe), "start": _digest(model), "fingerprint": fingerprint}
+    )
     first = state.resume(model, optimizer, schedule, history) + 1
     for epoch in range(first, recipe.epochs + 1):
         start = time.perf_counter()
@@ -103,6 +109,8 @@ def train(
         _report(record, run, unit, recipe.epochs, (recipe.epochs - epoch) * (time.perf_counter() - start))
         is_best = validate is not None and history.best(select)["epoch"] == epoch
         state.save(model, optimizer, schedule, history, is_best)
+        if epoch == keep:
+            state.keep()
     if validate is not None:
         model.load_state_dict(load_file(state.best))
     model.eval()
@@ -169,8 +177,8 @@ def _schedule(optimizer, recipe: Recipe, steps: int):
 class _State:
     """A run under way on disk: weights, optimiser, generators and history after the last whole epoch."""
 
-    def __init__(self, folder: Path, identity: dict) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, fork: Path | None, identity: dict) -> None:
+        self.folder, self.fork = folder, fork
         self.key = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()
         self.best = folder / "best.safetensors"
 
@@ -180,6 +188,8 @@ class _State:
         if state is None or state["key"] != self.key:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
+            state = self._forked()
+        if state is None:
             return 0
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
@@ -203,6 +213,17 @@ class _State:
             "steps": history.steps,
         }
         replace_file(self.folder / "state.pt", lambda path: torch.save(state, path))
+
+    def keep(self) -> None:
+        """Sets the state of this epoch aside for runs that fork here."""
+        for name in ("state.pt", "best.safetensors"):
+            replace_file(self.folder / f"kept-{name}", lambda path, name=name: shutil.copy(self.folder / name, path))
+
+    def _forked(self) -> dict | None:
+        if self.fork is None:
+            return None
+        shutil.copy(self.fork / "kept-best.safetensors", self.best)
+        return torch.load(self.fork / "kept-state.pt", map_location="cpu", weights_only=True)
 
     def _read(self) -> dict | None:
         try:

@@ -32,13 +32,19 @@ class Embedded:
 
 def embed(towers: TwoTowers, store: FeatureStore, parts: Mapping[str, Benchmark], style: str) -> dict[str, Embedded]:
     """Every category's queries and gallery in the two-tower space; captions joined as ``style`` says."""
-    embedded = {}
-    for category, benchmark in parts.items():
-        texts, rows = query_texts(benchmark, style)
-        features = average_texts(towers.encode_texts(texts), rows, len(benchmark.triplets))
-        references = store[[triplet.reference for triplet in benchmark.triplets]]
-        embedded[category] = Embedded(benchmark, references, features, store[benchmark.gallery])
-    return embedded
+    return {c: place(store, part, embed_texts(towers, part, style)) for c, part in parts.items()}
+
+
+def embed_texts(towers: TwoTowers, benchmark: Benchmark, style: str) -> Tensor:
+    """The edit of each query, (N, D); a query's several texts averaged."""
+    texts, rows = query_texts(benchmark, style)
+    return average_texts(towers.encode_texts(texts), rows, len(benchmark.triplets))
+
+
+def place(store: FeatureStore, benchmark: Benchmark, texts: Tensor) -> Embedded:
+    """A benchmark with its edits (N, D) and the stored embeddings of its images."""
+    references = store[[triplet.reference for triplet in benchmark.triplets]]
+    return Embedded(benchmark, references, texts, store[benchmark.gallery])
 
 
 def score_composer(
@@ -86,13 +92,15 @@ def score_baselines(
 
 def protocol_table(towers: TwoTowers, store: FeatureStore, study: Study, root, weight: float) -> pd.DataFrame:
     """One model, the weighted sum, under every protocol public code uses: what the protocol alone is worth."""
-    rows = []
+    rows, texts = [], {}  # texts: caption style → category → features, encoded once a style
     for name, protocol in PROTOCOLS.items():
         if name in ("cirr", "circo") or (study.data.benchmark in ("cirr", "circo") and protocol.gallery != "original"):
             continue
         evaluation = Evaluation(gallery=protocol.gallery, reference=protocol.reference, captions=protocol.captions)
         parts = load_splits(study, root, gallery=protocol.gallery).reported
-        embedded = embed(towers, store, parts, protocol.captions)
+        if protocol.captions not in texts:
+            texts[protocol.captions] = {c: embed_texts(towers, part, protocol.captions) for c, part in parts.items()}
+        embedded = {c: place(store, part, texts[protocol.captions][c]) for c, part in parts.items()}
         summary = summarise(score_composer("sum", lambda i, t: weighted_sum(i, t, weight), embedded, evaluation), (10,))
         mean = summary[summary["category"] == "mean"].iloc[0]
         rows.append({"protocol": name, "used_by": protocol.used_by, "rule": mean["protocol"],

@@ -23,12 +23,7 @@ class TwoTowers:
     """
 
     def __init__(self, model: nn.Module, tokenizer, transform, key: str, *, device: torch.device, dtype) -> None:
-        self.model, self.tokenizer, self.transform, self.key = (
-            model.to(device).eval(),
-            tokenizer,
-            transform,
-            key,
-        )
+        self.model, self.tokenizer, self.transform, self.key = model.to(device).eval(), tokenizer, transform, key
         self.device, self.dtype = device, dtype
         self.shape = (embedding_width(model),)
 
@@ -38,22 +33,30 @@ class TwoTowers:
             return self.model.encode_image(pixels.to(self.device), normalize=True).float()
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256, progress: bool = False) -> Tensor:
-        """Texts to normalised embeddings (N, D), on the CPU."""
+        """Texts to normalised embeddings (N, D), on the CPU. Texts of like length go through together."""
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         starts = tqdm(range(0, len(texts), batch_size), desc="encoding texts", disable=not progress)
+        features = torch.empty(len(texts), *self.shape)
         with torch.inference_mode():
-            parts = [self._encode_batch(list(texts[i : i + batch_size])) for i in starts]
-        return torch.cat(parts) if parts else torch.empty(0, *self.shape)
+            for rows in (order[i : i + batch_size] for i in starts):
+                features[rows] = self.text_features([texts[i] for i in rows]).cpu()
+        return features
 
     def text_features(self, texts: list[str]) -> Tensor:
         """Texts to normalised embeddings (B, D) with gradients, on the model's device."""
         with self.autocast():
-            return self.model.encode_text(self.tokenizer(texts).to(self.device), normalize=True).float()
+            return self.model.encode_text(self.tokenize(texts).to(self.device), normalize=True).float()
+
+    def tokenize(self, texts: list[str]) -> Tensor:
+        """Token ids (B, L); where padding is masked (Hugging Face text towers), L is the longest text's."""
+        ids = self.tokenizer(texts)
+        if not isinstance(self.tokenizer, HFTokenizer):
+            return ids
+        longest = int((ids != self.tokenizer.tokenizer.pad_token_id).sum(1).max())
+        return ids[:, :longest]
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-
-    def _encode_batch(self, texts: list[str]) -> Tensor:
-        return self.text_features(texts).cpu()
 
 
 def embedding_width(model: nn.Module) -> int:
