@@ -316,7 +316,7 @@ def train_qformer(prepared: Prepared) -> tuple[dict[str, QFormerComposer], pd.Da
     parts, plain = (prepared.tokens, splits.train, splits.dev, study), folder / "qformer"
     mined = deepcopy(composer)
     histories.append(finetune(composer, *parts, plain, run="qformer"))
-    options = {"hard_negatives": True, "fork": plain if study.qformer.mine_from else None}
+    options = {"hard_negatives": True, "fork": plain if 0 < study.qformer.mine_from < study.qformer.epochs else None}
     name = "qformer_hard_negatives"
     histories.append(finetune(mined, *parts, folder / name, run=name, **options))
     composers = {"qformer": composer, name: mined}

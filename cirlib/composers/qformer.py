@@ -140,7 +140,7 @@ def mini_qformer(num_query_tokens: int, width: int, form: Form) -> QFormerCompos
     As BLIP-2 does with BERT: the text path is MiniLM itself, the query feed-forwards start as copies of it,
     cross-attention starts random.
     """
-    text = AutoModel.from_pretrained(minilm_folder(), add_pooling_layer=False)
+    text = AutoModel.from_pretrained(minilm_folder())
     bert = text.config
     config = Blip2QFormerConfig(
         vocab_size=bert.vocab_size,
