@@ -90,9 +90,9 @@ class QFormer(Block):
     width: Count = 256
     pretraining_epochs: NonNegativeCount = 2
     pretraining_lr: Positive = 2e-4
-    epochs: NonNegativeCount = 3
-    lr: Positive = 1e-4
-    batch_size: Annotated[int, Field(ge=2)] = 128
+    epochs: NonNegativeCount = 2
+    lr: Positive = 2e-4
+    batch_size: Annotated[int, Field(ge=2)] = 64
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     schedule: Literal["one_cycle", "cosine"] = "one_cycle"
     temperature: Positive = 0.07
@@ -117,7 +117,7 @@ class DPO(Block):
     beta: Positive = 0.1
     loss_type: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
     scale: Positive = 100.0  # multiplies cosine similarities, CLIP's logit scale
-    epochs: Count = 10
+    epochs: Count = 2
     lr: Positive = 1e-4
     batch_size: Count = 64
     num_negatives: Count = 5
