@@ -19,7 +19,7 @@ from cirlib.composers.qformer import Form, QFormerComposer, build_qformer, save_
 from cirlib.devices import best_device
 from cirlib.encoders.store import FeatureStore
 from cirlib.evaluation import Scored, average_texts, query_texts, score
-from cirlib.losses import info_nce
+from cirlib.losses.info_nce import info_nce
 from cirlib.metrics import recall_at_k
 from cirlib.mining import mine_hard_negatives
 from cirlib.params import Evaluation, QFormer, Study

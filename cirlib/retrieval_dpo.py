@@ -19,7 +19,7 @@ from cirlib.composers.baselines import text_only
 from cirlib.encoders.clip import TwoTowers
 from cirlib.encoders.store import FeatureStore
 from cirlib.evaluation import Scored
-from cirlib.losses import dpo_loss
+from cirlib.losses.dpo import dpo_loss
 from cirlib.mining import mine_hard_negatives
 from cirlib.params import DPO, Study
 from cirlib.preparation import Prepared

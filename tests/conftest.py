@@ -140,3 +140,102 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     model = open_clip.create_model("cirlib-tiny")
     torch.save(model.state_dict(), folder / "weights.pt")
     return "cirlib-tiny", folder / "weights.pt"
+
+
+@pytest.fixture(scope="session")
+def make_benchmark() -> Callable[..., Any]:
+    """Makes a benchmark in memory: a query is (reference, target, caption, …); its files are only named."""
+    from cirlib.benchmarks import Benchmark, Triplet
+
+    def make(queries: list[tuple[str, ...]], gallery: list[str], name: str = "hat", complete: bool = True) -> Benchmark:
+        triplets = [
+            Triplet(f"{name}-query-{i}", reference, tuple(captions), (target,), name)
+            for i, (reference, target, *captions) in enumerate(queries)
+        ]
+        images = {image: Path("images") / f"{image}.jpg" for image in gallery}
+        return Benchmark("custom", "val", triplets, list(gallery), images, complete=complete)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_scored(make_benchmark: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes the ranks of one method on one category, by default without ties.
+
+    Query i goes from image i to image i + 1 of `{category}-{0 … size - 1}`; the reference is removed.
+    """
+    import torch
+
+    from cirlib.evaluation import Scored
+    from cirlib.metrics import Ranks
+
+    def make(
+        method: str,
+        category: str,
+        above: list[int],
+        tied: list[int] | None = None,
+        captions: list[tuple[str, ...]] | None = None,
+        size: int = 101,
+        complete: bool = True,
+    ) -> Scored:
+        ids = [f"{category}-{i}" for i in range(size)]
+        captions = captions or [("is blue",)] * len(above)
+        queries = [(ids[i], ids[i + 1], *texts) for i, texts in enumerate(captions)]
+        benchmark = make_benchmark(queries, ids, category, complete)
+        ranks = Ranks(torch.tensor(above), torch.tensor(tied or [0] * len(above)))
+        top = [[ids[i + 2], ids[i + 1]] for i in range(len(above))]
+        protocol = "original gallery, reference removed, captions joined: and"
+        return Scored(method, category, benchmark, ranks, protocol, True, top)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_store() -> Callable[..., Any]:
+    """Makes a feature store of given features (image, …) in the order of the ids."""
+    from cirlib.encoders.store import build_store
+
+    def make(folder: Path, ids: list[str], features: Any, key: str = "key") -> Any:
+        return build_store(folder, key, ids, tuple(features.shape[1:]), lambda rows: [features[rows]])
+
+    return make
+
+
+@pytest.fixture
+def custom_stage(
+    tmp_path: Path, write_json: Callable[[Path, Any], Path], write_image: Callable[..., Path]
+) -> Callable[..., Any]:
+    """Makes a stage of a study named "small": two categories in FashionIQ's files, pictures and caption pairs.
+
+    A category has 7 train queries over 9 images and 3 val queries over 6, each from image i to image i + 1;
+    ids are `{category}-{split}-{i}`. Pictures of pairs are `pair-{i}`, 4 to align and 6 to pretrain.
+    """
+    from cirlib.params import Study
+    from cirlib.stage import Stage
+
+    raw, number = tmp_path / "raw", 0
+    for category in ("hat", "shoe"):
+        for split, queries, size in (("train", 7, 9), ("val", 3, 6)):
+            ids = [f"{category}-{split}-{i}" for i in range(size)]
+            records = [
+                {"candidate": ids[i], "target": ids[i + 1], "captions": [f"is {i} sizes bigger.", "has stripes"]}
+                for i in range(queries)
+            ]
+            write_json(raw / "captions" / f"cap.{category}.{split}.json", records)
+            write_json(raw / "image_splits" / f"split.{category}.{split}.json", ids)
+            for image in ids:
+                write_image(raw / "images" / f"{image}.jpg", seed=(number := number + 1))
+    pairs = [{"image": f"pair-{i}", "caption": f"a thing with {i} dots"} for i in range(6)]
+    for i in range(6):
+        write_image(raw / "images" / f"pair-{i}.jpg", seed=100 + i)
+    write_json(raw / "pairs" / "alignment.json", pairs[:4])
+    write_json(raw / "pairs" / "pretraining.json", pairs)
+
+    def make(name: str = "qformer", **blocks: Any) -> Stage:
+        data = {"benchmark": "custom", "root": "raw", **blocks.pop("data", {})}
+        study = Study.model_validate({"name": "small", "data": data, **blocks})
+        out = tmp_path / "results" / "small" / name
+        out.mkdir(parents=True, exist_ok=True)
+        return Stage(name, study, tmp_path, out, tmp_path / "figures", {})
+
+    return make
