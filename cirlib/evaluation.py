@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,7 @@ def top_rows(queries: Tensor, gallery: Tensor, exclude: Sequence[int] | None, k:
         scores = torch.stack([part @ g.T for g in gallery.unbind(1)]).amax(0) if gallery.ndim == 3 else part @ gallery.T
         if exclude is not None:
             scores[torch.arange(len(part)), torch.tensor(exclude[start : start + 256])] = -torch.inf
-        best += scores.topk(min(k, scores.shape[1])).indices.tolist()  # (b, k)
+        best += scores.topk(min(k, scores.shape[1] - (exclude is not None))).indices.tolist()  # (b, k)
     return best
 
 
@@ -158,7 +159,7 @@ def metrics_tree(summary: pd.DataFrame) -> dict[str, dict[str, float]]:
 
 
 def write_ranks(scored: Sequence[Scored], path: Path) -> None:
-    """A CSV with a row a query: method, category, query, target, images above and tied, the best ids."""
+    """A CSV with a row a query: method, category, query, target, images above and tied, the best ids (quoted)."""
     columns = ["method", "category", "query", "target", "above", "tied", "top"]
     frames = [
         pd.DataFrame(
@@ -169,7 +170,7 @@ def write_ranks(scored: Sequence[Scored], path: Path) -> None:
                 "target": [triplet.targets[0] for triplet in one.benchmark.triplets],
                 "above": one.ranks.above.numpy(),
                 "tied": one.ranks.tied.numpy(),
-                "top": [" ".join(ids) for ids in one.top],
+                "top": [shlex.join(ids) for ids in one.top],
             }
         )
         for one in scored
@@ -180,10 +181,11 @@ def write_ranks(scored: Sequence[Scored], path: Path) -> None:
 def read_ranks(path: Path, benchmarks: Mapping[str, Benchmark], evaluation: Evaluation) -> list[Scored]:
     """What :func:`write_ranks` wrote, back on the same benchmarks."""
     scored = []
-    table = pd.read_csv(path, dtype={"top": str, "query": str, "target": str})
+    names = ("method", "category", "query", "target", "top")
+    table = pd.read_csv(path, dtype=dict.fromkeys(names, str), keep_default_na=False)
     for (method, category), part in table.groupby(["method", "category"], sort=False):
         ranks = Ranks(torch.tensor(part["above"].to_numpy()), torch.tensor(part["tied"].to_numpy()))
-        removed, top = evaluation.reference == "removed", [ids.split(" ") for ids in part["top"]]
+        removed, top = evaluation.reference == "removed", [shlex.split(ids) for ids in part["top"]]
         protocol = protocol_name(evaluation)
         scored.append(Scored(method, category, benchmarks[category], ranks, protocol, removed, top))
     return scored

@@ -61,8 +61,9 @@ def of_method(scored: Sequence[Scored], method: str) -> list[Scored]:
 
 def edit_kinds(captions: Sequence[str]) -> list[str]:
     """The kinds of edit that the words of ``captions`` speak of; ``["other"]`` where none is recognised."""
-    text = " ".join(captions).lower()
-    text = re.sub(r"\b(long|longer|short|shorter)(?=[ -](\w+[ -])?sleeve)", "", text)  # a sleeve's length is no length
+    text = "; ".join(captions).lower()
+    # a sleeve's length is no length
+    text = re.sub(r"\b(long|longer|short|shorter)(?=[ -](?!and )(\w+[ -])?sleeve[sd]?\b)", "", text)
     return [kind for kind, pattern in _PATTERNS.items() if pattern.search(text)] or ["other"]
 
 

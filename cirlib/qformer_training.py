@@ -34,7 +34,7 @@ class TripletBatch:
     references: np.ndarray  # (B,)
     targets: np.ndarray  # (B,)
     texts: list[str]  # B
-    negatives: np.ndarray  # (B, K), -1 where too few were mined
+    negatives: np.ndarray  # (B, K)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -203,8 +203,11 @@ def _mine(composer: QFormerComposer, store: FeatureStore, sampler: TripletSample
             queries, images, _positions(gallery, own), num_negatives=params.hard_negatives,
             range_min=params.range_min, range_max=params.range_max, sampling_strategy="random", seed=study.seed,
         )  # fmt: skip
-        fallback = np.random.default_rng(study.seed).choice(gallery, mined.indices.shape)
-        negatives[mine] = np.where(mined.indices >= 0, gallery[mined.indices], fallback)
+        negatives[mine] = gallery[mined.indices]
+        rng = np.random.default_rng(study.seed)
+        for row in np.flatnonzero((mined.indices < 0).any(1)):  # too few: others of the gallery for the rest
+            few = mined.indices[row] < 0
+            negatives[mine[row], few] = rng.choice(np.setdiff1d(gallery, own[row]), few.sum())
     composer.train()
     return negatives
 
@@ -294,6 +297,8 @@ def new_composer(prepared: Prepared) -> QFormerComposer:
     composer = build_qformer(
         models.fusion, checkpoint, form_of(params), num_query_tokens=params.num_query_tokens, width=params.width
     )
+    if checkpoint is None:
+        composer.log_temperature.data.copy_(torch.tensor(params.temperature).log())
     return composer.to(best_device())
 
 

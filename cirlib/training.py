@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -83,11 +85,13 @@ def train(
         keep: sets the state after this epoch aside in ``folder``, for runs that start there.
         fork: the folder of a run that kept its state; this run starts from it, history included.
     """
+    AcceleratorState._reset_state()  # else the precision of this process' first training would be that of all
     accelerator = Accelerator(
         mixed_precision=PRECISION[recipe.precision], gradient_accumulation_steps=recipe.accumulation
     )
     history = History(run)
     if recipe.epochs == 0:
+        model.eval()
         return history
     steps = recipe.epochs * -(-steps_per_epoch // recipe.accumulation)
     optimizer = torch.optim.AdamW(_groups(model, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas, fused=True)
@@ -128,8 +132,11 @@ def _epoch(
 ) -> dict:
     model.train()
     total, seen, start = 0.0, 0, time.perf_counter()
-    for batch in tqdm(batches, desc=f"{history.run} epoch {epoch}/{recipe.epochs}", unit="batch", leave=False):
+    bar = tqdm(batches, desc=f"{history.run} epoch {epoch}/{recipe.epochs}", unit="batch", leave=False)
+    accelerator.step = 0  # gradients are never kept from one epoch to the next: a run may be stopped between them
+    for number, batch in enumerate(bar, start=1):
         with accelerator.accumulate(model):
+            accelerator.sync_gradients |= number == len(batches)
             with accelerator.autocast():
                 loss, told = loss_of(batch)
             accelerator.backward(loss)
@@ -194,7 +201,7 @@ class _State:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
-        torch.set_rng_state(state["generator"])
+        _set_generators(state["generators"])
         history.records[:], history.steps[:] = state["history"], state["steps"]
         epoch = history.records[-1]["epoch"]
         print(f"{history.run}: goes on after epoch {epoch}", flush=True)
@@ -208,7 +215,7 @@ class _State:
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
             "schedule": schedule.state_dict(),
-            "generator": torch.get_rng_state(),
+            "generators": _generators(),
             "history": history.records,
             "steps": history.steps,
         }
@@ -228,8 +235,19 @@ class _State:
     def _read(self) -> dict | None:
         try:
             return torch.load(self.folder / "state.pt", map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError):
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
             return None
+
+
+def _generators() -> list[Tensor]:
+    """The states of torch's generators: the CPU's, then the GPU's where there is one."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_available() else [])]
+
+
+def _set_generators(states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if len(states) > 1 and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states[1])
 
 
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:

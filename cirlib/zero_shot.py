@@ -72,6 +72,7 @@ def best_weights(table: pd.DataFrame) -> dict[str, float]:
     """The weight with the best dev recall@10 of each method; the smaller of equals, 0.5 where there is no dev part."""
     if table.empty:
         return dict.fromkeys(MIXES, 0.5)
+    table = table.sort_values("weight", kind="stable", ignore_index=True)
     best = table.loc[table.groupby("method", sort=False)["dev/recall@10"].idxmax()]
     return dict(zip(best["method"], best["weight"], strict=True))
 
