@@ -51,7 +51,7 @@ benchmark: $(DEVELOP) ## measure speed and memory
 	@python -m pytest tests/benchmarks
 
 readme: $(RUNTIME) ## put the result table of the last study into README.md
-	@python -m cirlib.report --readme
+	@python -m cirlib.report --into README.md
 
 lab: $(RUNTIME) ## open the notebooks in JupyterLab
 	@jupyter lab notebooks

@@ -1,6 +1,6 @@
 """The study's result table: gathered from its stages, printed, and put into the README.
 
-``python -m cirlib.report`` prints the table and the files to open; ``--readme`` writes it into the README.
+``python -m cirlib.report`` prints the table and the files to open; ``--into README.md`` writes it into a page.
 """
 
 from __future__ import annotations
@@ -64,12 +64,17 @@ def caption(summary: pd.DataFrame) -> str:
     )
 
 
-def update_readme(readme: Path, summary: pd.DataFrame) -> None:
-    """Puts the table between the README's two result marks."""
-    text = readme.read_text()
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    readme.write_text(f"{before}{BEGIN}\n{markdown(summary)}{END}{after}")
+def update_page(page: Path, summary: pd.DataFrame) -> None:
+    """Puts the table between the page's two result marks.
+
+    Raises:
+        ValueError: the page has not both marks.
+    """
+    text = page.read_text()
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise ValueError(f"{page} must have {BEGIN} and {END} once each: the table goes between them")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    page.write_text(f"{before}{BEGIN}\n{markdown(summary)}{END}{after}")
 
 
 def show(root: Path, study: str, summary: pd.DataFrame) -> None:
@@ -81,17 +86,17 @@ def show(root: Path, study: str, summary: pd.DataFrame) -> None:
 
 
 def main() -> None:
-    """Prints the active study's table; with ``--readme`` puts it into the README instead."""
+    """Prints the active study's table; with ``--into`` puts it into a page instead."""
     parser = argparse.ArgumentParser(prog="python -m cirlib.report", description=main.__doc__)
-    parser.add_argument("--readme", action="store_true", help="write the table between the README's result marks")
+    parser.add_argument("--into", type=Path, metavar="PAGE", help="write the table between the page's result marks")
     arguments, root = parser.parse_args(), project_root()
     study = load_study(root / "params.yaml").name
     file = root / "results" / study / "summary.csv"
     if not file.is_file():
         parser.exit(1, f"{file.relative_to(root)} is missing: run `dvc repro` first\n")
     summary = pd.read_csv(file)
-    if arguments.readme:
-        update_readme(root / "README.md", summary)
+    if arguments.into:
+        update_page(arguments.into, summary)
     else:
         show(root, study, summary)
 

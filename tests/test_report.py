@@ -20,7 +20,7 @@ from cirlib.report import (
     histogram,
     markdown,
     show,
-    update_readme,
+    update_page,
 )
 from cirlib.stage import Stage, StageError
 
@@ -139,9 +139,9 @@ def test_one_incomplete_number_marks_the_table():
 def test_the_readme_changes_between_its_marks_only(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text(f"# Title\n\n{BEGIN}\nold\n\nolder\n{END}\n\nThe end.\n")
-    update_readme(readme, SUMMARY)
+    update_page(readme, SUMMARY)
     assert readme.read_text() == f"# Title\n\n{BEGIN}\n{TABLE}{END}\n\nThe end.\n"
-    update_readme(readme, SUMMARY)
+    update_page(readme, SUMMARY)
     assert readme.read_text() == f"# Title\n\n{BEGIN}\n{TABLE}{END}\n\nThe end.\n"
 
 
