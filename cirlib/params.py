@@ -90,7 +90,7 @@ class QFormer(Block):
     width: Count = 256
     pretraining_epochs: NonNegativeCount = 2
     pretraining_lr: Positive = 2e-4
-    epochs: NonNegativeCount = 2
+    epochs: NonNegativeCount = 3
     lr: Positive = 2e-4
     batch_size: Annotated[int, Field(ge=2)] = 64
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
@@ -102,7 +102,7 @@ class QFormer(Block):
     range_min: NonNegativeCount = 0
     range_max: Count = 50
     mine_every: Count = 1  # epochs between two minings
-    mine_from: NonNegativeCount = 1  # epochs of plain in-batch training first
+    mine_from: NonNegativeCount = 2  # epochs of plain in-batch training first
 
     @model_validator(mode="after")
     def _range_is_open(self) -> QFormer:
@@ -117,7 +117,7 @@ class DPO(Block):
     beta: Positive = 0.1
     loss_type: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
     scale: Positive = 100.0  # multiplies cosine similarities, CLIP's logit scale
-    epochs: Count = 2
+    epochs: Count = 1
     lr: Positive = 1e-4
     batch_size: Count = 64
     num_negatives: Count = 5

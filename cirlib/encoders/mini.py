@@ -135,6 +135,7 @@ def build_two_towers(width: int) -> open_clip.CustomTextCLIP:
             "hf_pooler_type": "mean_pooler",
         },
     )
+    model.text.transformer.set_attn_implementation("eager")  # at these lengths faster than the fused kernel on CPUs
     model.visual.trunk.load_state_dict(efficientnet_weights(model.visual.trunk))
     model.lock_image_tower()
     model.lock_text_tower(freeze_layer_norm=True)
