@@ -638,7 +638,7 @@ def dpo_curves(history: pd.DataFrame) -> Figure:
     accuracy.annotate("coin toss", (1, 50), (0, 4), xycoords=accuracy.get_yaxis_transform(),
                       textcoords="offset points", ha="right", va="bottom", color=MUTED)  # fmt: skip
     rewards.axhline(0, color=FAINT, linewidth=1.2, zorder=0)
-    rewards.legend(loc="best")
+    figure.legend(*rewards.get_legend_handles_labels(), loc="outside lower left", ncols=3)
     accuracy.set_ylim(0, 103)
     for axes, name in ((loss, "loss"), (rewards, "reward"), (accuracy, "accuracy (%)")):
         axes.set(xlabel="step")
@@ -682,5 +682,5 @@ def rank_histogram(ranks: Mapping[str, ArrayLike], *, gallery_size: int) -> Figu
     axes.xaxis.set_major_formatter(FuncFormatter(lambda k, _: f"{k:,.0f}"))
     axes.xaxis.set_minor_locator(mpl.ticker.NullLocator())
     axes.set(xlabel="k", ylabel="target among the first k (% of queries)", ylim=(0, 101), xlim=(1, gallery_size))
-    axes.legend(loc="upper left")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=3)
     return figure
