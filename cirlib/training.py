@@ -101,6 +101,8 @@ def train(
         folder, fork, {"run": run, "recipe": vars(recipe), "start": _digest(model), "fingerprint": fingerprint}
     )
     first = state.resume(model, optimizer, schedule, history) + 1
+    if keep and first == keep + 1:
+        state.keep(again=False)  # for a run that was stopped before it could
     for epoch in range(first, recipe.epochs + 1):
         start = time.perf_counter()
         record = _epoch(
@@ -221,10 +223,12 @@ class _State:
         }
         replace_file(self.folder / "state.pt", lambda path: torch.save(state, path))
 
-    def keep(self) -> None:
-        """Sets the state of this epoch aside for runs that fork here."""
+    def keep(self, again: bool = True) -> None:
+        """Sets the state of this epoch aside for runs that fork here; ``again``: also where that was done before."""
         for name in ("state.pt", "best.safetensors"):
-            replace_file(self.folder / f"kept-{name}", lambda path, name=name: shutil.copy(self.folder / name, path))
+            kept = self.folder / f"kept-{name}"
+            if again or not kept.is_file():
+                replace_file(kept, lambda path, name=name: shutil.copy(self.folder / name, path))
 
     def _forked(self) -> dict | None:
         if self.fork is None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -147,3 +148,9 @@ def test_the_lock_pins_nothing_that_nobody_needs(
     # What the other Python versions or the faiss that is not installed need, this environment cannot tell.
     unsure = {"overrides", *(name for name in lock if name.endswith("-cu12"))}
     assert not lock.keys() - needed.keys() - unsure
+
+
+def test_what_is_installed_runs_on_the_oldest_python_the_project_allows() -> None:
+    oldest = "3.11.0"
+    needs = {d.name: d.metadata["Requires-Python"] for d in importlib.metadata.distributions()}
+    assert {name: spec for name, spec in needs.items() if spec and not SpecifierSet(spec).contains(oldest)} == {}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 import torch
@@ -50,6 +51,17 @@ STORED = FEATURES.half().float()
 
 class Killed(Exception):
     """Stands for whatever ends a process in the middle of a training."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small need no more, and where tests run side by side threads mostly wait for each other."""
+    before = torch.get_num_threads(), faiss.omp_get_max_threads()
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
+    yield
+    torch.set_num_threads(before[0])
+    faiss.omp_set_num_threads(before[1])
 
 
 @pytest.fixture(scope="module")
@@ -308,11 +320,11 @@ def test_the_loss_is_cross_entropy_over_the_batch_and_the_mined(composer, store,
 # ------------------------------------------------------------------ mined negatives
 
 
-def tune(composer, store, parts, folder: Path, mining: bool = True, seed: int = 0, **qformer) -> History:
+def tune(composer, store, parts, folder: Path, mining: bool = True, seed: int = 0, fork=None, **qformer) -> History:
     torch.manual_seed(seed)
     rules = {"mine_from": 0, "hard_negatives": 2, **qformer}
     study = study_of(seed, **rules)
-    return finetune(composer, store, parts, parts, study, folder, run="tuned", hard_negatives=mining)
+    return finetune(composer, store, parts, parts, study, folder, run="tuned", hard_negatives=mining, fork=fork)
 
 
 def mined(folder: Path) -> dict[str, np.ndarray]:
@@ -398,6 +410,32 @@ def test_a_killed_run_called_again_trains_on_the_same_negatives(
         np.testing.assert_array_equal(files[name], negatives)
     for name, tensor in whole.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
+
+
+def test_between_two_minings_the_negatives_stay_those_of_the_first(composer, start, store, parts, tmp_path):
+    tune(deepcopy(start), store, parts, tmp_path / "one", epochs=1, lr=0.05)
+    tune(composer, store, parts, tmp_path / "three", mine_every=3, lr=0.05)
+    first = mined(tmp_path / "one")["negatives-1.npy"]
+    files = mined(tmp_path / "three")
+    assert list(files) == ["negatives-1.npy"]
+    np.testing.assert_array_equal(files["negatives-1.npy"], first)
+    tune(deepcopy(start), store, parts, tmp_path / "each", lr=0.05)
+    assert (mined(tmp_path / "each")["negatives-3.npy"] != first).any()  # the weights have moved on
+
+
+def test_a_run_with_mined_negatives_may_share_the_epochs_before_the_first_mining(start, store, parts, tmp_path):
+    alone, plain, branch = (deepcopy(start) for _ in range(3))
+    expected = tune(alone, store, parts, tmp_path / "alone", mine_from=2)
+    without = tune(plain, store, parts, tmp_path / "plain", mining=False, mine_from=2)
+    history = tune(branch, store, parts, tmp_path / "branch", mine_from=2, fork=tmp_path / "plain")
+    assert told(history) == told(expected)
+    assert told(history)[:2] == told(without)[:2]
+    assert told(history)[2] != told(without)[2]
+    files, wanted = mined(tmp_path / "branch"), mined(tmp_path / "alone")
+    assert list(files) == list(wanted) == ["negatives-3.npy"]
+    np.testing.assert_array_equal(files["negatives-3.npy"], wanted["negatives-3.npy"])
+    for name, tensor in alone.state_dict().items():
+        assert torch.equal(branch.state_dict()[name], tensor), name
 
 
 def test_negatives_of_another_run_are_not_used(composer, start, store, parts, tmp_path):
@@ -506,6 +544,20 @@ def test_both_finetunings_start_from_the_pretrained_and_every_epoch_has_a_row(pr
             assert torch.equal(loaded.state_dict()[name], tensor), name
     ready.stage.finish()
     assert not ready.stage.unfinished.exists()
+
+
+def test_the_epochs_before_the_first_mining_are_run_once_and_told_for_both(prepared, capsys):
+    ready = prepared(epochs=2, mine_from=1)
+    composers, table = train_qformer(ready)
+    assert table["run"].tolist() == ["pretraining"] + ["qformer"] * 2 + ["qformer_hard_negatives"] * 2
+    assert table["epoch"].tolist() == [1, 1, 2, 1, 2]
+    loss = table["loss"].tolist()
+    assert loss[1] == loss[3]
+    assert loss[2] != loss[4]
+    assert "qformer_hard_negatives: goes on after epoch 1" in capsys.readouterr().out
+    assert list(mined(ready.stage.unfinished / "qformer_hard_negatives")) == ["negatives-2.npy"]
+    assert mined(ready.stage.unfinished / "qformer") == {}
+    assert not any(composer.training for composer in composers.values())
 
 
 def test_a_finished_stage_called_again_trains_nothing(prepared, capsys):

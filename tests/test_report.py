@@ -145,6 +145,15 @@ def test_the_readme_changes_between_its_marks_only(tmp_path):
     assert readme.read_text() == f"# Title\n\n{BEGIN}\n{TABLE}{END}\n\nThe end.\n"
 
 
+@pytest.mark.parametrize("text", ["no marks", f"{BEGIN}\n", f"{END}\n", f"{BEGIN}\n{END}\n{BEGIN}\n"])
+def test_a_page_without_both_marks_is_named_and_left_alone(tmp_path, text):
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    with pytest.raises(ValueError, match=f"{page} must have {BEGIN} and {END} once each"):
+        update_page(page, SUMMARY)
+    assert page.read_text() == text
+
+
 def test_the_screen_shows_table_and_files(capsys, tmp_path):
     show(tmp_path, "small", SUMMARY)
     out = capsys.readouterr().out
@@ -197,7 +206,7 @@ def test_the_command_shows_the_active_study_and_leaves_the_readme_alone(project,
 
 def test_the_command_puts_the_table_into_the_readme(project, monkeypatch, capsys):
     SUMMARY.to_csv(project / "results" / "small" / "summary.csv", index=False)
-    run(monkeypatch, "--readme")
+    run(monkeypatch, "--into", "../README.md")
     assert (project / "README.md").read_text() == f"a\n{BEGIN}\n{TABLE}{END}\nb\n"
     assert capsys.readouterr().out == ""
 

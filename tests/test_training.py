@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from cirlib import training
 from cirlib.devices import best_device
 from cirlib.training import History, Recipe, as_table, replace_file, shuffled_batches, train
 
@@ -224,6 +225,60 @@ def test_going_on_is_said(tmp_path, capsys):
     capsys.readouterr()
     Job(tmp_path)()
     assert capsys.readouterr().out.splitlines()[0] == "toy: goes on after epoch 2"
+
+
+# ------------------------------------------------------------------ runs that share their first epochs
+
+
+def test_a_run_that_forks_goes_on_from_the_epoch_that_the_other_kept(tmp_path):
+    scores = (0.1, 0.3, 0.2, 0.25)
+    trunk = Job(tmp_path / "trunk", keep=2, scores=scores)
+    expected = trunk()
+    branch = Job(tmp_path / "branch", run="branch", fork=tmp_path / "trunk", scores=scores)
+    history = branch()
+    assert branch.epochs == [3, 4]
+    assert history.run == "branch"
+    assert told(history) == told(expected)
+    assert history.steps == expected.steps
+    assert same(branch.after[4], trunk.after[4])
+    assert same(weights(branch.model), trunk.after[2])  # the best is one that it shares
+
+
+@pytest.mark.parametrize("stop", [("loss", 3), ("validate", 4)])
+def test_a_killed_branch_called_again_is_the_branch_that_was_not_killed(tmp_path, stop):
+    scores = (0.1, 0.3, 0.2, 0.5)
+    Job(tmp_path / "trunk", keep=2, scores=scores)()
+    whole = Job(tmp_path / "whole", fork=tmp_path / "trunk", scores=scores)
+    expected = whole()
+    Job(tmp_path / "cut", fork=tmp_path / "trunk", scores=scores, stop=stop).killed()
+    again = Job(tmp_path / "cut", fork=tmp_path / "trunk", scores=scores)
+    assert told(again()) == told(expected)
+    assert again.epochs == list(range(stop[1], 5))
+    assert same(weights(again.model), weights(whole.model))
+
+
+@pytest.mark.parametrize("written", [0, 1])
+def test_a_trunk_killed_while_it_kept_its_epoch_keeps_it_when_called_again(tmp_path, monkeypatch, written):
+    whole = Job(tmp_path / "whole", keep=2)
+    whole()
+    left = iter([False] * written + [True])
+
+    def dying_copy(source: Path, target: Path) -> None:
+        if next(left):
+            raise Killed
+        target.write_bytes(source.read_bytes())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.shutil, "copy", dying_copy)
+        Job(tmp_path / "cut", keep=2).killed()
+    again = Job(tmp_path / "cut", keep=2)
+    again()
+    assert again.epochs == [3, 4]
+    branches = [Job(tmp_path / f"{name} branch", fork=tmp_path / name) for name in ("whole", "cut")]
+    one, two = (told(branch()) for branch in branches)
+    assert one == two
+    assert branches[1].epochs == [3, 4]
+    assert same(weights(branches[0].model), weights(branches[1].model))
 
 
 # ------------------------------------------------------------------ what is kept
