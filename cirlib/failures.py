@@ -20,7 +20,7 @@ from cirlib.params import ParameterError
 
 # Words that give an edit's kind away; an edit can be of several kinds.
 KINDS = {
-    "colour": "colou?r(ed|ful)? red blue green yellow black white pink purple orange brown grey gray navy teal beige "
+    "colour": "colou?r(s|ed|ful)? red blue green yellow black white pink purple orange brown grey gray navy teal beige "
     "tan gold(en)? silver "
     "cream maroon burgundy turquoise olive coral lavender mint mustard khaki charcoal "
     "dark(er)? light(er)? bright(er)? pale(r)? ivory violet magenta cyan rust sky",

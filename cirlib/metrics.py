@@ -372,6 +372,19 @@ def average_precision_at_k(
     return torch.tensor(values, dtype=torch.float64)
 
 
+def chance_average_precision(k: int, relevant: int, gallery_size: int) -> float:
+    """Expected average precision at k of a ranking that knows nothing, of ``relevant`` items in the gallery.
+
+    Item i is relevant with probability R / M, and then (i - 1) (R - 1) / (M - 1) of those before it are too.
+    """
+    _check_k(k)
+    if not 1 <= relevant <= gallery_size:
+        raise ValueError(f"expected 1 to gallery_size = {gallery_size} relevant items, got {relevant}")
+    before = np.arange(min(k, gallery_size))  # (k,)
+    hits = 1 + before * (relevant - 1) / max(1, gallery_size - 1)  # (k,)
+    return float((relevant / gallery_size * hits / (before + 1)).sum() / min(k, relevant))
+
+
 def _average_precision(row: list[Hashable], wanted: set[Hashable], k: int, query: int) -> float:
     if len(row) < k:
         raise ValueError(f"query {query} has {len(row)} retrieved items, k is {k}")

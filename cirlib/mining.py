@@ -97,15 +97,15 @@ def mine_hard_negatives(
         sampling_strategy=sampling_strategy,
         seed=seed,
     )
-    _check_choice("index", index, get_args(IndexKind))
-    _check_choice("sampling_strategy", sampling_strategy, get_args(SamplingStrategy))
+    check_choice("index", index, get_args(IndexKind))
+    check_choice("sampling_strategy", sampling_strategy, get_args(SamplingStrategy))
     rules.check_ranges()
-    asked = _as_matrix("queries", queries)  # (N, D)
-    searched = _as_matrix("gallery", gallery)  # (M, D)
-    _check_fit(asked, searched)
+    asked = as_matrix("queries", queries)  # (N, D)
+    searched = as_matrix("gallery", gallery)  # (M, D)
+    check_fit(asked, searched)
     padded = _as_padded(positives, len(asked), len(searched))  # (N, P)
     ceilings = _score_ceilings(asked, searched, padded, rules)  # (N,)
-    return _Miner(asked, padded, ceilings, _Neighbours(searched, index, seed), rules).mine()
+    return _Miner(asked, padded, ceilings, Neighbours(searched, index, seed), rules).mine()
 
 
 @dataclass(frozen=True)
@@ -145,12 +145,13 @@ class _Rules:
         return self.range_min + self.num_negatives * (10 if drops_the_best else 1) + most_positives
 
 
-def _check_choice(name: str, given: str, allowed: tuple[str, ...]) -> None:
+def check_choice(name: str, given: str, allowed: tuple[str, ...]) -> None:
+    """Refuses, naming the option, what is not allowed."""
     if given not in allowed:
         raise ValueError(f"{name} must be one of {list(allowed)}, got {given!r}")
 
 
-class _Neighbours:
+class Neighbours:
     """A FAISS index over the gallery, on a GPU where faiss has one."""
 
     def __init__(self, gallery: Floats, kind: str, seed: int) -> None:
@@ -222,7 +223,7 @@ class _Miner:
     queries: Floats  # (N, D)
     positives: Rows  # (N, P)
     ceilings: Floats  # (N,)
-    neighbours: _Neighbours
+    neighbours: Neighbours
     rules: _Rules
 
     def mine(self) -> MinedNegatives:
@@ -232,8 +233,8 @@ class _Miner:
         pending, range_max = np.arange(len(self.queries)), self.rules.first_range_max(most_positives)  # (N,)
         while len(pending):
             depth = min(range_max + most_positives, size)
-            batches = tqdm(_batches(pending, depth), desc=f"Mining in the top {depth}", unit="batch")
-            short = [self._mine_batch(batch, depth, range_max, mined) for batch in batches]
+            progress = tqdm(batches(pending, depth), desc=f"Mining in the top {depth}", unit="batch")
+            short = [self._mine_batch(batch, depth, range_max, mined) for batch in progress]
             if self.rules.range_max is not None or depth == size:
                 break
             pending, range_max = np.concatenate(short), range_max * DEEPER  # (fewer,)
@@ -253,7 +254,7 @@ class _Miner:
         return batch[_too_few(scores, kept, self.rules)]
 
 
-def _batches(pending: Rows, depth: int) -> list[Rows]:
+def batches(pending: Rows, depth: int) -> list[Rows]:
     """The pending queries in runs small enough for memory."""
     size = max(1, min(MAX_QUERIES_AT_ONCE, MAX_CANDIDATES_AT_ONCE // depth))
     return [pending[start : start + size] for start in range(0, len(pending), size)]
@@ -323,7 +324,8 @@ def _lowest_positive_scores(queries: Floats, gallery: Floats, positives: Rows) -
     return lowest.astype(np.float32)
 
 
-def _as_matrix(name: str, features: Features) -> Floats:
+def as_matrix(name: str, features: Features) -> Floats:
+    """Features as a float32 matrix (rows, D); ValueError, naming them ``name``, for another shape or NaN."""
     if isinstance(features, torch.Tensor):
         features = features.detach().to("cpu", torch.float32).numpy()  # any shape
     matrix = np.ascontiguousarray(features, dtype=np.float32)  # (rows, D)
@@ -334,7 +336,8 @@ def _as_matrix(name: str, features: Features) -> Floats:
     return matrix
 
 
-def _check_fit(queries: Floats, gallery: Floats) -> None:
+def check_fit(queries: Floats, gallery: Floats) -> None:
+    """Refuses an empty gallery, and queries of another width."""
     if len(gallery) == 0:
         raise ValueError("gallery must have at least one row, got none")
     if queries.shape[1] != gallery.shape[1]:

@@ -101,7 +101,7 @@ def train(
         folder, fork, {"run": run, "recipe": vars(recipe), "start": _digest(model), "fingerprint": fingerprint}
     )
     first = state.resume(model, optimizer, schedule, history) + 1
-    if keep and first == keep + 1:
+    if keep and first == keep + 1 and fork is None:
         state.keep(again=False)  # for a run that was stopped before it could
     for epoch in range(first, recipe.epochs + 1):
         start = time.perf_counter()
@@ -180,7 +180,8 @@ def _schedule(optimizer, recipe: Recipe, steps: int):
     if recipe.schedule == "cosine":
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     peak = max(0.1, 1.5 / steps)
-    return torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=steps + 1, pct_start=min(peak, 0.9))
+    options = {"total_steps": steps + 1, "pct_start": min(peak, 0.9), "cycle_momentum": False}
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, **options)
 
 
 class _State:

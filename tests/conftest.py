@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub: no test asks a server
+if "PYTEST_XDIST_WORKER" in os.environ:  # side by side, more threads than cores mostly wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 

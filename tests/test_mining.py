@@ -334,13 +334,13 @@ def test_an_open_range_goes_deeper_until_enough_remain() -> None:
 def depths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How deep each search looked."""
     noted: list[int] = []
-    search = mining._Neighbours.search
+    search = mining.Neighbours.search
 
-    def noting_search(self: mining._Neighbours, queries: NDArray[np.float32], depth: int) -> tuple:
+    def noting_search(self: mining.Neighbours, queries: NDArray[np.float32], depth: int) -> tuple:
         noted.append(depth)
         return search(self, queries, depth)
 
-    monkeypatch.setattr(mining._Neighbours, "search", noting_search)
+    monkeypatch.setattr(mining.Neighbours, "search", noting_search)
     return noted
 
 
