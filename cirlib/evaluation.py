@@ -1,21 +1,35 @@
-"""Methods scored on benchmarks under a stated protocol: ranks a query, and one table row a number."""
+"""Methods scored on benchmarks under a stated protocol: ranks a query, and one table row a number.
+
+``python -m cirlib.evaluation --benchmark fashioniq --root DIR --category dress --run run.json`` scores anybody's
+rankings; ``--help`` says more, :mod:`cirlib.run_files` what a run file holds.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from cirlib.benchmarks import Benchmark, join_captions
-from cirlib.metrics import Ranks, bootstrap_ci, chance_recall, holm, paired_test, recall_at_k, target_ranks
+from cirlib.benchmarks import NAMES, Benchmark, join_captions, load_benchmark
+from cirlib.benchmarks.base import PROTOCOLS_OF_GALLERY, check_choice
+from cirlib.benchmarks.protocols import REFERENCES
+from cirlib.measures import PRECISION_KS, chance, field_size, precisions, ranks_in_subsets, subset_recalls
+from cirlib.metrics import Array, Ranks, bootstrap_ci, holm, paired_test, recall_at_k, target_ranks
 from cirlib.params import Evaluation
+from cirlib.ranking import Gallery, Ranking, rank, top_rows
+from cirlib.run_files import Embeddings, RunError, list_ranks, list_subset_ranks, read_run
+
+__all__ = ["Gallery", "Ranking", "RunError", "rank", "top_rows"]  # of other modules, beside all that is defined here
 
 KS = (1, 5, 10, 50)
 TOP = 5  # retrieved images kept of each query, for pictures
@@ -35,10 +49,20 @@ class Scored:
     protocol: str
     reference_removed: bool
     top: list[list[str]]  # the ids of the best images of each query, best first
+    extra: Mapping[str, np.ndarray] = field(default_factory=dict)  # metric beside recall → (N,), for CIRR and CIRCO
 
     def recall(self, k: int) -> np.ndarray:
         """Recall@k of each query, (N,) in [0, 1]; ties count their expectation."""
         return recall_at_k(self.ranks, k).numpy()
+
+    @property
+    def metrics(self) -> list[str]:
+        """What the benchmark is scored by."""
+        return [*(f"recall@{k}" for k in KS), *self.extra]
+
+    def values(self, metric: str) -> np.ndarray:
+        """One of :attr:`metrics`, or any recall@k, of each query, (N,) in [0, 1]."""
+        return self.extra[metric] if metric in self.extra else self.recall(int(metric.removeprefix("recall@")))
 
     @property
     def candidates(self) -> int:
@@ -67,87 +91,125 @@ def average_texts(features: Tensor, rows: np.ndarray, queries: int) -> Tensor:
 
 
 def score(
-    method: str, category: str, queries: Tensor, gallery: Tensor, benchmark: Benchmark, evaluation: Evaluation
+    method: str, category: str, queries: Tensor, gallery: Array, benchmark: Benchmark, evaluation: Evaluation
 ) -> Scored:
-    """Ranks of the targets of ``benchmark``'s queries.
+    """Ranks of the targets of ``benchmark``'s queries, and what else the benchmark is scored by.
 
     Args:
         queries: (N, D), row for row the benchmark's triplets.
-        gallery: (M, D), or (M, T, D) token sets of which the best counts; row for row the benchmark's gallery.
+        gallery: (M, D), or (M, T, D) token sets of which the best counts; row for row the benchmark's gallery. May
+            be memory-mapped: it is read block by block.
     """
     row = benchmark.gallery_index
     targets = [row[triplet.targets[0]] for triplet in benchmark.triplets]
     removed = evaluation.reference == "removed"
     exclude = [row[triplet.reference] for triplet in benchmark.triplets] if removed else None
     ranks = target_ranks(queries, gallery, targets, exclude=exclude)
-    top = [[benchmark.gallery[i] for i in best] for best in top_rows(queries, gallery, exclude, TOP)]
-    return Scored(method, category, benchmark, ranks, protocol_name(evaluation), removed, top)
+    depth = max(PRECISION_KS) if benchmark.name == "circo" else TOP
+    best = [[benchmark.gallery[i] for i in rows] for rows in top_rows(queries, gallery, exclude, depth)]
+    within = ranks_in_subsets(queries, gallery, benchmark) if benchmark.name == "cirr" else None
+    extra = _extra(benchmark, ranks, best, within)
+    top = [images[:TOP] for images in best]
+    return Scored(method, category, benchmark, ranks, protocol_name(evaluation), removed, top, extra)
 
 
-def top_rows(queries: Tensor, gallery: Tensor, exclude: Sequence[int] | None, k: int) -> list[list[int]]:
-    """The k best gallery rows of each query, best first; ``exclude`` (N) is left out of each query's list."""
-    best: list[list[int]] = []
-    for start in range(0, len(queries), 256):
-        part = queries[start : start + 256]
-        scores = torch.stack([part @ g.T for g in gallery.unbind(1)]).amax(0) if gallery.ndim == 3 else part @ gallery.T
-        if exclude is not None:
-            scores[torch.arange(len(part)), torch.tensor(exclude[start : start + 256])] = -torch.inf
-        best += scores.topk(min(k, scores.shape[1] - (exclude is not None))).indices.tolist()  # (b, k)
-    return best
+def _extra(
+    benchmark: Benchmark, ranks: Ranks, retrieved: Sequence[Sequence[str]], within: Ranks | None
+) -> dict[str, np.ndarray]:
+    """What CIRCO (from the retrieved) and CIRR (from ranks within the subsets) are scored by beside recall."""
+    if benchmark.name == "circo":
+        return precisions(retrieved, benchmark)
+    return subset_recalls(ranks, within) if within is not None else {}
 
 
-def summarise(scored: Sequence[Scored], ks: Sequence[int] = KS) -> pd.DataFrame:
-    """One row a number: recall@k per method and category, and the mean over categories, with 95 % intervals."""
-    rows = [_row(one.method, one.category, k, [one]) for one in scored for k in ks]
+def score_run(
+    run: str | Path | Mapping[str, Any], benchmark: Benchmark, *, method: str = "run", reference: str = "removed"
+) -> Scored:
+    """Anybody's ranked ids or embeddings of ``benchmark``'s queries, scored.
+
+    Args:
+        run: a file (:mod:`cirlib.run_files`), or its content: query id → image ids, best first, or the arrays.
+        reference: "removed" strikes each query's reference out of its ranking, "kept" lets it count.
+
+    Of CIRR, ranked ids give recall_subset only where each list holds the target or three others of the subset.
+
+    Raises:
+        RunError: the run is not as it must be; one sentence that names the first offender.
+        BenchmarkError: an unknown ``reference``.
+    """
+    check_choice(reference, REFERENCES, "reference")
+    removed, category = reference == "removed", _category(benchmark)
+    protocol = f"{benchmark.protocol.replace('_', ' ')} gallery, reference {reference}"
+    found = read_run(run, benchmark, removed=removed)
+    if isinstance(found, Embeddings):
+        scored = score(method, category, found.queries, found.gallery, benchmark, Evaluation(reference=reference))
+        return replace(scored, protocol=protocol)
+    ranks = list_ranks(found, benchmark)
+    within = list_subset_ranks(found, benchmark) if benchmark.name == "cirr" else None
+    top, extra = [images[:TOP] for images in found], _extra(benchmark, ranks, found, within)
+    return Scored(method, category, benchmark, ranks, protocol, removed, top, extra)
+
+
+def _category(benchmark: Benchmark) -> str:
+    return benchmark.categories[0] if len(benchmark.categories) == 1 else benchmark.name
+
+
+def summarise(scored: Sequence[Scored], ks: Sequence[int] | None = None) -> pd.DataFrame:
+    """One row a number, per method and category, and the mean over categories, with 95 % intervals.
+
+    The numbers are what the benchmark is scored by; with ``ks``, recall@k at those.
+    """
+    recalls = None if ks is None else [f"recall@{k}" for k in ks]
+    rows = [_row(one.method, one.category, m, [one]) for one in scored for m in recalls or one.metrics]
     for method in dict.fromkeys(one.method for one in scored):
         parts = [one for one in scored if one.method == method]
-        rows += [_row(method, "mean", k, parts) for k in ks]
+        rows += [_row(method, "mean", m, parts) for m in recalls or parts[0].metrics]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _row(method: str, category: str, k: int, parts: Sequence[Scored]) -> dict:
-    values = [part.recall(k) for part in parts]
+def _row(method: str, category: str, metric: str, parts: Sequence[Scored]) -> dict:
+    values = [part.values(metric) for part in parts]
     groups = np.repeat(np.arange(len(parts)), [len(v) for v in values])
     low, high = bootstrap_ci(np.concatenate(values), groups=groups)
     return {
         "method": method,
         "category": category,
-        "metric": f"recall@{k}",
+        "metric": metric,
         "value": float(np.mean([v.mean() for v in values])),
         "ci_low": low,
         "ci_high": high,
         "queries": sum(len(v) for v in values),
-        "gallery": round(np.mean([part.candidates for part in parts])),
-        "chance": float(np.mean([chance_recall(k, part.candidates) for part in parts])),
+        "gallery": round(np.mean([field_size(metric, part.benchmark, part.candidates) for part in parts])),
+        "chance": float(np.mean([chance(metric, part.benchmark, part.candidates) for part in parts])),
         "protocol": parts[0].protocol,
         "complete": all(part.benchmark.complete for part in parts),
     }
 
 
-def compare(scored: Sequence[Scored], against: str, k: int = 10, seed: int = 0) -> pd.DataFrame:
-    """Every other method against ``against``: difference in recall@k and a paired test, Holm-corrected."""
-    recalls = recalls_by_method(scored, k)
-    base = recalls.pop(against)
-    tests = {method: paired_test(values, base, seed=seed) for method, values in recalls.items()}
-    corrected = holm([test.p_value for test in tests.values()]) if tests else []
-    rows = [
-        {
-            "method": m,
-            "against": against,
-            "metric": f"recall@{k}",
-            "difference": t.difference,
-            "p": t.p_value,
-            "p_holm": p,
-        }
-        for (m, t), p in zip(tests.items(), corrected, strict=True)
-    ]
-    return pd.DataFrame(rows)
+def compare(
+    scored: Sequence[Scored], against: str, metrics: Sequence[str] = ("recall@10",), seed: int = 0
+) -> pd.DataFrame:
+    """Every other method against ``against``: difference in the mean over categories and a paired test.
+
+    The queries of a category are paired one by one; p_holm is corrected for all rows of the table.
+    """
+    groups = [one.category for one in scored if one.method == against for _ in one.benchmark.triplets]
+    rows = []
+    for metric in metrics:
+        values = values_by_method(scored, metric)
+        base = values.pop(against)
+        for method, own in values.items():
+            test = paired_test(own, base, seed=seed, groups=groups)
+            names = {"method": method, "against": against, "metric": metric}
+            rows.append({**names, "difference": test.difference, "p": test.p_value})
+    corrected = holm([row["p"] for row in rows]) if rows else []
+    return pd.DataFrame([{**row, "p_holm": p} for row, p in zip(rows, corrected, strict=True)])
 
 
-def recalls_by_method(scored: Sequence[Scored], k: int) -> dict[str, np.ndarray]:
-    """Method → recall@k of every query, categories one after the other."""
+def values_by_method(scored: Sequence[Scored], metric: str) -> dict[str, np.ndarray]:
+    """Method → the metric of every query, categories one after the other."""
     methods = dict.fromkeys(one.method for one in scored)
-    return {m: np.concatenate([one.recall(k) for one in scored if one.method == m]) for m in methods}
+    return {m: np.concatenate([one.values(metric) for one in scored if one.method == m]) for m in methods}
 
 
 def metrics_tree(summary: pd.DataFrame) -> dict[str, dict[str, float]]:
@@ -159,7 +221,10 @@ def metrics_tree(summary: pd.DataFrame) -> dict[str, dict[str, float]]:
 
 
 def write_ranks(scored: Sequence[Scored], path: Path) -> None:
-    """A CSV with a row a query: method, category, query, target, images above and tied, the best ids (quoted)."""
+    """A CSV with a row a query: method, category, query, target, images above and tied, the best ids (quoted).
+
+    Then what CIRR and CIRCO are scored by beside recall, a column a metric.
+    """
     columns = ["method", "category", "query", "target", "above", "tied", "top"]
     frames = [
         pd.DataFrame(
@@ -171,6 +236,7 @@ def write_ranks(scored: Sequence[Scored], path: Path) -> None:
                 "above": one.ranks.above.numpy(),
                 "tied": one.ranks.tied.numpy(),
                 "top": [shlex.join(ids) for ids in one.top],
+                **one.extra,
             }
         )
         for one in scored
@@ -181,23 +247,29 @@ def write_ranks(scored: Sequence[Scored], path: Path) -> None:
 def read_ranks(path: Path, benchmarks: Mapping[str, Benchmark], evaluation: Evaluation) -> list[Scored]:
     """What :func:`write_ranks` wrote, back on the same benchmarks."""
     scored = []
-    names = ("method", "category", "query", "target", "top")
-    table = pd.read_csv(path, dtype=dict.fromkeys(names, str), keep_default_na=False)
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    metrics = table.columns[table.columns.get_loc("top") + 1 :]
     for (method, category), part in table.groupby(["method", "category"], sort=False):
-        ranks = Ranks(torch.tensor(part["above"].to_numpy()), torch.tensor(part["tied"].to_numpy()))
+        ranks = Ranks(*(torch.from_numpy(part[name].to_numpy(np.int64)) for name in ("above", "tied")))
         removed, top = evaluation.reference == "removed", [shlex.split(ids) for ids in part["top"]]
+        extra = {metric: part[metric].to_numpy(np.float64) for metric in metrics}
         protocol = protocol_name(evaluation)
-        scored.append(Scored(method, category, benchmarks[category], ranks, protocol, removed, top))
+        scored.append(Scored(method, category, benchmarks[category], ranks, protocol, removed, top, extra))
     return scored
 
 
 def write_results(scored: Sequence[Scored], folder: Path) -> pd.DataFrame:
     """Writes ``summary.csv``, ``metrics.json`` and ``ranks.csv`` into ``folder``; gives the summary."""
     summary = summarise(scored)
-    summary.round(6).to_csv(folder / "summary.csv", index=False)
-    (folder / "metrics.json").write_text(json.dumps(metrics_tree(summary), indent=2) + "\n")
+    write_summary(summary, folder)
     write_ranks(scored, folder / "ranks.csv")
     return summary
+
+
+def write_summary(summary: pd.DataFrame, folder: Path) -> None:
+    """Writes ``summary.csv`` and ``metrics.json`` into ``folder``."""
+    summary.round(6).to_csv(folder / "summary.csv", index=False)
+    (folder / "metrics.json").write_text(json.dumps(metrics_tree(summary), indent=2) + "\n")
 
 
 def result_table(summary: pd.DataFrame, category: str = "mean") -> pd.DataFrame:
@@ -205,6 +277,78 @@ def result_table(summary: pd.DataFrame, category: str = "mean") -> pd.DataFrame:
     part = summary[summary["category"] == category]
     text = [f"{100 * r.value:.1f} [{100 * r.ci_low:.1f}, {100 * r.ci_high:.1f}]" for r in part.itertuples()]
     table = part.assign(text=text).pivot(index="method", columns="metric", values="text")
-    chance = part.groupby("metric")["chance"].first().map(lambda value: f"{100 * value:.2g}")
+    chance = part.groupby("metric")["chance"].first().map(lambda value: f"{float(f'{100 * value:.2g}'):g}")
     table = table.loc[list(dict.fromkeys(part["method"])), list(dict.fromkeys(part["metric"]))]
     return pd.concat([table, chance.rename("chance").to_frame().T[table.columns]])
+
+
+# ------------------------------------------------------------------ the command line
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Scores ranked ids or embeddings on a benchmark: numbers with 95 % intervals, chance and protocol."""
+    options = _parser().parse_args(arguments)
+    try:
+        benchmarks = [
+            load_benchmark(options.benchmark, options.root, split=options.split, category=c, protocol=options.protocol)
+            for c in options.category
+        ]
+        scored = _score_files("run", options.run, benchmarks, options.reference)
+        scored += _score_files("against", options.against, benchmarks, options.reference) if options.against else []
+        summary = summarise(scored)
+        if options.out:
+            options.out.mkdir(parents=True, exist_ok=True)
+            write_summary(summary, options.out)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    _show(scored, summary)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m cirlib.evaluation", description=main.__doc__)
+    parser.add_argument("--benchmark", required=True, choices=NAMES)
+    parser.add_argument("--root", required=True, help="the folder with the benchmark's annotations")
+    parser.add_argument("--split", default="val")
+    parser.add_argument(
+        "--category", nargs="+", default=[None], help="one for each run file; without, all with their galleries joined"
+    )
+    parser.add_argument("--protocol", default="original", choices=PROTOCOLS_OF_GALLERY, help="the gallery")
+    parser.add_argument("--reference", default="removed", choices=REFERENCES, help="in each query's own ranking")
+    parser.add_argument(
+        "--run",
+        required=True,
+        nargs="+",
+        metavar="FILE",
+        help=".json of ranked ids; .npz or .safetensors of embeddings",
+    )
+    parser.add_argument("--against", nargs="+", metavar="FILE", help="another run, compared with a paired test")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write summary.csv and metrics.json")
+    return parser
+
+
+def _score_files(method: str, files: Sequence[str], benchmarks: Sequence[Benchmark], reference: str) -> list[Scored]:
+    if len(files) != len(benchmarks):
+        raise RunError(f"{method}: {len(files)} files for {len(benchmarks)} categories, expected one file each.")
+    pairs = zip(files, benchmarks, strict=True)
+    return [score_run(file, benchmark, method=method, reference=reference) for file, benchmark in pairs]
+
+
+def _show(scored: Sequence[Scored], summary: pd.DataFrame) -> None:
+    """Prints a table a category and, of two runs, the paired tests."""
+    categories = list(dict.fromkeys(summary["category"]))
+    for category in categories if len(categories) > 2 else categories[:1]:
+        first = summary[summary["category"] == category].iloc[0]
+        incomplete = "" if first["complete"] else "; INCOMPLETE: part of the benchmark is missing"
+        print(f"{category}: {first['queries']} queries, {first['gallery']} candidates; {first['protocol']}{incomplete}")
+        print("percent [95 % interval]\n" + result_table(summary, category).T.rename_axis(None).to_string() + "\n")
+    if any(one.benchmark.name == "cirr" and not one.extra for one in scored):
+        print("No recall_subset: a list holds neither its query's target nor three others of the subset.\n")
+    if len({one.method for one in scored}) > 1:
+        common = [metric for metric in scored[0].metrics if all(metric in one.metrics for one in scored)]
+        print(compare(scored, "against", common).round(4).to_string(index=False))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

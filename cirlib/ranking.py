@@ -126,7 +126,8 @@ def top_rows(queries: Tensor, gallery: Array, exclude: Sequence[int] | None, k: 
     for start in range(0, size, step):
         vectors = _block(gallery, start, step)  # (T * B, D)
         for i, part in enumerate(parts):
-            scores = (queries[part].float() @ vectors.T).unflatten(1, (tokens, -1)).amax(1).cpu()  # (n, B)
+            scores = queries[part[0] : part[-1] + 1].float() @ vectors.T  # (n, T * B)
+            scores = scores.unflatten(1, (tokens, -1)).amax(1).cpu() if tokens > 1 else scores.cpu()  # (n, B)
             if hidden is not None:
                 _hide(scores, hidden[part] - start)
             best[i] = _merge(best[i], scores, start, k)

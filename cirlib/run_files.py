@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ def read_run(run: str | Path | Mapping[str, Any], benchmark: Benchmark, *, remov
     if lacking := next((t for t in benchmark.triplets if not t.targets), None):
         raise RunError(f"{benchmark.name} {benchmark.split}: query {lacking.id!r} has no public target to score.")
     where, content = ("the run", run) if isinstance(run, Mapping) else (str(run), _read(Path(run)))
-    if isinstance(content, dict | Mapping) and not {"queries", "gallery"}.isdisjoint(content):
+    if isinstance(content, Mapping) and not {"queries", "gallery"}.isdisjoint(content):
         return _embeddings(content, benchmark, where)
     return _lists(content, benchmark, removed, where)
 
@@ -139,7 +140,7 @@ def _in_order(features: Any, ids: Any, wanted: Sequence[str], name: str, dimensi
     _check_finite(found, names, name)
     if ids is None or names == list(wanted):
         return found
-    _check_same(names, wanted, f"id of {name}")
+    _check_same(names, wanted, "query" if name == "queries" else "gallery image")
     row = {image: i for i, image in enumerate(names)}
     return found[torch.tensor([row[image] for image in wanted])]
 
@@ -189,8 +190,7 @@ def _check_same(found: Sequence[str], wanted: Sequence[str], what: str) -> None:
 
 
 def _first_repeated(names: Sequence[str]) -> str:
-    seen: set[str] = set()
-    return next(name for name in names if name in seen or seen.add(name))
+    return next(name for name, count in Counter(names).items() if count > 1)
 
 
 # ------------------------------------------------------------------ ranked ids
@@ -234,13 +234,13 @@ def list_ranks(lists: Lists, benchmark: Benchmark) -> Ranks:
 def list_subset_ranks(lists: Lists, benchmark: Benchmark) -> Ranks | None:
     """Each target's rank among its CIRR subset, as far as recall_subset needs it.
 
-    None where a list does not tell: it holds neither the target nor three members of the subset. Members that are
-    not among the first 50 may stand behind those, in their order.
+    None where a list does not tell: it holds neither the target nor three other members of the subset. Members
+    that are not among the first 50 may stand behind those, in their order.
     """
     found = []
     for images, triplet in zip(lists, benchmark.triplets, strict=True):
         members = [image for image in images if image in triplet.subset]
-        if triplet.targets[0] not in members and len(members) < max(SUBSET_KS):
+        if triplet.targets[0] not in members and len(members) < min(max(SUBSET_KS), len(triplet.subset) - 1):
             return None
         found.append(_place(members, triplet.targets[0], len(members)))
     return Ranks(torch.tensor(found), torch.zeros(len(found), dtype=torch.long))

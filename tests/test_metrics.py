@@ -20,6 +20,7 @@ from cirlib.metrics import (
     Ranks,
     average_precision_at_k,
     bootstrap_ci,
+    chance_average_precision,
     chance_recall,
     holm,
     mean_reciprocal_rank,
@@ -417,6 +418,21 @@ def test_average_precision_of_everything_agrees_with_torchmetrics() -> None:
     found = average_precision_at_k(scores.argsort(1, descending=True), relevant, 30)
     expected = [tm.retrieval_average_precision(row, own) for row, own in zip(scores, wanted, strict=True)]
     torch.testing.assert_close(found, torch.stack(expected).double(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("size", range(1, 7))
+def test_chance_of_average_precision_is_the_mean_over_every_order(size: int) -> None:
+    orders = [list(order) for order in itertools.permutations(range(size))]
+    for relevant, k in itertools.product(range(1, size + 1), range(1, size + 1)):
+        values = average_precision_at_k(orders, [set(range(relevant))] * len(orders), k)
+        assert chance_average_precision(k, relevant, size) == pytest.approx(float(values.mean()))
+
+
+def test_chance_of_average_precision_at_its_ends() -> None:
+    assert chance_average_precision(50, 2, 3) == chance_average_precision(3, 2, 3)
+    for relevant in (0, 4):
+        with pytest.raises(ValueError, match="1 to gallery_size = 3 relevant items, got"):
+            chance_average_precision(1, relevant, 3)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from cirlib.benchmarks import Benchmark, Triplet
+from cirlib.evaluation import score
 from cirlib.metrics import recall_at_k, target_ranks
+from cirlib.params import Evaluation
 
 WIDTH = 256
 SIZES = {"dress": (2017, 3817), "shirt": (2038, 6346), "toptee": (1961, 5373)}  # queries, gallery images
@@ -24,6 +27,7 @@ class Category:
     targets: Tensor  # (N,)
     names: list[str]  # M image ids of ten characters, as FashionIQ's are
     scores: Tensor  # (N, M) room for a product
+    benchmark: Benchmark
 
 
 def load(category: str) -> Category:
@@ -34,7 +38,16 @@ def load(category: str) -> Category:
     targets = torch.randint(size, (count,), generator=rng)
     queries = normalize(gallery[targets] + 0.3 * torch.randn(count, WIDTH, generator=rng), dim=-1)
     names = [f"B{row:09d}" for row in range(size)]
-    return Category(queries, gallery, targets, names, torch.empty(count, size))
+    return Category(queries, gallery, targets, names, torch.empty(count, size), as_benchmark(targets, names))
+
+
+def as_benchmark(targets: Tensor, names: list[str]) -> Benchmark:
+    """A query a target; its reference is the image behind that."""
+    triplets = [
+        Triplet(str(i), names[(row + 1) % len(names)], ("is x",), (names[row],), "hat")
+        for i, row in enumerate(targets.tolist())
+    ]
+    return Benchmark("fashioniq", "val", triplets, names, dict.fromkeys(names, "no file"))
 
 
 def product(data: Category) -> None:
@@ -53,6 +66,11 @@ def counted(data: Category) -> tuple[float, float]:
     return float(recall_at_k(ranks, 10).mean()), float(recall_at_k(ranks, 50).mean())
 
 
+def evaluated(data: Category) -> None:
+    """All that a study takes from the features: the reference removed, ranks, and the five best images."""
+    score("ours", "hat", data.queries, data.gallery, data.benchmark, Evaluation())
+
+
 def sorted_names(data: Category) -> tuple[float, float]:
     """Recall at 10 and 50 as public CIR code computes it: sort everything, compare matrices of names."""
     distances = 1 - data.queries @ data.gallery.T  # (N, M)
@@ -68,5 +86,6 @@ WAYS = {
     "product": product,
     "product_in_place": product_in_place,
     "counted": counted,
+    "evaluated": evaluated,
     "sorted_names": sorted_names,
 }
