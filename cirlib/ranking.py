@@ -124,7 +124,7 @@ def top_rows(queries: Tensor, gallery: Array, exclude: Sequence[int] | None, k: 
     best = [(torch.empty(len(part), 0), torch.empty(len(part), 0, dtype=torch.long)) for part in parts]
     step = max(1, BLOCK_VECTORS // tokens)
     for start in range(0, size, step):
-        vectors = _block(gallery, start, step)  # (T * B, D)
+        vectors = _block(gallery, start, step).to(queries.device)  # (T * B, D)
         for i, part in enumerate(parts):
             scores = queries[part[0] : part[-1] + 1].float() @ vectors.T  # (n, T * B)
             scores = scores.unflatten(1, (tokens, -1)).amax(1).cpu() if tokens > 1 else scores.cpu()  # (n, B)
