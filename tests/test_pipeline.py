@@ -56,6 +56,14 @@ def test_the_stages_of_the_pipeline_are_those_that_have_parameters():
 
 
 @pytest.mark.parametrize("stage", list(PIPELINE))
+def test_every_output_names_the_study_and_stays_when_dvc_switches_to_another(stage):
+    outputs = [out for kind in ("outs", "metrics", "plots") for out in PIPELINE[stage].get(kind, [])]
+    for path, options in (item for out in outputs for item in out.items()):
+        assert "/${name}" in path
+        assert options["cache"] is False
+
+
+@pytest.mark.parametrize("stage", list(PIPELINE))
 def test_a_stage_names_parameters_that_exist_and_its_own_block(stage):
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     assert stage in PIPELINE[stage]["params"]
