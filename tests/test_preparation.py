@@ -214,7 +214,7 @@ def test_an_image_is_the_mean_of_its_tokens(make_store, tmp_path):
 def mini(custom_stage) -> Prepared:
     """The mini pair at 64 pixels: 4 tokens an image."""
     models = {"image_size": 64, "clip_width": 16, "precision": "fp32"}
-    block = {**FAST, "alignment_epochs": 3, "alignment_batch_size": 4, "alignment_lr": 0.01}
+    block = {**FAST, "alignment_epochs": 3, "alignment_batch_size": 4, "alignment_lr": 0.001}
     return Prepared(custom_stage("data_prep", models=models, data_prep=block))
 
 

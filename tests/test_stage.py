@@ -75,7 +75,7 @@ def test_with_nothing_overridden_a_stage_writes_the_pipelines_results(project, r
     stage = run_cells(OWN)
     assert stage.overrides == {}
     assert stage.out == project / "results" / "small" / "qformer"
-    assert stage.figures == project / "figures" / "small"
+    assert stage.figures == project / "figures" / "small" / "qformer"
     assert stage.out.is_dir()
     assert stage.figures.is_dir()
     assert stage.params == stage.study.qformer
