@@ -56,6 +56,11 @@ class Scored:
         return recall_at_k(self.ranks, k).numpy()
 
     @property
+    def places(self) -> list[int]:
+        """The rank of each query's target, from 1; the middle of those that ties allow, rounded down."""
+        return (self.ranks.above + self.ranks.tied // 2 + 1).tolist()
+
+    @property
     def metrics(self) -> list[str]:
         """What the benchmark is scored by."""
         return [*(f"recall@{k}" for k in KS), *self.extra]
@@ -152,6 +157,11 @@ def score_run(
 
 def _category(benchmark: Benchmark) -> str:
     return benchmark.categories[0] if len(benchmark.categories) == 1 else benchmark.name
+
+
+def mean_recall(scored: Sequence[Scored], k: int) -> float:
+    """The mean over categories of one method's recall@k."""
+    return float(np.mean([one.recall(k).mean() for one in scored]))
 
 
 def summarise(scored: Sequence[Scored], ks: Sequence[int] | None = None) -> pd.DataFrame:

@@ -89,16 +89,14 @@ def miss_table(scored: Sequence[Scored], k: int = 10) -> pd.DataFrame:
             "category": one.category,
             "query": triplet.id,
             "kinds": ", ".join(edit_kinds(triplet.captions)),
-            "rank": int(above) + int(tied) // 2 + 1,
+            "rank": place,
             "captions": " / ".join(triplet.captions),
             "reference": triplet.reference,
             "target": triplet.targets[0],
             "top": " ".join(top),
         }
         for one in scored
-        for triplet, above, tied, top, recall in zip(
-            one.benchmark.triplets, one.ranks.above, one.ranks.tied, one.top, one.recall(k), strict=True
-        )
+        for triplet, place, top, recall in zip(one.benchmark.triplets, one.places, one.top, one.recall(k), strict=True)
         if recall < 1
     ]
     columns = ["category", "query", "kinds", "rank", "captions", "reference", "target", "top"]
@@ -145,7 +143,7 @@ def picture_row(one: Scored, row: int) -> RetrievalRow:
         results=[benchmark.path(image) for image in one.top[row]],
         correct=[image in triplet.targets for image in one.top[row]],
         target=benchmark.path(triplet.targets[0]),
-        rank=int(one.ranks.above[row]) + int(one.ranks.tied[row]) // 2 + 1,
+        rank=one.places[row],
         title=one.category,
     )
 

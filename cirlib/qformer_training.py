@@ -18,9 +18,8 @@ from cirlib.benchmarks import Benchmark, sample_join
 from cirlib.composers.qformer import Form, QFormerComposer, build_qformer, save_weights
 from cirlib.devices import best_device
 from cirlib.encoders.store import FeatureStore
-from cirlib.evaluation import Scored, average_texts, query_texts, score
+from cirlib.evaluation import Scored, average_texts, mean_recall, query_texts, score
 from cirlib.losses.info_nce import info_nce
-from cirlib.metrics import recall_at_k
 from cirlib.mining import mine_hard_negatives
 from cirlib.params import Evaluation, QFormer, Study
 from cirlib.preparation import Prepared
@@ -118,7 +117,7 @@ def finetune(
 
     def validate() -> dict[str, float]:
         scored = score_qformer(composer, store, dev_parts, study.evaluation, run)
-        return {"dev/recall@10": float(np.mean([recall_at_k(one.ranks, 10).mean() for one in scored]))}
+        return {"dev/recall@10": mean_recall(scored, 10)}
 
     recipe = _recipe(study, params.epochs, params.lr)
     fingerprint = {

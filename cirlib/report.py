@@ -42,7 +42,7 @@ def histogram(scored: Sequence[Scored]) -> Figure:
     """Every method's ranks, all categories together."""
     ranks = {m: [] for m in dict.fromkeys(one.method for one in scored)}
     for one in scored:
-        ranks[one.method] += (one.ranks.above + one.ranks.tied // 2 + 1).tolist()
+        ranks[one.method] += one.places
     return rank_histogram(ranks, gallery_size=max(one.candidates for one in scored))
 
 

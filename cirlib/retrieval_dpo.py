@@ -18,7 +18,7 @@ from cirlib.benchmarks import Benchmark, join_captions
 from cirlib.composers.baselines import text_only
 from cirlib.encoders.clip import TwoTowers
 from cirlib.encoders.store import FeatureStore
-from cirlib.evaluation import Scored
+from cirlib.evaluation import Scored, mean_recall
 from cirlib.losses.dpo import dpo_loss
 from cirlib.mining import mine_hard_negatives
 from cirlib.params import DPO, Study
@@ -108,7 +108,7 @@ def train_dpo(
 
     def validate() -> dict[str, float]:
         scored = score_text_query(towers, store, dev, study, "dev")
-        return {"dev/recall@10": float(np.mean([one.recall(10).mean() for one in scored]))}
+        return {"dev/recall@10": mean_recall(scored, 10)}
 
     recipe = Recipe(params.epochs, params.lr, precision=study.models.precision)
     fingerprint = {

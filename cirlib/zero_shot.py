@@ -12,7 +12,7 @@ from cirlib.benchmarks import PROTOCOLS, Benchmark
 from cirlib.composers.baselines import image_only, slerp, text_only, weighted_sum
 from cirlib.encoders.clip import TwoTowers
 from cirlib.encoders.store import FeatureStore
-from cirlib.evaluation import Scored, average_texts, query_texts, score, summarise
+from cirlib.evaluation import Scored, average_texts, mean_recall, query_texts, score, summarise
 from cirlib.params import Evaluation, Study
 from cirlib.splits import load_splits
 
@@ -63,8 +63,7 @@ def sweep(weights: Sequence[float], dev: Mapping[str, Embedded], evaluation: Eva
     for method, mix in MIXES.items() if dev else ():
         for weight in weights:
             scored = score_composer(method, lambda i, t, m=mix, w=weight: m(i, t, w), dev, evaluation)
-            value = float(sum(one.recall(10).mean() for one in scored) / len(scored))
-            rows.append({"method": method, "weight": weight, "dev/recall@10": value})
+            rows.append({"method": method, "weight": weight, "dev/recall@10": mean_recall(scored, 10)})
     return pd.DataFrame(rows, columns=["method", "weight", "dev/recall@10"])
 
 
@@ -93,12 +92,16 @@ def score_baselines(
 
 def protocol_table(towers: TwoTowers, store: FeatureStore, study: Study, root, weight: float) -> pd.DataFrame:
     """One model, the weighted sum, under every protocol public code uses: what the protocol alone is worth."""
-    rows, texts = [], {}  # texts: caption style → category → features, encoded once a style
+    rows: list[dict] = []
+    texts: dict[str, dict[str, Tensor]] = {}  # caption style → category → features
+    galleries: dict[str, dict[str, Benchmark]] = {}  # gallery protocol → category → benchmark
     for name, protocol in PROTOCOLS.items():
         if name in ("cirr", "circo") or (study.data.benchmark in ("cirr", "circo") and protocol.gallery != "original"):
             continue
         evaluation = Evaluation(gallery=protocol.gallery, reference=protocol.reference, captions=protocol.captions)
-        parts = load_splits(study, root, gallery=protocol.gallery).reported
+        if protocol.gallery not in galleries:
+            galleries[protocol.gallery] = load_splits(study, root, gallery=protocol.gallery).reported
+        parts = galleries[protocol.gallery]
         if protocol.captions not in texts:
             texts[protocol.captions] = {c: embed_texts(towers, part, protocol.captions) for c, part in parts.items()}
         embedded = {c: place(store, part, texts[protocol.captions][c]) for c, part in parts.items()}

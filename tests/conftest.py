@@ -161,6 +161,29 @@ def make_benchmark() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
+def make_chains(make_benchmark: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes parts in which query i goes from image i to image i + 1 of its category.
+
+    `queries`: category → how many; `order`: the images of each gallery, not the store's order; `captions`: of query
+    i of a category.
+    """
+
+    def make(
+        queries: dict[str, int], order: tuple[int, ...], captions: Callable[[str, int], tuple[str, str]]
+    ) -> dict[str, Any]:
+        return {
+            name: make_benchmark(
+                [(f"{name}-{i}", f"{name}-{i + 1}", *captions(name, i)) for i in range(count)],
+                [f"{name}-{i}" for i in order],
+                name,
+            )
+            for name, count in queries.items()
+        }
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def make_scored(make_benchmark: Callable[..., Any]) -> Callable[..., Any]:
     """Makes the ranks of one method on one category, by default without ties.
 

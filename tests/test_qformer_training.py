@@ -100,19 +100,8 @@ def store(tmp_path, make_store):
 
 
 @pytest.fixture
-def parts(make_benchmark):
-    """Query i goes from image i to image i + 1 of its category, whose gallery is not in the store's order."""
-    return {
-        category: make_benchmark(
-            [
-                (f"{category}-{i}", f"{category}-{i + 1}", f"is {category} {i}", f"has {i} dots.")
-                for i in range(queries)
-            ],
-            [f"{category}-{i}" for i in (3, 8, 0, 7, 1, 5, 2, 6, 4)],
-            category,
-        )
-        for category, queries in QUERIES.items()
-    }
+def parts(make_chains):
+    return make_chains(QUERIES, (3, 8, 0, 7, 1, 5, 2, 6, 4), lambda name, i: (f"is {name} {i}", f"has {i} dots."))
 
 
 def study_of(seed: int = 0, **qformer) -> Study:

@@ -46,16 +46,8 @@ def store(tmp_path, make_store):
 
 
 @pytest.fixture
-def parts(make_benchmark):
-    """Query i goes from image i to image i + 1 of its category, whose gallery is not in the store's order."""
-    return {
-        category: make_benchmark(
-            [(f"{category}-{i}", f"{category}-{i + 1}", f"is {category} {i}", "has dots.") for i in range(queries)],
-            [f"{category}-{i}" for i in (3, 0, 7, 1, 5, 2, 6, 4)],
-            category,
-        )
-        for category, queries in QUERIES.items()
-    }
+def parts(make_chains):
+    return make_chains(QUERIES, (3, 0, 7, 1, 5, 2, 6, 4), lambda name, i: (f"is {name} {i}", "has dots."))
 
 
 def study_of(**dpo) -> Study:

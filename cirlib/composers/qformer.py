@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModel, AutoTokenizer, BatchEncoding, Blip2QFormerConfig, Blip2QFormerModel
+from transformers import AutoModel, AutoTokenizer, Blip2QFormerConfig, Blip2QFormerModel
 from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
 
 from cirlib.encoders.blip2 import load_blip2
@@ -70,13 +70,13 @@ class QFormerComposer(nn.Module):
 
         Texts of like length go through together, so that little is computed on padding.
         """
-        lengths = torch.tensor([len(ids) for ids in self._encode(texts)["input_ids"]])
+        encoded = self._encode(texts)
+        lengths = torch.tensor([len(ids) for ids in encoded])
         groups = lengths.argsort(stable=True).split(max(32, -(-len(texts) // 2)))
-        parts = [self._embed_group(reference[rows], [texts[i] for i in rows]) for rows in groups]
+        parts = [self._embed_group(reference[rows], *self._pad([encoded[i] for i in rows])) for rows in groups]
         return torch.cat(parts)[torch.cat(groups).argsort().to(self.device)]
 
-    def _embed_group(self, reference: Tensor, texts: Sequence[str]) -> Tensor:
-        ids, mask = self.tokenize(texts)
+    def _embed_group(self, reference: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         fused = self._fuse(reference, ids, mask)  # (B, Q, H)
         if self.form.fusion == "one_pass":
             return F.normalize(self.vision_projection(fused).mean(1), dim=-1)
@@ -97,11 +97,14 @@ class QFormerComposer(nn.Module):
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids and mask, (B, L) each, on the module's device."""
-        batch = self.tokenizer.pad(self._encode(texts), return_tensors="pt").to(self.device)
-        return batch["input_ids"], batch["attention_mask"]
+        return self._pad(self._encode(texts))
 
-    def _encode(self, texts: Sequence[str]) -> BatchEncoding:
-        return self.tokenizer(list(texts), truncation=True, max_length=self.form.max_tokens)
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return self.tokenizer(list(texts), truncation=True, max_length=self.form.max_tokens)["input_ids"]
+
+    def _pad(self, encoded: list[list[int]]) -> tuple[Tensor, Tensor]:
+        batch = self.tokenizer.pad({"input_ids": encoded}, return_tensors="pt").to(self.device)
+        return batch["input_ids"], batch["attention_mask"]
 
     def _fuse(self, reference: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """The query states after one pass with text and image, (B, Q, H)."""
