@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
 import open_clip
 import timm
 import torch
+import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -121,20 +124,32 @@ class MiniVision:
         return grid.flatten(2).transpose(1, 2)
 
 
+@contextmanager
+def without_loading_reports() -> Iterator[None]:
+    """Keeps transformers from listing the weights that a model leaves unused on purpose, as MiniLM's pooler."""
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+
+
 def build_two_towers(width: int) -> open_clip.CustomTextCLIP:
     """The two pretrained towers under one open_clip model, its two linear heads still untrained.
 
     Image: EfficientNet-Lite0, average pooling. Text: MiniLM, mean pooling. Both towers are locked.
     """
-    model = open_clip.CustomTextCLIP(
-        embed_dim=width,
-        vision_cfg={"timm_model_name": "tf_efficientnet_lite0", "timm_pool": "avg", "timm_proj": "linear"},
-        text_cfg={
-            "hf_model_name": str(minilm_folder()),
-            "hf_proj_type": "linear",
-            "hf_pooler_type": "mean_pooler",
-        },
-    )
+    with without_loading_reports():
+        model = open_clip.CustomTextCLIP(
+            embed_dim=width,
+            vision_cfg={"timm_model_name": "tf_efficientnet_lite0", "timm_pool": "avg", "timm_proj": "linear"},
+            text_cfg={
+                "hf_model_name": str(minilm_folder()),
+                "hf_proj_type": "linear",
+                "hf_pooler_type": "mean_pooler",
+            },
+        )
     model.text.transformer.set_attn_implementation("eager")  # at these lengths faster than the fused kernel on CPUs
     model.visual.trunk.load_state_dict(efficientnet_weights(model.visual.trunk))
     model.lock_image_tower()
