@@ -26,7 +26,7 @@ export TOKENIZERS_PARALLELISM := false
 RUNTIME := $(VENV)/installed-$(FAISS)
 DEVELOP := $(VENV)/installed-$(FAISS)-dev
 
-.PHONY: help study test lint format benchmark readme lab clean
+.PHONY: help study rehearsal test lint format benchmark readme lab clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of"
@@ -35,6 +35,12 @@ help: ## list the targets
 study: $(RUNTIME) ## run the study: data, training, tables, figures, executed notebooks
 	@dvc repro
 	@python -m cirlib.report
+
+# The study's parameters and lock are put back afterwards, whatever happens.
+rehearsal: $(RUNTIME) ## rehearse the FashionIQ study at full size with stand-ins (ANNOTATIONS=folder, else fetched)
+	@python -m cirlib.rehearsal $(if $(ANNOTATIONS),--annotations "$(ANNOTATIONS)")
+	@kept=$$(mktemp -d); cp params.yaml dvc.lock "$$kept"; trap 'cp "$$kept"/* .; rm -r "$$kept"' EXIT; \
+	dvc exp run -S study=fashioniq_rehearsal && python -m cirlib.report
 
 test: $(DEVELOP) lint ## lint, check the format and run all tests
 	@python -m pytest -n 2 tests

@@ -565,7 +565,7 @@ def paper_vs_ours(table: pd.DataFrame, *, metric: str = "recall@10") -> Figure:
     )
     places = np.arange(len(table)) + 0.5 * (table["_order"].rank(method="dense").to_numpy() - 1)
     title = f"{_metric_label(metric)}: the paper, other publications, this study"
-    subtitle = "mean of the categories  ·  numbers compare only where the protocol is the same"
+    subtitle = "mean of the categories  ·  numbers compare only where data and protocol are the same"
     figure, (axes,) = _panels(1, (11, 2.4 + 0.44 * float(places[-1] + 1)), title, subtitle)
     for source, (label, colour) in SOURCES.items():
         mine = (table["source"] == source).to_numpy()

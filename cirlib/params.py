@@ -35,8 +35,16 @@ class Data(Block):
     root: Path
     categories: list[str] | None = None  # None: every category that has a captions file
     split: str = "val"  # the split that is reported
+    images: str | None = None  # where to take missing images from: folder, archive, hf://datasets/<owner>/<name>
+    fetch: bool = False  # FashionIQ only: get the published annotations, and from their links what `images` leaves
     allow_missing: bool = False
     dev_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.1  # of train, held out for every choice
+
+    @model_validator(mode="after")
+    def _fetches_what_is_published(self) -> Data:
+        if self.fetch and self.benchmark != "fashioniq":
+            raise ValueError(f"fetch must be false for {self.benchmark}: only FashionIQ's files can be fetched")
+        return self
 
 
 class Models(Block):
@@ -48,6 +56,7 @@ class Models(Block):
     fusion: str = "mini"  # mini, or a Blip2ForImageTextRetrieval id or folder
     fusion_checkpoint: Path | None = None  # a Q-Former trained by this study to start from
     image_size: Count = 160  # pixels a side, for mini
+    cache_tokens: bool = True  # False: no image tokens on disk, the vision tower runs in every training step
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
 
 
@@ -98,6 +107,7 @@ class QFormer(Block):
     temperature: Positive = 0.07
     max_words: Count = 32  # text tokens kept
     accumulation: Count = 1
+    gradient_checkpointing: bool = False  # less memory for more time
     hard_negatives: Count = 2  # mined images a query
     range_min: NonNegativeCount = 0
     range_max: Count = 50

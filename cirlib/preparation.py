@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,16 +16,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cirlib.benchmarks import Benchmark, join_captions
-from cirlib.benchmarks.garments import draw_garments
 from cirlib.devices import DTYPES, best_device
 from cirlib.encoders.blip2 import Blip2Vision
 from cirlib.encoders.clip import TwoTowers, align, load_clip, load_mini_towers, save_heads, wrap_mini_towers
 from cirlib.encoders.images import ImageEncoder, encode_images
+from cirlib.encoders.live import LiveFeatures
 from cirlib.encoders.mini import MiniVision, build_two_towers
-from cirlib.encoders.store import FeatureStore, build_store
-from cirlib.params import Drawing
+from cirlib.encoders.store import FeatureStore, build_store, contents_key, remaining
+from cirlib.resources import encoding_needs, require_disk
 from cirlib.splits import Splits, load_splits
 from cirlib.stage import Stage
+
+CACHE_ADVICE = "make room on it, move data/ to another, or set models.cache_tokens to false"
 
 Pairs = list[dict[str, str]]  # {"image": id, "caption": text}
 
@@ -37,11 +40,20 @@ class Prepared:
 
     @cached_property
     def splits(self) -> Splits:
-        return load_splits(self.stage.study, self.stage.images)
+        return self.splits_under(self.stage.study.evaluation.gallery)
+
+    def splits_under(self, gallery: str) -> Splits:
+        """The parts with the galleries of a protocol, ``original`` or ``val_split``, without unusable images."""
+        file = unusable_file(self.stage)
+        unusable = json.loads(file.read_text()) if file.is_file() else {}
+        return load_splits(self.stage.study, self.stage.images, gallery=gallery, unusable=unusable)
 
     @cached_property
-    def tokens(self) -> FeatureStore:
-        """Frozen image tokens for the Q-Former."""
+    def tokens(self) -> FeatureStore | LiveFeatures:
+        """Frozen image tokens for the Q-Former, from disk or, where the study caches none, from the vision tower."""
+        study = self.stage.study
+        if not study.models.cache_tokens:
+            return LiveFeatures(vision_tower(self.stage), needed_images(self), study.data_prep.num_workers)
         return FeatureStore(self.stage.require(self.stage.data / "tokens", "data_prep"))
 
     @cached_property
@@ -54,13 +66,27 @@ class Prepared:
         models, device = self.stage.study.models, best_device()
         dtype = DTYPES[models.precision]
         if models.clip != "mini":
-            return load_clip(models.clip, models.clip_pretrained, device=device, dtype=dtype)
+            names = [local_name(self.stage, name) for name in (models.clip, models.clip_pretrained)]
+            return load_clip(*names, device=device, dtype=dtype)
         return load_mini_towers(_heads_file(self.stage), models.image_size, device=device, dtype=dtype)
 
     def pairs(self, name: str) -> Pairs:
         """The image–caption pairs ``alignment`` or ``pretraining``; empty where the data has none."""
         file = self.stage.images / "pairs" / f"{name}.json"
         return json.loads(file.read_text()) if file.is_file() else []
+
+
+def local_name(stage: Stage, name: str | None) -> str | None:
+    """A model's name as the study gives it, with the project's folder before it where it is a path in there."""
+    prefix, path = ("local-dir:", name.removeprefix("local-dir:")) if name else ("", "")
+    if not path or not (stage.root / path).exists():
+        return name
+    return (prefix if name.startswith(prefix) else "") + str(stage.root / path)
+
+
+def unusable_file(stage: Stage) -> Path:
+    """Where data preparation notes the images that are there but cannot be used: id → reason."""
+    return stage.data / "unusable.json"
 
 
 def _heads_file(stage: Stage) -> Path:
@@ -77,38 +103,47 @@ def open_prepared(stage: Stage) -> Prepared:
     Raises:
         StageError: data preparation has not run; the message names the command.
     """
-    stage.require(stage.data / "tokens" / "store.json", "data_prep")
+    if stage.study.models.cache_tokens:
+        stage.require(stage.data / "tokens" / "store.json", "data_prep")
     stage.require(stage.data / "clip" / "store.json", "data_prep")
     return Prepared(stage)
 
 
-def draw(stage: Stage) -> None:
-    """Draws the garments data where the study asks for it; done once, resumed if interrupted."""
-    drawing: Drawing | None = stage.params.drawing
-    if drawing is not None:
-        draw_garments(
-            stage.images,
-            **drawing.model_dump(),
-            image_size=stage.study.models.image_size,
-            seed=stage.study.seed,
-        )
-
-
 def needed_images(prepared: Prepared) -> dict[str, Path]:
     """Every image of the study, those of the pairs included: id → file."""
-    images = load_splits(prepared.stage.study, prepared.stage.images, gallery="original").images()
+    images = prepared.splits_under("original").images()
     folder = prepared.stage.images / "images"
     for name in ("alignment", "pretraining"):
         images |= {pair["image"]: folder / f"{pair['image']}.jpg" for pair in prepared.pairs(name)}
     return images
 
 
-def encode_tokens(prepared: Prepared, images: dict[str, Path]) -> FeatureStore:
-    """The frozen vision tower's tokens of every image, float16 on disk."""
+def encode_tokens(prepared: Prepared, images: dict[str, Path]) -> FeatureStore | LiveFeatures:
+    """The frozen vision tower's tokens of every image, float16 on disk unless the study caches none."""
     stage = prepared.stage
-    encoder = vision_tower(stage)
-    options = {"batch_size": stage.params.batch_size, "num_workers": stage.params.num_workers}
-    return encode_images(encoder, images, stage.data / "tokens", description="image tokens", **options)
+    if not stage.study.models.cache_tokens:
+        print("models.cache_tokens is false: no tokens on disk, the vision tower runs whenever they are wanted")
+        return prepared.tokens
+    return _encode(stage, vision_tower(stage), images, "tokens", "image tokens", CACHE_ADVICE)
+
+
+def _encode(
+    stage: Stage, encoder: ImageEncoder, images: dict[str, Path], folder: str, what: str, advice: str
+) -> FeatureStore:
+    """Encodes what is not encoded yet, after saying what that takes.
+
+    Raises:
+        ResourceError: the disk is too small.
+    """
+    params, files, to = stage.params, list(images.values()), stage.data / folder
+    key = contents_key(encoder.key, files)
+    if left := remaining(to, key, list(images), encoder.shape):
+        bytes_an_image = 2 * math.prod(encoder.shape)  # float16
+        needs = encoding_needs(f"{what} of {left:,} images", encoder, files[-left:], bytes_an_image, params.num_workers)
+        print(needs, flush=True)
+        require_disk(to, needs.disk, advice)
+    options = {"batch_size": params.batch_size, "num_workers": params.num_workers}
+    return encode_images(encoder, images, to, key=key, description=what, **options)
 
 
 def vision_tower(stage: Stage) -> ImageEncoder:
@@ -116,7 +151,7 @@ def vision_tower(stage: Stage) -> ImageEncoder:
     models, device = stage.study.models, best_device()
     if models.fusion == "mini":
         return MiniVision(models.image_size, device=device, dtype=DTYPES[models.precision])
-    return Blip2Vision(models.fusion, device=device, dtype=DTYPES[models.precision])
+    return Blip2Vision(local_name(stage, models.fusion), device=device, dtype=DTYPES[models.precision])
 
 
 def align_towers(prepared: Prepared) -> pd.DataFrame:
@@ -165,8 +200,7 @@ def encode_two_towers(prepared: Prepared, images: dict[str, Path]) -> FeatureSto
     stage, towers = prepared.stage, prepared.towers()
     folder = stage.data / "clip"
     if stage.study.models.clip != "mini" or stage.study.models.fusion != "mini":
-        options = {"batch_size": stage.params.batch_size, "num_workers": stage.params.num_workers}
-        return encode_images(towers, images, folder, description="image embeddings", **options)
+        return _encode(stage, towers, images, "clip", "image embeddings", "make room on it, or move data/ to another")
     ids = list(images)
 
     def encode(rows: slice) -> Iterator[Tensor]:
@@ -203,13 +237,6 @@ def example_triplets(parts: Mapping[str, Benchmark], number: int, seed: int) -> 
         text = join_captions(triplet.captions, "and")[0]
         rows.append((benchmark.path(triplet.reference), text, benchmark.path(triplet.targets[0])))
     return rows
-
-
-def shared_images(splits: Splits) -> pd.DataFrame:
-    """How many images of the reported galleries are used by train queries too: a row a category."""
-    used = {i for part in splits.train.values() for t in part.triplets for i in (t.reference, *t.targets)}
-    rows = [{"category": c, "shared with train": len(used & set(b.gallery))} for c, b in splits.reported.items()]
-    return pd.DataFrame(rows)
 
 
 def write_report(prepared: Prepared, folder: Path) -> None:

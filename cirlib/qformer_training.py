@@ -17,13 +17,16 @@ from torch.nn import functional as F
 from cirlib.benchmarks import Benchmark, sample_join
 from cirlib.composers.qformer import Form, QFormerComposer, build_qformer, save_weights
 from cirlib.devices import best_device
+from cirlib.encoders.live import LiveFeatures
 from cirlib.encoders.store import FeatureStore
 from cirlib.evaluation import Scored, average_texts, mean_recall, query_texts, score
 from cirlib.losses.info_nce import info_nce
 from cirlib.mining import mine_hard_negatives
 from cirlib.params import Evaluation, QFormer, Study
-from cirlib.preparation import Prepared
+from cirlib.preparation import Prepared, local_name
 from cirlib.training import History, Recipe, as_table, replace_file, shuffled_batches, train
+
+Features = FeatureStore | LiveFeatures
 
 
 @dataclass(frozen=True)
@@ -55,16 +58,9 @@ def form_of(params: QFormer) -> Form:
     return Form(params.fusion, params.target, params.max_words)
 
 
-def tokens(store: FeatureStore, rows: np.ndarray, device: torch.device) -> Tensor:
-    """Stored image tokens (B, T, C) on ``device``, float32."""
-    order = np.argsort(rows, kind="stable")  # the memory map is read front to back
-    values = torch.from_numpy(store.array[rows[order]])[torch.from_numpy(np.argsort(order))]
-    return values.to(device, non_blocking=True).float()
-
-
 def pretrain(
     composer: QFormerComposer,
-    store: FeatureStore,
+    store: Features,
     pairs: Sequence[Mapping[str, str]],
     study: Study,
     folder: Path,
@@ -79,7 +75,7 @@ def pretrain(
         return [PairBatch(rows[part.numpy()], [captions[i] for i in part.tolist()]) for part in parts]
 
     def loss_of(batch: PairBatch) -> tuple[Tensor, dict]:
-        images = composer.embed_targets(tokens(store, batch.images, composer.device))
+        images = composer.embed_targets(store.read(batch.images, composer.device))
         texts = composer.embed_texts(batch.captions)
         return info_nce(texts, images, temperature=composer.temperature, symmetric=True), {}
 
@@ -91,7 +87,7 @@ def pretrain(
 
 def finetune(
     composer: QFormerComposer,
-    store: FeatureStore,
+    store: Features,
     train_parts: Mapping[str, Benchmark],
     dev_parts: Mapping[str, Benchmark],
     study: Study,
@@ -129,14 +125,14 @@ def finetune(
     return train(composer, partial(sampler.batches, mine=mine), sampler.steps, loss_of, recipe, folder, **options)
 
 
-def triplet_loss(composer: QFormerComposer, store: FeatureStore, batch: TripletBatch) -> Tensor:
+def triplet_loss(composer: QFormerComposer, store: Features, batch: TripletBatch) -> Tensor:
     """InfoNCE of a batch of triplets, mined negatives included where it has any."""
     device = composer.device
-    queries = composer.embed_queries(tokens(store, batch.references, device), batch.texts)  # (B, D)
-    targets = composer.embed_targets(tokens(store, batch.targets, device))  # (B, Q, D) or (B, D)
+    queries = composer.embed_queries(store.read(batch.references, device), batch.texts)  # (B, D)
+    targets = composer.embed_targets(store.read(batch.targets, device))  # (B, Q, D) or (B, D)
     negatives = None
     if batch.negatives.shape[1]:
-        mined = composer.embed_targets(tokens(store, batch.negatives.ravel(), device))
+        mined = composer.embed_targets(store.read(batch.negatives.ravel(), device))
         negatives = mined.unflatten(0, batch.negatives.shape)  # (B, K, Q, D) or (B, K, D)
     return info_nce(queries, targets, temperature=composer.temperature, negatives=negatives)
 
@@ -144,7 +140,7 @@ def triplet_loss(composer: QFormerComposer, store: FeatureStore, batch: TripletB
 class TripletSampler:
     """Batches of triplets with captions drawn anew each epoch, and negatives mined from time to time."""
 
-    def __init__(self, store: FeatureStore, parts: Mapping[str, Benchmark], params: QFormer, seed: int) -> None:
+    def __init__(self, store: Features, parts: Mapping[str, Benchmark], params: QFormer, seed: int) -> None:
         self.triplets = [triplet for part in parts.values() for triplet in part.triplets]
         self.category = np.repeat(np.arange(len(parts)), [len(part.triplets) for part in parts.values()])
         self.galleries = [store.rows(part.gallery) for part in parts.values()]
@@ -187,7 +183,7 @@ def _save_array(path: Path, array: np.ndarray) -> None:
         np.save(stream, array)
 
 
-def _mine(composer: QFormerComposer, store: FeatureStore, sampler: TripletSampler, study: Study) -> np.ndarray:
+def _mine(composer: QFormerComposer, store: Features, sampler: TripletSampler, study: Study) -> np.ndarray:
     """Hard negatives of every train query among its category's train images, rows of the store (N, K)."""
     params = study.qformer
     negatives = np.empty((len(sampler.triplets), params.hard_negatives), np.int64)
@@ -224,7 +220,7 @@ def _positions(gallery: np.ndarray, rows: np.ndarray) -> np.ndarray:
 @torch.inference_mode()
 def embed_queries(
     composer: QFormerComposer,
-    store: FeatureStore,
+    store: Features,
     references: np.ndarray,
     texts: list[str],
     batch_size: int = 256,
@@ -234,17 +230,17 @@ def embed_queries(
     with _autocast(composer):
         for start in range(0, len(texts), batch_size):
             rows = slice(start, start + batch_size)
-            image = tokens(store, references[rows], composer.device)
+            image = store.read(references[rows], composer.device)
             parts.append(composer.embed_queries(image, texts[rows]).float().cpu())
     return torch.cat(parts)
 
 
 @torch.inference_mode()
-def embed_gallery(composer: QFormerComposer, store: FeatureStore, rows: np.ndarray, batch_size: int = 256) -> Tensor:
+def embed_gallery(composer: QFormerComposer, store: Features, rows: np.ndarray, batch_size: int = 256) -> Tensor:
     """Target embeddings (M, D) or (M, Q, D) on the CPU for rows of the store."""
     with _autocast(composer):
         parts = [
-            composer.embed_targets(tokens(store, rows[i : i + batch_size], composer.device)).float().cpu()
+            composer.embed_targets(store.read(rows[i : i + batch_size], composer.device)).float().cpu()
             for i in range(0, len(rows), batch_size)
         ]
     return torch.cat(parts)
@@ -255,7 +251,7 @@ def _autocast(composer: QFormerComposer) -> torch.autocast:
 
 
 def benchmark_queries(
-    composer: QFormerComposer, store: FeatureStore, benchmark: Benchmark, evaluation: Evaluation
+    composer: QFormerComposer, store: Features, benchmark: Benchmark, evaluation: Evaluation
 ) -> Tensor:
     """Query embeddings (N, D) of a benchmark, a query's several texts averaged."""
     texts, rows = query_texts(benchmark, evaluation.captions)
@@ -266,7 +262,7 @@ def benchmark_queries(
 
 def score_qformer(
     composer: QFormerComposer,
-    store: FeatureStore,
+    store: Features,
     parts: Mapping[str, Benchmark],
     evaluation: Evaluation,
     method: str,
@@ -294,8 +290,14 @@ def new_composer(prepared: Prepared) -> QFormerComposer:
     params, models = study.qformer, study.models
     checkpoint = models.fusion_checkpoint and prepared.stage.root / models.fusion_checkpoint
     composer = build_qformer(
-        models.fusion, checkpoint, form_of(params), num_query_tokens=params.num_query_tokens, width=params.width
+        local_name(prepared.stage, models.fusion),
+        checkpoint,
+        form_of(params),
+        num_query_tokens=params.num_query_tokens,
+        width=params.width,
     )
+    if params.gradient_checkpointing:
+        composer.qformer.gradient_checkpointing_enable()
     if checkpoint is None:
         composer.log_temperature.data.copy_(torch.tensor(params.temperature).log())
     return composer.to(best_device())

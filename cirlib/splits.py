@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from cirlib.benchmarks import (
     categories,
     drop_missing,
     load_benchmark,
+    mark_unusable,
     require_complete,
 )
 from cirlib.params import Study
@@ -32,25 +34,31 @@ class Splits:
         return {image: part.path(image) for part in parts for image in part.gallery}
 
 
-def load_splits(study: Study, root: Path, *, gallery: str | None = None) -> Splits:
+def load_splits(
+    study: Study, root: Path, *, gallery: str | None = None, unusable: Mapping[str, str] | None = None
+) -> Splits:
     """The study's data as its parameters describe it.
 
     Args:
         root: the folder with the benchmark's files. gallery: another gallery protocol than the study's.
+        unusable: image id → why its file cannot be used; such an image counts as missing.
 
     Raises:
         BenchmarkError: files or images are missing and ``data.allow_missing`` does not allow it.
     """
-    data, name = study.data, study.data.benchmark
-    reported = {
-        category: _usable(load_benchmark(name, root, split=data.split, category=key, protocol=protocol), data)
-        for category, key in _categories(study, root, data.split)
-        for protocol in [gallery or study.evaluation.gallery]
-    }
+    data, name, protocol = study.data, study.data.benchmark, gallery or study.evaluation.gallery
+
+    def load(split: str, category: str | None, protocol: str) -> Benchmark:
+        part = load_benchmark(name, root, split=split, category=category, protocol=protocol)
+        part = mark_unusable(part, unusable or {})
+        require_complete(part, data.allow_missing)
+        return drop_missing(part) if part.missing else part
+
+    reported = {category: load(data.split, key, protocol) for category, key in _categories(study, root, data.split)}
     train: dict[str, Benchmark] = {}
     dev: dict[str, Benchmark] = {}
     for category, key in _train_categories(study, root):
-        part = _usable(load_benchmark(name, root, split="train", category=key, protocol=_train_gallery(name)), data)
+        part = load("train", key, _train_gallery(name))
         train[category], dev[category] = hold_out(part, data.dev_fraction, study.seed)
     return Splits(train, dev, reported)
 
@@ -83,8 +91,3 @@ def _train_categories(study: Study, root: Path) -> list[tuple[str, str | None]]:
 def _train_gallery(name: str) -> str:
     """Of a train split only the images that queries use are ever opened, where the benchmark can say so."""
     return "val_split" if name in ("fashioniq", "custom") else "original"
-
-
-def _usable(part: Benchmark, data) -> Benchmark:
-    require_complete(part, data.allow_missing)
-    return drop_missing(part) if part.missing else part

@@ -22,6 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from cirlib.resources import ResourceError, StepWatch, require_disk, state_bytes
+
 PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -101,12 +103,14 @@ def train(
         folder, fork, {"run": run, "recipe": vars(recipe), "start": _digest(model), "fingerprint": fingerprint}
     )
     first = state.resume(model, optimizer, schedule, history) + 1
+    require_disk(folder, state_bytes(model), "make room on it, or move results/ to another")
+    watch = StepWatch(run, model, unit, (recipe.epochs - first + 1) * steps_per_epoch)
     if keep and first == keep + 1 and fork is None:
         state.keep(again=False)  # for a run that was stopped before it could
     for epoch in range(first, recipe.epochs + 1):
         start = time.perf_counter()
         record = _epoch(
-            accelerator, wrapped, batches(epoch), loss_of, optimizer, schedule, recipe, epoch, history, unit
+            accelerator, wrapped, batches(epoch), loss_of, optimizer, schedule, recipe, epoch, history, unit, watch
         )
         if validate is not None:
             model.eval()
@@ -130,8 +134,9 @@ def as_table(*histories: History) -> pd.DataFrame:
 
 
 def _epoch(
-    accelerator, model, batches, loss_of, optimizer, schedule, recipe: Recipe, epoch: int, history: History, unit: str
-) -> dict:
+    accelerator, model, batches, loss_of, optimizer, schedule, recipe: Recipe, epoch: int, history: History, unit: str,
+    watch: StepWatch,
+) -> dict:  # fmt: skip
     model.train()
     total, seen, start = 0.0, 0, time.perf_counter()
     bar = tqdm(batches, desc=f"{history.run} epoch {epoch}/{recipe.epochs}", unit="batch", leave=False)
@@ -139,8 +144,7 @@ def _epoch(
     for number, batch in enumerate(bar, start=1):
         with accelerator.accumulate(model):
             accelerator.sync_gradients |= number == len(batches)
-            with accelerator.autocast():
-                loss, told = loss_of(batch)
+            loss, told = _forward(accelerator, loss_of, batch, watch, history.run, unit)
             accelerator.backward(loss)
             if accelerator.sync_gradients:
                 accelerator.clip_grad_norm_(model.parameters(), recipe.max_norm)
@@ -149,6 +153,7 @@ def _epoch(
                 schedule.step()
             optimizer.zero_grad()
         total, seen = total + loss.item() * len(batch), seen + len(batch)
+        watch.after_step(len(batch))
         if told:
             history.steps.append({"step": len(history.steps) + 1, "loss": loss.item(), **told})
     if not torch.isfinite(torch.tensor(total)):
@@ -156,6 +161,22 @@ def _epoch(
             f"{history.run}: the loss of epoch {epoch} is not finite: lower lr (now {recipe.lr:g})"
         )
     return {"epoch": epoch, "loss": total / seen, f"{unit}/s": seen / (time.perf_counter() - start)}
+
+
+def _forward(accelerator, loss_of, batch, watch: StepWatch, run: str, unit: str) -> tuple[Tensor, dict[str, float]]:
+    """The loss of a batch.
+
+    Raises:
+        ResourceError: it does not fit into the GPU's memory.
+    """
+    try:
+        with accelerator.autocast(), watch.forward():
+            return loss_of(batch)
+    except torch.OutOfMemoryError:
+        raise ResourceError(
+            f"{run}: a batch of {len(batch)} {unit} does not fit into the GPU's memory: lower batch_size and raise "
+            "accumulation by the same factor, or set qformer.gradient_checkpointing to true"
+        ) from None
 
 
 def _report(record: dict, run: str, unit: str, epochs: int, seconds_left: float) -> None:

@@ -13,8 +13,8 @@ from cirlib.composers.baselines import image_only, slerp, text_only, weighted_su
 from cirlib.encoders.clip import TwoTowers
 from cirlib.encoders.store import FeatureStore
 from cirlib.evaluation import Scored, average_texts, mean_recall, query_texts, score, summarise
-from cirlib.params import Evaluation, Study
-from cirlib.splits import load_splits
+from cirlib.params import Evaluation
+from cirlib.preparation import Prepared
 
 Composer = Callable[[Tensor, Tensor], Tensor]
 MIXES = {"sum": weighted_sum, "slerp": slerp}
@@ -90,17 +90,18 @@ def score_baselines(
     return [one for method, compose in methods for one in score_composer(method, compose, embedded, evaluation)]
 
 
-def protocol_table(towers: TwoTowers, store: FeatureStore, study: Study, root, weight: float) -> pd.DataFrame:
+def protocol_table(towers: TwoTowers, prepared: Prepared, weight: float) -> pd.DataFrame:
     """One model, the weighted sum, under every protocol public code uses: what the protocol alone is worth."""
     rows: list[dict] = []
+    benchmark, store = prepared.stage.study.data.benchmark, prepared.clip
     texts: dict[str, dict[str, Tensor]] = {}  # caption style → category → features
     galleries: dict[str, dict[str, Benchmark]] = {}  # gallery protocol → category → benchmark
     for name, protocol in PROTOCOLS.items():
-        if name in ("cirr", "circo") or (study.data.benchmark in ("cirr", "circo") and protocol.gallery != "original"):
+        if name in ("cirr", "circo") or (benchmark in ("cirr", "circo") and protocol.gallery != "original"):
             continue
         evaluation = Evaluation(gallery=protocol.gallery, reference=protocol.reference, captions=protocol.captions)
         if protocol.gallery not in galleries:
-            galleries[protocol.gallery] = load_splits(study, root, gallery=protocol.gallery).reported
+            galleries[protocol.gallery] = prepared.splits_under(protocol.gallery).reported
         parts = galleries[protocol.gallery]
         if protocol.captions not in texts:
             texts[protocol.captions] = {c: embed_texts(towers, part, protocol.captions) for c, part in parts.items()}

@@ -93,35 +93,9 @@ def cpu() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def tiny_blip2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random `Blip2ForImageTextRetrieval` with its processor, saved as the real ones are: 28 px, 5 tokens of 24."""
-    import torch
-    from transformers import BertTokenizer, Blip2Config, Blip2ForImageTextRetrieval, Blip2Processor, BlipImageProcessor
+    from cirlib.rehearsal import save_tiny_blip2
 
-    from cirlib.encoders.mini import minilm_folder
-
-    tokenizer = BertTokenizer(vocab=str(minilm_folder() / "vocab.txt"))  # BERT's, as the real ones have
-    layers = {"num_hidden_layers": 2, "num_attention_heads": 2}
-    config = Blip2Config(
-        vision_config={"hidden_size": 24, "intermediate_size": 40, "image_size": 28, "patch_size": 14, **layers},
-        qformer_config={
-            "vocab_size": len(tokenizer) + 1,  # BLIP-2 has one token more than BERT
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "encoder_hidden_size": 24,
-            "max_position_embeddings": 64,
-            "use_qformer_text_input": True,
-            **layers,
-        },
-        num_query_tokens=4,
-        image_text_hidden_size=16,
-    )
-    model = Blip2ForImageTextRetrieval(config)
-    generator = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        parameter.data.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-    folder = tmp_path_factory.mktemp("blip2")
-    model.save_pretrained(folder)
-    Blip2Processor(BlipImageProcessor(size={"height": 28, "width": 28}), tokenizer).save_pretrained(folder)
-    return folder
+    return save_tiny_blip2(tmp_path_factory.mktemp("blip2"))
 
 
 @pytest.fixture(scope="session")

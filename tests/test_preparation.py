@@ -19,14 +19,12 @@ from cirlib.preparation import (
     Prepared,
     align_towers,
     count,
-    draw,
     encode_tokens,
     encode_two_towers,
     example_triplets,
     needed_images,
     open_prepared,
     pooled_tokens,
-    shared_images,
     vision_tower,
     write_report,
 )
@@ -84,18 +82,6 @@ def test_a_part_with_images_missing_is_counted_as_incomplete(custom_stage):
     assert table.loc[("reported", "shoe"), "complete"]
 
 
-def test_images_that_train_queries_use_are_counted_in_the_reported_galleries(prepared, write_json):
-    assert shared_images(prepared.splits)["shared with train"].tolist() == [0, 0]
-    raw = prepared.stage.images
-    shared = ["hat-val-0", "hat-val-1", "hat-train-0"]
-    write_json(raw / "image_splits" / "split.shoe.val.json", [f"shoe-val-{i}" for i in range(6)] + shared[2:])
-    record = {"candidate": shared[0], "target": shared[1], "captions": ["is shared"]}
-    write_json(raw / "captions" / "cap.hat.train.json", [record] * 20)
-    write_json(raw / "image_splits" / "split.hat.train.json", shared)
-    table = shared_images(Prepared(prepared.stage).splits)
-    assert table.to_dict("list") == {"category": ["hat", "shoe"], "shared with train": [2, 0]}
-
-
 def test_examples_are_drawn_from_every_category_and_by_the_seed(prepared):
     parts = prepared.splits.reported
     rows = example_triplets(parts, 5, seed=0)
@@ -131,37 +117,6 @@ def test_the_report_has_the_counts_and_their_sums(prepared, make_store, tmp_path
     assert pd.read_csv(tmp_path / "counts.csv").equals(count(prepared))
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics == {"queries": {"train": 12, "dev": 2, "reported": 6}, "images": 3}
-
-
-# ------------------------------------------------------------------ drawing
-
-
-def test_nothing_is_drawn_unless_the_study_asks(prepared):
-    before = sorted(prepared.stage.images.rglob("*"))
-    draw(prepared.stage)
-    assert sorted(prepared.stage.images.rglob("*")) == before
-
-
-def test_a_catalogue_is_drawn_with_the_studys_size_and_seed(custom_stage, tmp_path):
-    drawing = {
-        "train_triplets": 3, "val_queries": 2, "gallery_size": 5, "alignment_pairs": 2, "pretraining_pairs": 3,
-        "family_size": 3,
-    }  # fmt: skip
-    stage = custom_stage(
-        "data_prep", seed=5, data={"root": "drawn"}, models={"image_size": 32}, data_prep={"drawing": drawing}
-    )
-    draw(stage)
-    written = json.loads((tmp_path / "drawn" / "drawn.json").read_text())
-    assert {name: written[name] for name in drawing} == drawing
-    assert (written["seed"], written["image_size"]) == (5, 32)
-    ready = Prepared(stage)
-    assert (len(ready.pairs("alignment")), len(ready.pairs("pretraining"))) == (2, 3)
-    images = needed_images(ready)
-    assert all(path.is_file() for path in images.values())
-    assert {open_rgb(path).size for path in images.values()} == {(32, 32)}
-    times = {path: path.stat().st_mtime_ns for path in images.values()}
-    draw(stage)
-    assert {path: path.stat().st_mtime_ns for path in images.values()} == times
 
 
 # ------------------------------------------------------------------ encoding with models that are brought along

@@ -35,7 +35,6 @@ from cirlib.qformer_training import (
     save_all,
     score_all,
     score_qformer,
-    tokens,
     train_qformer,
     triplet_loss,
 )
@@ -209,14 +208,6 @@ def test_the_parameters_give_the_composers_form():
 
 
 # ------------------------------------------------------------------ embedding in order
-
-
-def test_tokens_come_in_the_order_of_the_rows(store):
-    rows = np.array([5, 0, 17, 5, 3])
-    got = tokens(store, rows, torch.device("cpu"))
-    assert got.dtype == torch.float32
-    assert torch.equal(got, STORED[rows])
-    assert tokens(store, rows[:0], torch.device("cpu")).shape == (0, 4, CHANNELS)
 
 
 def assert_rows_match(together: Tensor, alone: Tensor) -> None:

@@ -246,3 +246,13 @@ def test_the_contents_key_changes_with_model_bytes_and_order(tmp_path):
     assert contents_key("m", [a, b]) == before
     b.write_bytes(b"twp")
     assert contents_key("m", [a, b]) != before
+
+
+def test_rows_are_read_in_the_order_asked_for(tmp_path, make_store):
+    features = torch.randn(20, 4, 6, generator=torch.Generator().manual_seed(0))
+    store = make_store(tmp_path / "store", [f"i{i}" for i in range(20)], features)
+    rows, cpu = np.array([5, 0, 17, 5, 3]), torch.device("cpu")
+    assert store.shape == (20, 4, 6)
+    assert store.read(rows, cpu).dtype == torch.float32
+    assert torch.equal(store.read(rows, cpu), features.half().float()[rows])
+    assert store.read(rows[:0], cpu).shape == (0, 4, 6)

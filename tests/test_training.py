@@ -366,7 +366,7 @@ def test_the_table_has_a_row_an_epoch_of_every_run():
 
 def test_each_epoch_has_a_line_with_loss_score_speed_and_time_left(tmp_path, capsys):
     history = Job(tmp_path, unit="pairs", recipe=replace(RECIPE, epochs=2))()
-    first, last = capsys.readouterr().out.splitlines()
+    _needs, first, last = capsys.readouterr().out.splitlines()
     for line, record, score in ((first, history.records[0], "10.0"), (last, history.records[1], "30.0")):
         assert line.startswith(f"toy {record['epoch']}/2  loss {record['loss']:.4f}  dev/recall@10 {score} %  ")
         assert f"  {record['pairs/s']:.0f} pairs/s" in line

@@ -11,6 +11,7 @@ from cirlib.composers.baselines import slerp, weighted_sum
 from cirlib.encoders.clip import load_clip
 from cirlib.evaluation import summarise
 from cirlib.params import Evaluation
+from cirlib.preparation import Prepared
 from cirlib.splits import load_splits
 from cirlib.zero_shot import (
     Embedded,
@@ -150,7 +151,8 @@ def test_a_query_of_two_texts_is_their_average(towers, store, stage):
 
 
 def test_one_model_is_scored_under_every_protocol_of_public_code(towers, store, stage):
-    table = protocol_table(towers, store, stage.study, stage.images, 0.4).set_index("protocol")
+    assert store.folder == stage.data / "clip"
+    table = protocol_table(towers, Prepared(stage), 0.4).set_index("protocol")
     assert set(table.index) == set(PROTOCOLS) - {"cirr", "circo"}
     assert table["queries"].tolist() == [6] * len(table)
     # a val gallery has 6 images, 4 of them in a query; covr alone removes the reference

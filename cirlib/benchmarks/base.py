@@ -134,6 +134,10 @@ def read_ids(path: Path, expected: str) -> list[str]:
     for index, image in enumerate(ids):
         if not isinstance(image, str) or not image:
             raise BenchmarkError(f"{path}, record {index}: expected an image id (non-empty text), found {image!r}.")
+        if image in (".", "..") or any(character in image for character in "/\\\0"):
+            raise BenchmarkError(
+                f"{path}, record {index}: image id {image!r} is no file name: slashes and NUL are not allowed."
+            )
     check_unique(ids, path, "image ids")
     return ids
 

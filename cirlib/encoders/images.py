@@ -58,11 +58,16 @@ def encode_images(
     images: Mapping[str, Path],
     folder: Path,
     *,
+    key: str | None = None,
     batch_size: int = 64,
     num_workers: int = 2,
     description: str = "encoding",
 ) -> FeatureStore:
-    """The feature store of ``images`` (id → file) under ``encoder``; resumes, and is only built once."""
+    """The feature store of ``images`` (id → file) under ``encoder``; resumes, and is only built once.
+
+    Args:
+        key: ``contents_key`` of the encoder and the files, where it is known.
+    """
     ids, files = list(images), list(images.values())
 
     def encode(rows: slice) -> Iterator[Tensor]:
@@ -72,5 +77,5 @@ def encode_images(
                 features = encoder.encode_pixels(pixels)
             yield features
 
-    key = contents_key(encoder.key, files)
+    key = key or contents_key(encoder.key, files)
     return build_store(folder, key, ids, encoder.shape, encode, description=description)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,7 @@ class FeatureStore:
         self.key: str = manifest["key"]
         self.ids: list[str] = manifest["ids"]
         self.array: np.ndarray = np.load(folder / FEATURES, mmap_mode="r")
+        self.shape: tuple[int, ...] = self.array.shape
         self._row = {image: row for row, image in enumerate(self.ids)}
 
     def __len__(self) -> int:
@@ -49,13 +50,32 @@ class FeatureStore:
 
     def rows(self, ids: Sequence[str]) -> np.ndarray:
         """Rows (B,) int64 of ``ids``; StoreError names the first one that is absent."""
-        try:
-            return np.fromiter((self._row[image] for image in ids), np.int64, len(ids))
-        except KeyError as error:
-            raise StoreError(f"image {error.args[0]!r} has no features in {self.folder}") from None
+        return rows_of(self._row, ids, str(self.folder))
+
+    def read(self, rows: np.ndarray, device: torch.device) -> Tensor:
+        """Features (B, *shape) float32 of ``rows``, on ``device``."""
+        order = np.argsort(rows, kind="stable")  # the memory map is read front to back
+        values = torch.from_numpy(self.array[rows[order]])[torch.from_numpy(np.argsort(order))]
+        return values.to(device, non_blocking=True).float()
 
     def __getitem__(self, ids: Sequence[str]) -> Tensor:
         return torch.from_numpy(self.array[self.rows(ids)].astype(np.float32))
+
+
+def rows_of(row: Mapping[str, int], ids: Sequence[str], where: str) -> np.ndarray:
+    """The row of each id, (B,) int64; StoreError names the first one that is absent."""
+    try:
+        return np.fromiter((row[image] for image in ids), np.int64, len(ids))
+    except KeyError as error:
+        raise StoreError(f"image {error.args[0]!r} has no features in {where}") from None
+
+
+def remaining(folder: Path, key: str, ids: Sequence[str], shape: tuple[int, ...]) -> int:
+    """How many images :func:`build_store` would still have to encode."""
+    wanted = {"key": key, "shape": list(shape), "ids": list(ids)}
+    if _read_manifest(folder) == wanted:
+        return 0
+    return len(ids) - _done(folder.with_name(folder.name + ".partial"), wanted)
 
 
 def build_store(
@@ -115,12 +135,18 @@ def _write_shard(array: np.memmap, rows: slice, encode: Callable[[slice], Iterab
 def _resume(partial: Path, wanted: dict) -> tuple[np.memmap, int]:
     """The half-written array and how many images are done; a fresh one where the key or list differs."""
     shape = (len(wanted["ids"]), *wanted["shape"])
-    progress = _read_json(partial / PROGRESS)
-    if progress and {k: v for k, v in progress.items() if k != "done"} == wanted and _is_whole(partial, wanted):
-        return np.load(partial / FEATURES, mmap_mode="r+"), progress["done"]
+    if done := _done(partial, wanted):
+        return np.load(partial / FEATURES, mmap_mode="r+"), done
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     return np.lib.format.open_memmap(partial / FEATURES, "w+", np.float16, shape), 0
+
+
+def _done(partial: Path, wanted: dict) -> int:
+    """Images that an interrupted run left encoded."""
+    progress = _read_json(partial / PROGRESS)
+    same = progress and {k: v for k, v in progress.items() if k != "done"} == wanted
+    return progress["done"] if same and _is_whole(partial, wanted) else 0
 
 
 def _finish(partial: Path, folder: Path, manifest: dict) -> None:

@@ -1,0 +1,150 @@
+"""Images out of what a user has: a folder, an archive, a parquet file, or a data set on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+from tqdm.auto import tqdm
+
+from .base import EXTENSIONS, BenchmarkError, scan_images
+from .downloads import Outcome, Politeness, save_picture
+
+HUB = "hf://datasets/"
+TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+ARCHIVES = (".zip", *TARS, ".parquet")
+MAX_BYTES = Politeness.max_bytes  # of one image
+
+Named = tuple[str, bytes]  # an image's id and its content, of one too large only the beginning
+
+
+def take_images(source: str | Path, wanted: Iterable[str], folder: Path) -> dict[str, Outcome]:
+    """Puts the wanted images of ``source`` into ``folder``, by file name without extension.
+
+    Image files of a folder are linked, those of archives and parquet files are written. Nothing else is taken out of
+    an archive, and no path in it is followed.
+
+    Args:
+        source: a folder (with images, archives or parquet files at any depth), one archive (.zip, .tar, .tar.gz …) or
+            parquet file, or ``hf://datasets/<owner>/<name>[@<revision>]``.
+
+    Returns:
+        What became of those that ``source`` has.
+
+    Raises:
+        BenchmarkError: there is no such source, it is damaged, or it has none of the wanted images.
+    """
+    left = dict.fromkeys(wanted)
+    path = _snapshot(str(source)) if str(source).startswith(HUB) else Path(source).expanduser()
+    if not path.exists():
+        raise BenchmarkError(f"No {path}: expected a folder, an archive, or {HUB}<owner>/<name>.")
+    folder.mkdir(parents=True, exist_ok=True)
+    outcomes = _link(path, left, folder) if path.is_dir() else {}
+    for archive in sorted(_archives(path)):
+        for image, content in _contents(archive, left.keys() - outcomes.keys()):
+            outcomes[image] = _save(content, folder / image)
+    if left and not outcomes:
+        raise BenchmarkError(
+            f"{source} has none of the {len(left)} images that are wanted, as {next(iter(left))!r}: expected files of "
+            f"these names ({', '.join(EXTENSIONS)}), in it or in archives in it ({', '.join(ARCHIVES)})."
+        )
+    return outcomes
+
+
+def _snapshot(source: str) -> Path:
+    """The local copy of a data set of the hub: fetched, or out of the cache."""
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = source.removeprefix(HUB).partition("@")
+    patterns = [f"*{ending}" for ending in (*EXTENSIONS, *ARCHIVES)]
+    try:
+        options = {"repo_type": "dataset", "revision": revision or None, "allow_patterns": patterns}
+        return Path(snapshot_download(name, **options))
+    except Exception as error:  # the hub's client raises many types
+        raise BenchmarkError(f"{source} could not be had: {str(error).strip().splitlines()[0]}") from error
+
+
+def _link(source: Path, wanted: dict[str, None], folder: Path) -> dict[str, Outcome]:
+    found = scan_images(source)
+    for image in wanted:
+        if image in found:
+            link = folder / f"{image}{found[image].suffix.lower()}"
+            link.unlink(missing_ok=True)
+            link.symlink_to(found[image].resolve())
+    return {image: Outcome("there") for image in wanted if image in found}
+
+
+def _archives(path: Path) -> list[Path]:
+    if path.is_dir():
+        return [file for file in path.rglob("*") if file.is_file() and file.name.lower().endswith(ARCHIVES)]
+    if not path.name.lower().endswith(ARCHIVES):
+        raise BenchmarkError(f"{path} is no archive that can be read: allowed are {', '.join(ARCHIVES)}.")
+    return [path]
+
+
+def _contents(archive: Path, wanted: set[str]) -> Iterator[Named]:
+    """The wanted images in one archive or parquet file.
+
+    Raises:
+        BenchmarkError: it cannot be read to its end.
+    """
+    name = archive.name.lower()
+    read = _of_zip if name.endswith(".zip") else _of_parquet if name.endswith(".parquet") else _of_tar
+    try:
+        yield from read(archive, wanted)
+    except (OSError, EOFError, RuntimeError, ValueError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
+        raise BenchmarkError(f"{archive} cannot be read: {error}.") from error
+
+
+def _of_zip(archive: Path, wanted: set[str]) -> Iterator[Named]:
+    with zipfile.ZipFile(archive) as opened:
+        for member in tqdm(opened.infolist(), desc=archive.name, unit="file"):
+            if not member.is_dir() and (image := _image(member.filename)) in wanted:
+                with opened.open(member) as content:
+                    yield image, content.read(MAX_BYTES + 1)
+
+
+def _of_tar(archive: Path, wanted: set[str]) -> Iterator[Named]:
+    with tarfile.open(archive) as opened:
+        for member in tqdm(opened, desc=archive.name, unit="file"):
+            if member.isfile() and (image := _image(member.name)) in wanted:
+                yield image, opened.extractfile(member).read(MAX_BYTES + 1)
+
+
+def _of_parquet(archive: Path, wanted: set[str]) -> Iterator[Named]:
+    """Rows with an image (bytes, with or without the path of the file) and, in a text column or that path, its id."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(archive) as table, tqdm(total=table.metadata.num_rows, desc=archive.name, unit="row") as bar:
+        fields = list(table.schema_arrow)
+        texts = [field.name for field in fields if pa.types.is_string(field.type)]
+        images = [field.name for field in fields if pa.types.is_binary(field.type) or pa.types.is_struct(field.type)]
+        for batch in table.iter_batches(64, columns=texts + images):
+            bar.update(batch.num_rows)
+            for row in batch.to_pylist():
+                yield from _of_row(row, texts, images, wanted)
+
+
+def _of_row(row: dict, texts: list[str], images: list[str], wanted: set[str]) -> Iterator[Named]:
+    for cell in (row[name] for name in images):
+        content, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
+        names = [path, *(row[name] for name in texts)]
+        ids = [image for name in names if name for image in (name, PurePosixPath(name).stem) if image in wanted]
+        if content and ids:
+            yield ids[0], content
+
+
+def _image(member: str) -> str | None:
+    """The image id that a member's name says, None where it is no image."""
+    path = PurePosixPath(member)
+    return path.stem if path.suffix.lower() in EXTENSIONS else None
+
+
+def _save(content: bytes, stem: Path) -> Outcome:
+    if len(content) > MAX_BYTES:
+        return Outcome("broken", f"larger than {MAX_BYTES / 1e6:g} MB")
+    return save_picture(content, stem)

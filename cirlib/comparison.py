@@ -1,0 +1,60 @@
+"""The paper's claims and other publications on FashionIQ beside what this study measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+PUBLISHED = Path(__file__).with_name("published.csv")
+FASHIONIQ = "fashioniq"  # the study whose numbers stand beside the published ones
+METRICS = ("recall@10", "recall@50")
+METHODS = {
+    "image_only": "image only, zero-shot",
+    "text_only": "text only, zero-shot",
+    "sum": "weighted sum, zero-shot",
+    "slerp": "slerp, zero-shot",
+    "qformer": "fine-tuned Q-Former",
+    "qformer_hard_negatives": "fine-tuned Q-Former, hard negatives",
+    "retrieval_dpo": "Retrieval-DPO",
+}
+
+
+def paper_vs_ours(summary: pd.DataFrame, study: str) -> pd.DataFrame:
+    """Every published row, then every method of ours: measured, or without a number where it was not run.
+
+    Published numbers are FashionIQ's. What another study measured stands below with that study's name as ``data``.
+
+    Args:
+        summary: the study's result table. study: its name.
+
+    Returns:
+        ``source`` (paper, published, ours), ``method``, ``data``, ``recall@10`` and ``recall@50`` (means of the
+        categories, fractions of 1) with ``…/ci_low`` and ``…/ci_high`` of ours, ``<category>/recall@10``,
+        ``protocol``, ``complete``.
+    """
+    published = pd.read_csv(PUBLISHED).assign(data=FASHIONIQ, complete=True)
+    rows = [_ours(summary, method, study) for method in METHODS]
+    if study != FASHIONIQ:
+        rows = [_not_run(method) for method in METHODS] + rows
+    return pd.concat([published, pd.DataFrame(rows)], ignore_index=True)
+
+
+def _not_run(method: str) -> dict:
+    return {"source": "ours", "method": METHODS[method], "data": FASHIONIQ, "protocol": "not run"}
+
+
+def _ours(summary: pd.DataFrame, method: str, study: str) -> dict:
+    mine = summary[summary["method"] == method]
+    row = _not_run(method) | {"data": study}
+    if study != FASHIONIQ:
+        row["method"] += f", on {study}"
+    for one in mine[mine["metric"].isin(METRICS)].to_dict("records"):
+        if one["category"] == "mean":
+            row |= {one["metric"]: one["value"], "protocol": one["protocol"], "complete": one["complete"]}
+            row |= {f"{one['metric']}/{end}": one[end] for end in ("ci_low", "ci_high")}
+        elif one["metric"] == "recall@10":
+            row[f"{one['category']}/recall@10"] = one["value"]
+    if row.get("complete") is False:
+        row["protocol"] += ", incomplete"
+    return row

@@ -1,0 +1,190 @@
+"""Images out of folders, archives, parquet files and data sets of the hub."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from cirlib.benchmarks import BenchmarkError
+from cirlib.benchmarks.image_sources import take_images
+
+WANTED = ["a", "b", "c"]
+
+
+def picture(colour: str = "teal", kind: str = "JPEG") -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (40, 30), colour).save(stream, kind)
+    return stream.getvalue()
+
+
+FILES = {"x/a.jpg": picture(), "x/y/b.png": picture("navy", "PNG"), "other.jpg": picture(), "x/notes.txt": b"no"}
+
+
+def write_zip(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def write_tar(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w:gz" if path.name.endswith("gz") else "w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def write_folder(path: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(content)
+    return path
+
+
+def taken(source, folder: Path) -> list[str]:
+    outcomes = take_images(source, WANTED, folder)
+    assert all(outcome.kind == "there" for outcome in outcomes.values())
+    assert sorted(outcomes) == sorted(path.stem for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("name", ["i.zip", "i.tar", "i.tar.gz", "i.tgz"])
+def test_only_the_wanted_images_leave_an_archive(tmp_path, name):
+    write = write_zip if name.endswith("zip") else write_tar
+    assert taken(write(tmp_path / name, FILES), tmp_path / "images") == ["a.jpg", "b.png"]
+    assert (tmp_path / "images" / "a.jpg").read_bytes() == FILES["x/a.jpg"]
+
+
+def test_images_of_a_folder_are_linked_not_copied(tmp_path):
+    source = write_folder(tmp_path / "mine", FILES)
+    assert taken(source, tmp_path / "images") == ["a.jpg", "b.png"]
+    assert (tmp_path / "images" / "a.jpg").resolve() == (source / "x" / "a.jpg").resolve()
+    assert taken(source, tmp_path / "images") == ["a.jpg", "b.png"]  # once more, over the links
+
+
+def test_archives_in_a_folder_give_what_its_files_do_not(tmp_path):
+    source = write_folder(tmp_path / "mine", {"a.jpg": picture("red")})
+    write_zip(source / "rest.zip", {"a.jpg": picture("blue"), "b.jpg": picture()})
+    assert taken(source, tmp_path / "images") == ["a.jpg", "b.jpg"]
+    assert (tmp_path / "images" / "a.jpg").read_bytes() == picture("red")
+
+
+@pytest.mark.parametrize("name", ["../../a.jpg", "/tmp/a.jpg", "..\\a.jpg"])
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_no_path_in_an_archive_leaves_the_folder(tmp_path, name, kind):
+    inside = tmp_path / "deep" / "deeper" / "images"
+    write = write_zip if kind == "zip" else write_tar
+    source = write(tmp_path / f"i.{kind}", {name: picture(), "b.jpg": picture()})
+    take_images(source, WANTED, inside)
+    written = [path for path in tmp_path.rglob("*.jpg")]
+    assert written and all(path.parent == inside for path in written)
+
+
+def test_links_in_an_archive_are_no_images(tmp_path):
+    secret = tmp_path / "secret.jpg"
+    secret.write_bytes(picture())
+    with tarfile.open(tmp_path / "i.tar", "w") as archive:
+        member = tarfile.TarInfo("a.jpg")
+        member.type, member.linkname = tarfile.SYMTYPE, str(secret)
+        archive.addfile(member)
+    with pytest.raises(BenchmarkError, match="none of the 3 images"):
+        take_images(tmp_path / "i.tar", WANTED, tmp_path / "images")
+
+
+def test_broken_pictures_in_an_archive_are_told_and_not_written(tmp_path):
+    source = write_zip(tmp_path / "i.zip", {"a.jpg": b"<html>", "b.jpg": picture()[:300], "c.jpg": picture()})
+    outcomes = take_images(source, WANTED, tmp_path / "images")
+    assert [outcomes[image].kind for image in WANTED] == ["broken", "broken", "there"]
+    assert [path.name for path in (tmp_path / "images").iterdir()] == ["c.jpg"]
+
+
+def test_a_picture_larger_than_the_cap_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("cirlib.benchmarks.image_sources.MAX_BYTES", 500)
+    source = write_zip(tmp_path / "i.zip", {"a.jpg": picture() + b"\0" * 1000, "b.jpg": picture()[:0] + picture()})
+    outcomes = take_images(source, ["a"], tmp_path / "images")
+    assert "larger than" in outcomes["a"].reason
+
+
+@pytest.mark.parametrize("name", ["i.zip", "i.tar", "i.tar.gz", "i.parquet"])
+@pytest.mark.parametrize("content", [b"", b"no archive at all", None])
+def test_a_damaged_archive_is_an_error_with_its_name(tmp_path, name, content):
+    path = tmp_path / name
+    if content is None and name == "i.tar":
+        pytest.skip("a tar without compression has no mark by which its first half could be told from a whole one")
+    if content is None:  # the first half of a real one
+        write = {"zip": write_zip, "uet": write_parquet}.get(name[-3:], write_tar)
+        write(path, FILES)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    else:
+        path.write_bytes(content)
+    with pytest.raises(BenchmarkError, match=name.replace(".", r"\.")):
+        take_images(path, WANTED, tmp_path / "images")
+
+
+def test_a_member_whose_checksum_is_wrong_is_an_error(tmp_path):
+    path = write_zip(tmp_path / "i.zip", {"a.jpg": picture()})
+    data = bytearray(path.read_bytes())
+    data[100] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(BenchmarkError, match=r"i\.zip cannot be read"):
+        take_images(path, WANTED, tmp_path / "images")
+
+
+def write_parquet(path: Path, files: dict[str, bytes]) -> Path:
+    rows = [{"image": {"bytes": content, "path": name}} for name, content in files.items()]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def test_rows_of_a_parquet_file_are_known_by_their_path(tmp_path):
+    assert taken(write_parquet(tmp_path / "i.parquet", FILES), tmp_path / "images") == ["a.jpg", "b.png"]
+
+
+def test_rows_of_a_parquet_file_are_known_by_a_column_of_ids(tmp_path):
+    rows = [{"id": "a", "img": {"bytes": picture(), "path": None}}, {"id": "z", "img": {"bytes": b"", "path": None}}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "i.parquet")
+    assert taken(tmp_path / "i.parquet", tmp_path / "images") == ["a.jpg"]
+    pq.write_table(pa.table({"asin": ["b", "q"], "jpg": [picture(), picture()]}), tmp_path / "plain.parquet")
+    assert "b.jpg" in taken_more(tmp_path / "plain.parquet", tmp_path / "images")
+
+
+def taken_more(source: Path, folder: Path) -> list[str]:
+    take_images(source, WANTED, folder)
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_source_without_any_wanted_image_says_what_is_expected(tmp_path):
+    with pytest.raises(BenchmarkError, match=r"none of the 3 images that are wanted, as 'a'.*\.jpg"):
+        take_images(write_folder(tmp_path / "mine", {"z.jpg": picture()}), WANTED, tmp_path / "images")
+
+
+@pytest.mark.parametrize(("name", "said"), [("nowhere", "expected a folder, an archive"), ("i.rar", "allowed are")])
+def test_what_is_no_source_is_refused(tmp_path, name, said):
+    (tmp_path / "i.rar").write_bytes(b"Rar!")
+    with pytest.raises(BenchmarkError, match=said):
+        take_images(tmp_path / name, WANTED, tmp_path / "images")
+
+
+def test_a_data_set_of_the_hub_comes_out_of_the_cache(tmp_path, monkeypatch):
+    """Offline, as a machine without internet: the snapshot is laid out as the hub's client keeps it."""
+    commit, cache = "0" * 40, tmp_path / "hub" / "datasets--someone--fashion"
+    write_folder(cache / "snapshots" / commit, {"images/a.jpg": picture(), "b.jpg": picture()})
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert taken("hf://datasets/someone/fashion", tmp_path / "images") == ["a.jpg", "b.jpg"]
+
+
+def test_a_data_set_that_cannot_be_had_is_an_error_with_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(BenchmarkError, match="hf://datasets/someone/fashion could not be had"):
+        take_images("hf://datasets/someone/fashion", WANTED, tmp_path / "images")
