@@ -109,6 +109,23 @@ def write_audit(report: Audit, folder: Path) -> None:
     missing_table(report).to_csv(folder / "missing_images.csv", index=False)
 
 
+def overview(report: Audit) -> pd.DataFrame:
+    """The report for reading: a column a split and category, whole numbers with thousands marked."""
+    rows = {
+        f"{row['split']} {row['category'] or ''}".strip(): {
+            name.replace("_", " "): _number(value) for name, value in row.items() if name not in ("split", "category")
+        }
+        for row in report.to_frame().astype(object).to_dict("records")
+    }
+    return pd.DataFrame(rows)
+
+
+def _number(value: float | None) -> str:
+    if value is None or pd.isna(value):
+        return ""
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.1f}"
+
+
 def missing_table(report: Audit) -> pd.DataFrame:
     """Every image that is not there or cannot be decoded, and why: ``image``, ``kind``, ``reason``."""
     rows = [(image, "missing", reason) for image, reason in report.missing.items()]
@@ -127,5 +144,5 @@ def leaks(report: Audit) -> pd.DataFrame:
     """The pairs of split and category that share images, those that share most first."""
     table = report.overlap_frame()
     counts = ["galleries", "triplets_in_gallery", "triplets"]
-    shared = table[(table[counts] > 0).any(axis=1)] if len(table) else table
+    shared = table[(table[counts] > 0).any(axis=1)]
     return shared.sort_values(counts, ascending=False, kind="stable", ignore_index=True)

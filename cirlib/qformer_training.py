@@ -18,6 +18,7 @@ from cirlib.benchmarks import Benchmark, sample_join
 from cirlib.composers.qformer import Form, QFormerComposer, build_qformer, save_weights
 from cirlib.devices import best_device
 from cirlib.encoders.live import LiveFeatures
+from cirlib.encoders.mini import quiet_transformers
 from cirlib.encoders.store import FeatureStore
 from cirlib.evaluation import Scored, average_texts, mean_recall, query_texts, score
 from cirlib.losses.info_nce import info_nce
@@ -297,7 +298,8 @@ def new_composer(prepared: Prepared) -> QFormerComposer:
         width=params.width,
     )
     if params.gradient_checkpointing:
-        composer.qformer.gradient_checkpointing_enable()
+        with quiet_transformers():  # it warns of adapters, which there are none of
+            composer.qformer.activation_checkpointing_enable()
     if checkpoint is None:
         composer.log_temperature.data.copy_(torch.tensor(params.temperature).log())
     return composer.to(best_device())

@@ -8,7 +8,7 @@ import zipfile
 import pytest
 
 from cirlib import acquisition
-from cirlib.acquisition import expectation, inspect, leaks, missing_images, missing_table, obtain, write_audit
+from cirlib.acquisition import expectation, inspect, leaks, missing_images, missing_table, obtain, overview, write_audit
 from cirlib.benchmarks import BenchmarkError
 from cirlib.benchmarks.downloads import Outcome
 from cirlib.encoders.images import open_rgb
@@ -117,6 +117,10 @@ def test_the_report_lists_every_gap_with_its_reason(gap, tmp_path):
     audit = (tmp_path / "audit.csv").read_text()
     assert audit.count("\n") == 5 and "lost_queries" in audit
     assert (tmp_path / "overlaps.csv").is_file()
+    table = overview(report)
+    assert table.columns.tolist() == ["train hat", "train shoe", "val hat", "val shoe"]
+    assert table.loc[["queries", "missing", "undecodable", "exact groups"], "val hat"].tolist() == ["3", "1", "1", "0"]
+    assert table.loc[["missing", "exact groups"], "train shoe"].tolist() == ["1", ""]
 
 
 def test_leaks_are_the_pairs_that_share_images(custom_stage):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,7 +113,7 @@ class Audit:
         """One row a pair of split and category."""
         import pandas as pd
 
-        return pd.DataFrame([asdict(overlap) for overlap in self.overlaps])
+        return pd.DataFrame([asdict(overlap) for overlap in self.overlaps], columns=[f.name for f in fields(Overlap)])
 
 
 def audit(

@@ -125,8 +125,8 @@ class MiniVision:
 
 
 @contextmanager
-def without_loading_reports() -> Iterator[None]:
-    """Keeps transformers from listing the weights that a model leaves unused on purpose, as MiniLM's pooler."""
+def quiet_transformers() -> Iterator[None]:
+    """Keeps transformers from warning of what is meant, as that MiniLM's pooler is left unused."""
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     try:
@@ -140,7 +140,7 @@ def build_two_towers(width: int) -> open_clip.CustomTextCLIP:
 
     Image: EfficientNet-Lite0, average pooling. Text: MiniLM, mean pooling. Both towers are locked.
     """
-    with without_loading_reports():
+    with quiet_transformers():
         model = open_clip.CustomTextCLIP(
             embed_dim=width,
             vision_cfg={"timm_model_name": "tf_efficientnet_lite0", "timm_pool": "avg", "timm_proj": "linear"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import shutil
 import subprocess
 import sys
@@ -13,8 +14,10 @@ import pandas as pd
 import papermill
 import pytest
 import yaml
+from dvc.utils.hydra import compose_and_dump
 
 from cirlib.params import STAGES, load_study, overridable
+from cirlib.rehearsal import prepare
 from cirlib.stage import PARAMETERS_MARK, assigned_names
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -193,3 +196,82 @@ def test_real_photos_in_fashioniqs_format_take_the_same_road(small_project, real
     summary = pd.read_csv(tmp_path / "results" / "custom" / "summary.csv")
     assert list(summary["method"].unique()) == ["image_only", "text_only", "sum", "slerp", "qformer"]
     assert set(summary["queries"]) == {60}
+
+
+@pytest.fixture(scope="session")
+def small_rehearsal(tmp_path_factory) -> Path:
+    """The fashioniq_rehearsal study on a few made-up annotations, the tiny BLIP-2 and CLIP through the real loaders."""
+    root = tmp_path_factory.mktemp("rehearsal")
+    for category in ("dress", "shirt", "toptee"):
+        for split, queries in (("train", 30), ("val", 12)):
+            ids = [f"{category}-{split}-{i}" for i in range(queries + 1)]
+            records = [
+                {"candidate": ids[i], "target": ids[i + 1], "captions": ["is blue.", f"has {i} dots"]}
+                for i in range(queries)
+            ]
+            for kind, content in (("captions/cap", records), ("image_splits/split", ids)):
+                file = root / "annotations" / f"{kind}.{category}.{split}.json"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(json.dumps(content))
+    prepare(root / "data" / "fashioniq_rehearsal", root / "annotations")
+    small = ["qformer.range_max=10", "qformer.batch_size=16", "dpo.range_max=10", "dpo.batch_size=16"]
+    compose_and_dump(
+        root / "params.yaml", str(ROOT / "conf"), None, "config", "", ["study=fashioniq_rehearsal", *small]
+    )
+    shutil.copy(ROOT / "dvc.yaml", root)
+    shutil.copytree(ROOT / "notebooks", root / "notebooks")
+    (root / "executed").mkdir()
+    for path in NOTEBOOKS:
+        execute(root, path.name)
+    return root
+
+
+@pytest.mark.slow
+def test_the_rehearsal_takes_every_stage_of_the_fashioniq_study(small_rehearsal):
+    results = small_rehearsal / "results" / "fashioniq_rehearsal"
+    summary = pd.read_csv(results / "summary.csv")
+    methods = ["image_only", "text_only", "sum", "slerp", "qformer", "qformer_hard_negatives", "retrieval_dpo"]
+    assert list(summary["method"].unique()) == methods
+    audit = pd.read_csv(results / "data_prep" / "audit.csv")
+    assert audit["queries"].tolist() == [30] * 3 + [12] * 3
+    assert audit["missing"].sum() == audit["undecodable"].sum() == 0
+    beside = pd.read_csv(results / "paper_vs_ours.csv")
+    measured = beside[(beside["source"] == "ours") & beside["recall@10"].notna()]
+    assert set(measured["data"]) == {"fashioniq_rehearsal"}
+    assert set(beside.loc[(beside["source"] == "ours") & (beside["data"] == "fashioniq"), "protocol"]) == {"not run"}
+    said = (small_rehearsal / "executed" / "01_data_prep.ipynb").read_text()
+    assert "Not as published: " in said and "val dress: queries 12, expected 2017." in said
+    assert "image tokens of 132 images: " in said
+
+
+@pytest.mark.slow
+def test_the_qformer_trains_in_every_form_without_cached_tokens(small_rehearsal, tmp_path):
+    root = tmp_path / "project"
+    shutil.copytree(small_rehearsal, root)
+    study = yaml.safe_load((root / "params.yaml").read_text())
+    study["models"] |= {"cache_tokens": False, "precision": "bf16"}
+    (root / "params.yaml").write_text(yaml.safe_dump(study))
+    shutil.rmtree(root / "data" / "fashioniq_rehearsal" / "tokens")
+    forms = {"fusion": "two_pass", "target": "mean", "accumulation": 2, "gradient_checkpointing": True}
+    execute(root, "03_qformer.ipynb", epochs=1, mine_from=0, **forms)
+    (run,) = (root / "runs").glob("qformer-*")
+    assert pd.read_csv(run / "summary.csv")["value"].between(0, 1).all()
+    assert not (root / "data" / "fashioniq_rehearsal" / "tokens").exists()
+
+
+@pytest.mark.slow
+def test_a_missing_picture_stops_the_study_with_the_count_and_the_parameter_that_allows_it(small_rehearsal, tmp_path):
+    root = tmp_path / "project"
+    shutil.copytree(small_rehearsal, root)
+    (root / "data" / "fashioniq_rehearsal" / "raw" / "images" / "dress-val-3.jpg").unlink()
+    with pytest.raises(papermill.PapermillExecutionError, match="1 of 13 gallery images are missing, which costs 2"):
+        execute(root, "01_data_prep.ipynb")
+    listed = pd.read_csv(root / "results" / "fashioniq_rehearsal" / "data_prep" / "missing_images.csv")
+    assert listed["image"].tolist() == ["dress-val-3"]
+    study = yaml.safe_load((root / "params.yaml").read_text())
+    study["data"]["allow_missing"] = True
+    (root / "params.yaml").write_text(yaml.safe_dump(study))
+    for name in ("01_data_prep.ipynb", "02_zero_shot.ipynb"):
+        execute(root, name)
+    summary = pd.read_csv(root / "results" / "fashioniq_rehearsal" / "zero_shot" / "summary.csv")
+    assert set(summary.loc[summary["category"].isin(["dress", "mean"]), "complete"]) == {False}
