@@ -107,6 +107,7 @@ class QFormer(Block):
     temperature: Positive = 0.07
     max_words: Count = 32  # text tokens kept
     accumulation: Count = 1
+    processes: Count | None = None  # that train together; None: one a GPU
     gradient_checkpointing: bool = False  # less memory for more time
     hard_negatives: Count = 2  # mined images a query
     range_min: NonNegativeCount = 0

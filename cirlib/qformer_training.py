@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cirlib.benchmarks import Benchmark, sample_join
-from cirlib.composers.qformer import Form, QFormerComposer, build_qformer, save_weights
+from cirlib.composers.qformer import Form, QFormerComposer, build_qformer, load_weights, save_weights
 from cirlib.devices import best_device
 from cirlib.encoders.live import LiveFeatures
 from cirlib.encoders.mini import quiet_transformers
@@ -25,6 +25,8 @@ from cirlib.losses.info_nce import info_nce
 from cirlib.mining import mine_hard_negatives
 from cirlib.params import Evaluation, QFormer, Study
 from cirlib.preparation import Prepared, local_name
+from cirlib.processes import gathered, is_first, own_rows, run, wait
+from cirlib.stage import Stage, seed_everything
 from cirlib.training import History, Recipe, as_table, replace_file, shuffled_batches, train
 
 Features = FeatureStore | LiveFeatures
@@ -76,8 +78,10 @@ def pretrain(
         return [PairBatch(rows[part.numpy()], [captions[i] for i in part.tolist()]) for part in parts]
 
     def loss_of(batch: PairBatch) -> tuple[Tensor, dict]:
-        images = composer.embed_targets(store.read(batch.images, composer.device))
-        texts = composer.embed_texts(batch.captions)
+        mine = own_rows(len(batch))
+        images = composer.embed_targets(store.read(batch.images[mine], composer.device))
+        texts = composer.embed_texts([batch.captions[i] for i in mine])
+        images, texts = gathered(images, len(batch)), gathered(texts, len(batch))
         return info_nce(texts, images, temperature=composer.temperature, symmetric=True), {}
 
     recipe = _recipe(study, params.pretraining_epochs, params.pretraining_lr)
@@ -127,14 +131,19 @@ def finetune(
 
 
 def triplet_loss(composer: QFormerComposer, store: Features, batch: TripletBatch) -> Tensor:
-    """InfoNCE of a batch of triplets, mined negatives included where it has any."""
-    device = composer.device
-    queries = composer.embed_queries(store.read(batch.references, device), batch.texts)  # (B, D)
-    targets = composer.embed_targets(store.read(batch.targets, device))  # (B, Q, D) or (B, D)
+    """InfoNCE of a batch of triplets, mined negatives included where it has any.
+
+    Of several processes each embeds its rows, and all compute the loss of the whole batch.
+    """
+    device, mine, count = composer.device, own_rows(len(batch)), len(batch)
+    texts = [batch.texts[i] for i in mine]
+    queries = gathered(composer.embed_queries(store.read(batch.references[mine], device), texts), count)  # (B, D)
+    targets = gathered(composer.embed_targets(store.read(batch.targets[mine], device)), count)  # (B, Q, D) or (B, D)
     negatives = None
     if batch.negatives.shape[1]:
-        mined = composer.embed_targets(store.read(batch.negatives.ravel(), device))
-        negatives = mined.unflatten(0, batch.negatives.shape)  # (B, K, Q, D) or (B, K, D)
+        rows = batch.negatives[mine]  # (b, K)
+        mined = composer.embed_targets(store.read(rows.ravel(), device)).unflatten(0, rows.shape)
+        negatives = gathered(mined, count)  # (B, K, Q, D) or (B, K, D)
     return info_nce(queries, targets, temperature=composer.temperature, negatives=negatives)
 
 
@@ -174,8 +183,9 @@ class TripletSampler:
 def _mined(folder: Path, mine: Callable[[], np.ndarray], epoch: int) -> np.ndarray:
     """The negatives mined at ``epoch``, (N, K): kept in ``folder``, so that a resumed run has the same."""
     file = folder / f"negatives-{epoch}.npy"
-    if not file.is_file():
+    if not file.is_file() and is_first():
         replace_file(file, lambda path: _save_array(path, mine()))
+    wait()
     return np.load(file)
 
 
@@ -306,6 +316,29 @@ def new_composer(prepared: Prepared) -> QFormerComposer:
 
 
 def train_qformer(prepared: Prepared) -> tuple[dict[str, QFormerComposer], pd.DataFrame]:
+    """:func:`train_here`, or the same on ``qformer.processes`` processes where that is more than one."""
+    stage = prepared.stage
+    count = stage.study.qformer.processes or max(1, torch.cuda.device_count())
+    if count == 1 or not prepared.splits.train:
+        return train_here(prepared)
+    run(_train_in_worker, stage, count)
+    trained = stage.unfinished / "trained"
+    composers = {folder.name: new_composer(prepared) for folder in sorted(trained.iterdir()) if folder.is_dir()}
+    for method, composer in composers.items():
+        load_weights(composer, trained / method)
+        composer.eval()
+    return composers, pd.read_csv(trained / "history.csv")
+
+
+def _train_in_worker(stage: Stage) -> None:
+    seed_everything(stage.study.seed)
+    composers, history = train_here(Prepared(stage))
+    if is_first():
+        save_all(composers, stage.unfinished / "trained")
+        history.to_csv(stage.unfinished / "trained" / "history.csv", index=False)
+
+
+def train_here(prepared: Prepared) -> tuple[dict[str, QFormerComposer], pd.DataFrame]:
     """Pretrains, then fine-tunes twice from there: without and with mined hard negatives.
 
     The two share their first ``mine_from`` epochs, in which nothing is mined; those are run once.

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from cirlib.processes import average_gradients, is_first, wait
 from cirlib.resources import ResourceError, StepWatch, require_disk, state_bytes
 
 PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -98,7 +99,7 @@ def train(
     steps = recipe.epochs * -(-steps_per_epoch // recipe.accumulation)
     optimizer = torch.optim.AdamW(_groups(model, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas, fused=True)
     schedule = _schedule(optimizer, recipe, steps)
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    optimizer = accelerator.prepare(optimizer)
     state = _State(
         folder, fork, {"run": run, "recipe": vars(recipe), "start": _digest(model), "fingerprint": fingerprint}
     )
@@ -110,7 +111,7 @@ def train(
     for epoch in range(first, recipe.epochs + 1):
         start = time.perf_counter()
         record = _epoch(
-            accelerator, wrapped, batches(epoch), loss_of, optimizer, schedule, recipe, epoch, history, unit, watch
+            accelerator, model, batches(epoch), loss_of, optimizer, schedule, recipe, epoch, history, unit, watch
         )
         if validate is not None:
             model.eval()
@@ -139,7 +140,9 @@ def _epoch(
 ) -> dict:  # fmt: skip
     model.train()
     total, seen, start = 0.0, 0, time.perf_counter()
-    bar = tqdm(batches, desc=f"{history.run} epoch {epoch}/{recipe.epochs}", unit="batch", leave=False)
+    bar = tqdm(
+        batches, desc=f"{history.run} epoch {epoch}/{recipe.epochs}", unit="batch", leave=False, disable=not is_first()
+    )
     accelerator.step = 0  # gradients are never kept from one epoch to the next: a run may be stopped between them
     for number, batch in enumerate(bar, start=1):
         with accelerator.accumulate(model):
@@ -147,13 +150,15 @@ def _epoch(
             loss, told = _forward(accelerator, loss_of, batch, watch, history.run, unit)
             accelerator.backward(loss)
             if accelerator.sync_gradients:
+                average_gradients(model)
                 accelerator.clip_grad_norm_(model.parameters(), recipe.max_norm)
             optimizer.step()
             if accelerator.sync_gradients:
                 schedule.step()
             optimizer.zero_grad()
         total, seen = total + loss.item() * len(batch), seen + len(batch)
-        watch.after_step(len(batch))
+        if is_first():
+            watch.after_step(len(batch))
         if told:
             history.steps.append({"step": len(history.steps) + 1, "loss": loss.item(), **told})
     if not torch.isfinite(torch.tensor(total)):
@@ -185,7 +190,8 @@ def _report(record: dict, run: str, unit: str, epochs: int, seconds_left: float)
     scores = "".join(f"  {name} {100 * value:.1f} %" for name, value in rest.items())
     left = f"  {seconds_left:.0f} s left" if seconds_left else ""
     line = f"{run} {record['epoch']}/{epochs}  loss {record['loss']:.4f}{scores}  {speed:.0f} {unit}/s{left}"
-    print(line, flush=True)
+    if is_first():
+        print(line, flush=True)
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict]:
@@ -216,9 +222,12 @@ class _State:
     def resume(self, model, optimizer, schedule, history: History) -> int:
         """Loads the state left by the same run; the epoch it had finished, 0 for none."""
         state = self._read()
+        wait()  # until every process has read it
         if state is None or state["key"] != self.key:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
+            if is_first():
+                shutil.rmtree(self.folder, ignore_errors=True)
+                self.folder.mkdir(parents=True)
+            wait()
             state = self._forked()
         if state is None:
             return 0
@@ -228,10 +237,17 @@ class _State:
         _set_generators(state["generators"])
         history.records[:], history.steps[:] = state["history"], state["steps"]
         epoch = history.records[-1]["epoch"]
-        print(f"{history.run}: goes on after epoch {epoch}", flush=True)
+        if is_first():
+            print(f"{history.run}: goes on after epoch {epoch}", flush=True)
         return epoch
 
     def save(self, model, optimizer, schedule, history: History, is_best: bool) -> None:
+        """Written by the first process; the others wait for it."""
+        if is_first():
+            self._write(model, optimizer, schedule, history, is_best)
+        wait()
+
+    def _write(self, model, optimizer, schedule, history: History, is_best: bool) -> None:
         if is_best:
             replace_file(self.best, lambda path: save_file(_tensors(model), path))
         state = {
@@ -247,7 +263,7 @@ class _State:
 
     def keep(self, again: bool = True) -> None:
         """Sets the state of this epoch aside for runs that fork here; ``again``: also where that was done before."""
-        for name in ("state.pt", "best.safetensors"):
+        for name in ("state.pt", "best.safetensors") if is_first() else ():
             kept = self.folder / f"kept-{name}"
             if again or not kept.is_file():
                 replace_file(kept, lambda path, name=name: shutil.copy(self.folder / name, path))
@@ -255,7 +271,8 @@ class _State:
     def _forked(self) -> dict | None:
         if self.fork is None:
             return None
-        shutil.copy(self.fork / "kept-best.safetensors", self.best)
+        if is_first():
+            shutil.copy(self.fork / "kept-best.safetensors", self.best)
         return torch.load(self.fork / "kept-state.pt", map_location="cpu", weights_only=True)
 
     def _read(self) -> dict | None:
