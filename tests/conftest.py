@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,19 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     model = open_clip.create_model("cirlib-tiny")
     torch.save(model.state_dict(), folder / "weights.pt")
     return "cirlib-tiny", folder / "weights.pt"
+
+
+@pytest.fixture
+def server() -> Iterator[Any]:
+    """A running `misbehaving_server.Server`."""
+    from threading import Thread
+
+    from misbehaving_server import Server
+
+    with Server() as server:
+        Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield server
+        server.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zipfile
 
 import pytest
+from misbehaving_server import picture
 
 from cirlib import acquisition
 from cirlib.acquisition import expectation, inspect, leaks, missing_images, missing_table, obtain, overview, write_audit
-from cirlib.benchmarks import BenchmarkError
+from cirlib.benchmarks import BenchmarkError, fashioniq_files
 from cirlib.benchmarks.downloads import Outcome
 from cirlib.encoders.images import open_rgb
 from cirlib.params import ParameterError, Study, load_study
@@ -165,3 +167,38 @@ def test_a_catalogue_is_drawn_with_the_studys_size_and_seed(custom_stage, tmp_pa
     times = {path: path.stat().st_mtime_ns for path in images.values()}
     obtain(stage)
     assert {path: path.stat().st_mtime_ns for path in images.values()} == times
+
+
+def test_a_study_that_fetches_gets_annotations_and_images_from_their_servers(
+    small_fashioniq, custom_stage, monkeypatch, capsys, server
+):
+    """All of it over HTTP: every published file, a link that works, one that is dead, one whose picture is shipped."""
+    val = [f"{c}-val-{i}" for c in ("dress", "shirt", "toptee") for i in range(5)]
+    ids = [*val, "both", *(f"{c}-train-{i}" for c in ("dress", "shirt", "toptee") for i in range(4))]
+    links = small_fashioniq / "image_url" / "asin2url.dress.txt"
+    links.parent.mkdir()
+    links.write_text(
+        "".join(f"{i} \t {server.url}/{'gone' if i in ('both', 'dress-val-4') else 'good'}/{i}\n" for i in ids)
+    )
+    (links.parent / "broken_links").mkdir()
+    (links.parent / "broken_links" / "both.jpg").write_bytes(picture())
+    files = {str(f.relative_to(small_fashioniq)): f.read_bytes() for f in small_fashioniq.rglob("*") if f.is_file()}
+    server.files = {f"/files/{name}": content for name, content in files.items()}
+    published = small_fashioniq.parent / "published.json"
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    published.write_text(json.dumps({"all": {"base": f"{server.url}/files/", "files": digests}}))
+    monkeypatch.setattr(fashioniq_files, "PUBLISHED", published)
+    stage = with_data(custom_stage("data_prep"), benchmark="fashioniq", root="fetched", fetch=True)
+
+    obtain(stage)
+    raw = stage.images
+    assert {
+        str(f.relative_to(raw)): f.read_bytes() for f in raw.rglob("*") if str(f.relative_to(raw)) in files
+    } == files
+    assert f"{len(ids) - 1} of {len(ids)} images fetched, 1 dead" in capsys.readouterr().out
+    dead = (raw / "dead_links.csv").read_text().splitlines()[1:]
+    assert sorted(dead) == [f"{image},dead,the server answers 404 Not Found" for image in ("both", "dress-val-4")]
+    assert missing_images(stage) == ["dress-val-4"]
+    asked = dict(server.asked)
+    obtain(stage)
+    assert dict(server.asked) == asked  # nothing that is there or dead is asked for again
