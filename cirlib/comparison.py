@@ -10,12 +10,12 @@ PUBLISHED = Path(__file__).with_name("published.csv")
 FASHIONIQ = "fashioniq"  # the study whose numbers stand beside the published ones
 METRICS = ("recall@10", "recall@50")
 METHODS = {
-    "image_only": "image only, zero-shot",
-    "text_only": "text only, zero-shot",
-    "sum": "weighted sum, zero-shot",
-    "slerp": "slerp, zero-shot",
-    "qformer": "fine-tuned Q-Former",
-    "qformer_hard_negatives": "fine-tuned Q-Former, hard negatives",
+    "image_only": "image only",
+    "text_only": "text only",
+    "sum": "weighted sum",
+    "slerp": "slerp",
+    "qformer": "Q-Former",
+    "qformer_hard_negatives": "Q-Former, hard negatives",
     "retrieval_dpo": "Retrieval-DPO",
 }
 
@@ -29,9 +29,9 @@ def paper_vs_ours(summary: pd.DataFrame, study: str) -> pd.DataFrame:
         summary: the study's result table. study: its name.
 
     Returns:
-        ``source`` (paper, published, ours), ``method``, ``data``, ``recall@10`` and ``recall@50`` (means of the
-        categories, fractions of 1) with ``…/ci_low`` and ``…/ci_high`` of ours, ``<category>/recall@10``,
-        ``protocol``, ``complete``.
+        ``source`` (paper, published, ours; "ours elsewhere" for another study), ``method``, ``data``,
+        ``recall@10`` and ``recall@50`` (means of the categories, fractions of 1) with ``…/ci_low`` and ``…/ci_high``
+        of ours, ``<category>/recall@10``, ``protocol``, ``complete``.
     """
     published = pd.read_csv(PUBLISHED).assign(data=FASHIONIQ, complete=True)
     rows = [_ours(summary, method, study) for method in METHODS]
@@ -48,7 +48,7 @@ def _ours(summary: pd.DataFrame, method: str, study: str) -> dict:
     mine = summary[summary["method"] == method]
     row = _not_run(method) | {"data": study}
     if study != FASHIONIQ:
-        row["method"] += f", on {study}"
+        row |= {"source": "ours elsewhere", "method": f"{METHODS[method]} ({study})"}
     for one in mine[mine["metric"].isin(METRICS)].to_dict("records"):
         if one["category"] == "mean":
             row |= {one["metric"]: one["value"], "protocol": one["protocol"], "complete": one["complete"]}

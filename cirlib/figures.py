@@ -48,6 +48,7 @@ SOURCES = {  # source in `paper_vs_ours`: (name in the legend, colour)
     "paper": ("the paper", ORANGE),
     "published": ("other publications", "#9A9A9A"),
     "ours": ("this study", BLUE),
+    "ours elsewhere": ("this study, on other data: not comparable", "#A6CBE3"),
 }
 SUMMARY_COLUMNS = (
     "method", "category", "metric", "value", "ci_low", "ci_high", "queries", "gallery", "chance", "protocol",
@@ -550,9 +551,10 @@ def _horizontal_bars(table: pd.DataFrame, labels: Sequence[str], metric: str, ti
 
 @_themed
 def paper_vs_ours(table: pd.DataFrame, *, metric: str = "recall@10") -> Figure:
-    """Published numbers and ours: method, source (paper, published, ours), recall@10 (fraction), protocol.
+    """Published numbers and ours: method, source (a key of ``SOURCES``), recall@10 (fraction), protocol.
 
-    Each source's rows stand together, best first; NaN reads "not run"; `protocol` is printed beside, since
+    Intervals are drawn where ``recall@10/ci_low`` and ``…/ci_high`` have them. Each source's rows stand together, best
+    first; NaN reads "not run"; `protocol` is printed beside, since
     numbers of different protocols do not compare. Raises ValueError for another source.
     """
     _check(table, "paper_vs_ours", ("method", "source", metric, "protocol"), (metric,))
@@ -566,23 +568,34 @@ def paper_vs_ours(table: pd.DataFrame, *, metric: str = "recall@10") -> Figure:
     places = np.arange(len(table)) + 0.5 * (table["_order"].rank(method="dense").to_numpy() - 1)
     title = f"{_metric_label(metric)}: the paper, other publications, this study"
     subtitle = "mean of the categories  ·  numbers compare only where data and protocol are the same"
-    figure, (axes,) = _panels(1, (11, 2.4 + 0.44 * float(places[-1] + 1)), title, subtitle)
+    figure, (axes,) = _panels(1, (13, 2.2 + 0.34 * float(places[-1] + 1)), title, subtitle)
     for source, (label, colour) in SOURCES.items():
         mine = (table["source"] == source).to_numpy()
         if mine.any():
             axes.barh(places[mine], 100 * table.loc[mine, metric], 0.68, color=colour, label=label)
-    for place, value in zip(places, table[metric], strict=True):
+    ends = ("ci_low", "ci_high")
+    spans = pd.DataFrame({end: table.get(f"{metric}/{end}", table[metric]).fillna(table[metric]) for end in ends})
+    known = (spans["ci_high"] > spans["ci_low"]).to_numpy()
+    _whiskers(axes, places[known], spans[known], horizontal=True)
+    for place, value, end in zip(places, table[metric], spans["ci_high"], strict=True):
         text, style = ("not run", "italic") if np.isnan(value) else (_percent(value), "normal")
-        at = 0.0 if np.isnan(value) else 100 * value
+        at = 0.0 if np.isnan(value) else 100 * end
         axes.annotate(text, (at, place), (6, 0), textcoords="offset points", va="center", style=style)
-    notes = ["" if pd.isna(note) else str(note) for note in table["protocol"]]
-    _column(axes, 1.02, "protocol", places, notes, ha="left", size=11, color=MUTED)
+    notes = ["" if pd.isna(note) else _short_protocol(note) for note in table["protocol"]]
+    _column(axes, 1.02, "gallery · reference · captions", places, notes, ha="left", size=11, color=MUTED)
     axes.set_yticks(places, [_label(method) for method in table["method"]], parse_math=False)
     highest = 100 * float(np.nanmax([*table[metric], 0.0]))
-    axes.set(xlabel=f"{_metric_label(metric)} (%)", xlim=(0, 1.1 * highest or 1.0), ylim=(places[-1] + 0.6, -0.6))
+    axes.set(xlabel=f"{_metric_label(metric)} (%)", xlim=(0, 1.2 * highest or 1.0), ylim=(places[-1] + 0.6, -0.6))
     axes.grid(visible=False, axis="y")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
     return figure
+
+
+def _short_protocol(protocol: str) -> str:
+    """``original gallery, reference removed, captions joined: and`` as ``original · removed · and``."""
+    for words in (" gallery", "reference ", "captions joined: ", "captions: "):
+        protocol = protocol.replace(words, "")
+    return protocol.replace(", ", " · ")
 
 
 # -------------------------------------------------------------------------------------------------- curves

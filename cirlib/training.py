@@ -104,7 +104,7 @@ def train(
         folder, fork, {"run": run, "recipe": vars(recipe), "start": _digest(model), "fingerprint": fingerprint}
     )
     first = state.resume(model, optimizer, schedule, history) + 1
-    require_disk(folder, state_bytes(model), "make room on it, or move results/ to another")
+    require_disk(folder, state_bytes(model) * (2 if keep else 1), "make room on it, or move results/ to another")
     watch = StepWatch(run, model, unit, (recipe.epochs - first + 1) * steps_per_epoch)
     if keep and first == keep + 1 and fork is None:
         state.keep(again=False)  # for a run that was stopped before it could

@@ -317,7 +317,7 @@ def test_paper_vs_ours_groups_sources_and_says_what_was_not_run() -> None:
 
 
 def test_paper_vs_ours_knows_its_sources() -> None:
-    with pytest.raises(ValueError, match="sources paper, published, ours, got blog"):
+    with pytest.raises(ValueError, match="sources paper, published, ours, ours elsewhere, got blog"):
         figures.paper_vs_ours(numbers_of_papers().replace("published", "blog"))
 
 
