@@ -15,7 +15,7 @@ import pytest
 import yaml
 from dvc.utils.hydra import compose_and_dump
 
-from cirlib.params import STAGES, load_study
+from cirlib.params import STAGES, Study, load_study
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIES = sorted(path.stem for path in (ROOT / "conf" / "study").glob("*.yaml"))
@@ -49,6 +49,12 @@ def leaves(tree: dict, prefix: str = "") -> set[str]:
     for key, value in tree.items():
         names |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}"}
     return names
+
+
+def test_what_a_study_leaves_out_has_the_same_value_in_conf_and_in_the_library():
+    base = yaml.safe_load((ROOT / "conf" / "base.yaml").read_text().replace("???", "given"))
+    defaults = Study(name="given", data={"root": "given"}).model_dump(mode="json")
+    assert base == defaults
 
 
 def test_the_stages_of_the_pipeline_are_those_that_have_parameters():
