@@ -108,6 +108,7 @@ def protocol_table(towers: TwoTowers, prepared: Prepared, weight: float) -> pd.D
         embedded = {c: place(store, part, texts[protocol.captions][c]) for c, part in parts.items()}
         summary = summarise(score_composer("sum", lambda i, t: weighted_sum(i, t, weight), embedded, evaluation), (10,))
         mean = summary[summary["category"] == "mean"].iloc[0]
-        rows.append({"protocol": name, "used_by": protocol.used_by, "rule": mean["protocol"],
+        sizes = " / ".join(f"{size:,}" for size in summary.loc[summary["category"] != "mean", "gallery"])
+        rows.append({"protocol": name, "used_by": protocol.used_by, "rule": mean["protocol"], "galleries": sizes,
                      **mean[["value", "ci_low", "ci_high", "queries", "gallery", "chance"]]})  # fmt: skip
     return pd.DataFrame(rows)

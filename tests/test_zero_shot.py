@@ -157,6 +157,7 @@ def test_one_model_is_scored_under_every_protocol_of_public_code(towers, store, 
     assert table["queries"].tolist() == [6] * len(table)
     # a val gallery has 6 images, 4 of them in a query; covr alone removes the reference
     assert table["gallery"].to_dict() == {name: 6 for name in table.index} | {"val_split": 4, "covr": 5}
+    assert table.loc[["covr", "val_split"], "galleries"].tolist() == ["5 / 5", "4 / 4"]
     assert table.loc["covr", "rule"] == "original gallery, reference removed, captions joined: and"
     assert table.loc["searle", "used_by"] == "SEARLE, LinCIR"
     assert table.loc["val_split", "chance"] == 1

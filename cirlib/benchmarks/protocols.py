@@ -52,8 +52,10 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
     for p in (
         EvaluationProtocol("clip4cir", "original", "kept", "and", "CLIP4Cir, Bi-BLIP4CIR, SPRC"),
         EvaluationProtocol("searle", "original", "kept", "template", "SEARLE, LinCIR"),
-        EvaluationProtocol("pic2word", "original", "kept", "template", "Pic2Word"),
-        EvaluationProtocol("magiclens", "original", "kept", "and", "MagicLens, CIReVL"),
+        EvaluationProtocol("pic2word", "original", "kept", "template", "Pic2Word (which joins in one order only)"),
+        EvaluationProtocol(
+            "magiclens", "original", "kept", "and", "MagicLens, CIReVL (which neither strip nor capitalise)"
+        ),
         EvaluationProtocol("covr", "original", "removed", "and", "CoVR, HABIT"),
         EvaluationProtocol("val_split", "val_split", "kept", "and", "older FashionIQ papers"),
         EvaluationProtocol("first_caption", "original", "kept", "first", "no paper: what one caption is worth"),
