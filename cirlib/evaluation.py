@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,13 +24,23 @@ from torch import Tensor
 from cirlib.benchmarks import NAMES, Benchmark, join_captions, load_benchmark
 from cirlib.benchmarks.base import PROTOCOLS_OF_GALLERY, check_choice
 from cirlib.benchmarks.protocols import REFERENCES
-from cirlib.measures import PRECISION_KS, chance, field_size, precisions, ranks_in_subsets, subset_recalls
+from cirlib.measures import (
+    Values,
+    chance,
+    expected_precisions,
+    field_size,
+    precisions,
+    ranks_in_subsets,
+    subset_recalls,
+)
 from cirlib.metrics import Array, Ranks, bootstrap_ci, holm, paired_test, recall_at_k, target_ranks
 from cirlib.params import Evaluation
-from cirlib.ranking import Gallery, Ranking, rank, top_rows
+from cirlib.ranking import Gallery as Gallery
+from cirlib.ranking import Ranking as Ranking
+from cirlib.ranking import rank as rank
+from cirlib.ranking import top_rows
 from cirlib.run_files import Embeddings, RunError, list_ranks, list_subset_ranks, read_run
-
-__all__ = ["Gallery", "Ranking", "RunError", "rank", "top_rows"]  # of other modules, beside all that is defined here
+from cirlib.server_runs import write_server_files
 
 KS = (1, 5, 10, 50)
 TOP = 5  # retrieved images kept of each query, for pictures
@@ -50,6 +61,7 @@ class Scored:
     reference_removed: bool
     top: list[list[str]]  # the ids of the best images of each query, best first
     extra: Mapping[str, np.ndarray] = field(default_factory=dict)  # metric beside recall → (N,), for CIRR and CIRCO
+    note: str = ""  # what could not be scored, and why
 
     def recall(self, k: int) -> np.ndarray:
         """Recall@k of each query, (N,) in [0, 1]; ties count their expectation."""
@@ -110,49 +122,64 @@ def score(
     removed = evaluation.reference == "removed"
     exclude = [row[triplet.reference] for triplet in benchmark.triplets] if removed else None
     ranks = target_ranks(queries, gallery, targets, exclude=exclude)
-    depth = max(PRECISION_KS) if benchmark.name == "circo" else TOP
-    best = [[benchmark.gallery[i] for i in rows] for rows in top_rows(queries, gallery, exclude, depth)]
-    within = ranks_in_subsets(queries, gallery, benchmark) if benchmark.name == "cirr" else None
-    extra = _extra(benchmark, ranks, best, within)
-    top = [images[:TOP] for images in best]
+    extra: Values = {}
+    if benchmark.name == "circo":
+        extra = expected_precisions(*_ranks_of_all_targets(queries, gallery, exclude, benchmark))
+    if benchmark.name == "cirr":
+        extra = subset_recalls(ranks, ranks_in_subsets(queries, gallery, benchmark))
+    top = [[benchmark.gallery[i] for i in rows] for rows in top_rows(queries, gallery, exclude, TOP)]
     return Scored(method, category, benchmark, ranks, protocol_name(evaluation), removed, top, extra)
 
 
-def _extra(
-    benchmark: Benchmark, ranks: Ranks, retrieved: Sequence[Sequence[str]], within: Ranks | None
-) -> dict[str, np.ndarray]:
-    """What CIRCO (from the retrieved) and CIRR (from ranks within the subsets) are scored by beside recall."""
-    if benchmark.name == "circo":
-        return precisions(retrieved, benchmark)
-    return subset_recalls(ranks, within) if within is not None else {}
+def _ranks_of_all_targets(
+    queries: Tensor, gallery: Array, exclude: list[int] | None, benchmark: Benchmark
+) -> tuple[Ranks, list[int]]:
+    """The rank of every target of every query, (P,), and the query of each."""
+    row = benchmark.gallery_index
+    pairs = [(n, row[target]) for n, triplet in enumerate(benchmark.triplets) for target in triplet.targets]
+    owner = [n for n, _ in pairs]
+    left_out = None if exclude is None else [exclude[n] for n in owner]
+    return target_ranks(queries[owner], gallery, [target for _, target in pairs], exclude=left_out), owner
 
 
 def score_run(
-    run: str | Path | Mapping[str, Any], benchmark: Benchmark, *, method: str = "run", reference: str = "removed"
+    run: str | Path | Mapping[str, Any], benchmark: Benchmark, *, method: str = "run", reference: str | None = None
 ) -> Scored:
     """Anybody's ranked ids or embeddings of ``benchmark``'s queries, scored.
 
     Args:
         run: a file (:mod:`cirlib.run_files`), or its content: query id → image ids, best first, or the arrays.
-        reference: "removed" strikes each query's reference out of its ranking, "kept" lets it count.
+        reference: "removed" strikes each query's reference out of its ranking, "kept" lets it count; None is what the
+            benchmark's own server does: kept for CIRCO, removed elsewhere.
 
-    Of CIRR, ranked ids give recall_subset only where each list holds the target or three others of the subset.
+    Of CIRR, ranked ids that do not tell a query's subset leave recall_subset out; ``note`` names the query.
 
     Raises:
-        RunError: the run is not as it must be; one sentence that names the first offender.
+        RunError: the run is not as it must be; one sentence that names the first offender. The benchmark has no
+            public targets.
         BenchmarkError: an unknown ``reference``.
     """
+    reference = reference or ("kept" if benchmark.name == "circo" else "removed")
     check_choice(reference, REFERENCES, "reference")
+    if lacking := next((t for t in benchmark.triplets if not t.targets), None):
+        raise RunError(f"{benchmark.name} {benchmark.split}: query {lacking.id!r} has no public target to score.")
     removed, category = reference == "removed", _category(benchmark)
-    protocol = f"{benchmark.protocol.replace('_', ' ')} gallery, reference {reference}"
+    joined = ", categories joined" if len(benchmark.categories) > 1 else ""
+    protocol = f"{benchmark.protocol.replace('_', ' ')} gallery, reference {reference}{joined}"
     found = read_run(run, benchmark, removed=removed)
     if isinstance(found, Embeddings):
         scored = score(method, category, found.queries, found.gallery, benchmark, Evaluation(reference=reference))
         return replace(scored, protocol=protocol)
-    ranks = list_ranks(found, benchmark)
-    within = list_subset_ranks(found, benchmark) if benchmark.name == "cirr" else None
-    top, extra = [images[:TOP] for images in found], _extra(benchmark, ranks, found, within)
-    return Scored(method, category, benchmark, ranks, protocol, removed, top, extra)
+    ranks, extra, note = list_ranks(found, benchmark), {}, ""
+    if benchmark.name == "circo":
+        extra = precisions(found, benchmark)
+    if benchmark.name == "cirr":
+        try:
+            extra = subset_recalls(ranks, list_subset_ranks(found, benchmark))
+        except RunError as error:
+            note = f"No recall_subset for {method}: {error}"
+    top = [images[:TOP] for images in found]
+    return Scored(method, category, benchmark, ranks, protocol, removed, top, extra, note)
 
 
 def _category(benchmark: Benchmark) -> str:
@@ -168,7 +195,11 @@ def summarise(scored: Sequence[Scored], ks: Sequence[int] | None = None) -> pd.D
     """One row a number, per method and category, and the mean over categories, with 95 % intervals.
 
     The numbers are what the benchmark is scored by; with ``ks``, recall@k at those.
+
+    Raises:
+        ValueError: a method has a category twice, or one that is called "mean".
     """
+    _by_method(scored)
     recalls = None if ks is None else [f"recall@{k}" for k in ks]
     rows = [_row(one.method, one.category, m, [one]) for one in scored for m in recalls or one.metrics]
     for method in dict.fromkeys(one.method for one in scored):
@@ -201,25 +232,50 @@ def compare(
 ) -> pd.DataFrame:
     """Every other method against ``against``: difference in the mean over categories and a paired test.
 
-    The queries of a category are paired one by one; p_holm is corrected for all rows of the table.
+    The queries of a category are paired one by one; p_holm is corrected for all rows of the table. Differences are
+    fractions of 1.
+
+    Raises:
+        ValueError: no such method; one that has other categories, queries or another protocol.
     """
-    groups = [one.category for one in scored if one.method == against for _ in one.benchmark.triplets]
-    rows = []
-    for metric in metrics:
-        values = values_by_method(scored, metric)
-        base = values.pop(against)
-        for method, own in values.items():
-            test = paired_test(own, base, seed=seed, groups=groups)
-            names = {"method": method, "against": against, "metric": metric}
+    methods = _by_method(scored)
+    if against not in methods:
+        raise ValueError(f"no method {against!r} to compare with, there are {', '.join(methods)}")
+    base, rows = methods.pop(against), []
+    groups = [category for category, one in base.items() for _ in one.benchmark.triplets]
+    for name, parts in methods.items():
+        _check_pairs(parts, base, name, against)
+        for metric in metrics:
+            own, theirs = (np.concatenate([of[c].values(metric) for c in base]) for of in (parts, base))
+            test = paired_test(own, theirs, seed=seed, groups=groups)
+            names = {"method": name, "against": against, "metric": metric}
             rows.append({**names, "difference": test.difference, "p": test.p_value})
     corrected = holm([row["p"] for row in rows]) if rows else []
     return pd.DataFrame([{**row, "p_holm": p} for row, p in zip(rows, corrected, strict=True)])
 
 
-def values_by_method(scored: Sequence[Scored], metric: str) -> dict[str, np.ndarray]:
-    """Method → the metric of every query, categories one after the other."""
-    methods = dict.fromkeys(one.method for one in scored)
-    return {m: np.concatenate([one.values(metric) for one in scored if one.method == m]) for m in methods}
+def _by_method(scored: Sequence[Scored]) -> dict[str, dict[str, Scored]]:
+    """Method → category → its scores."""
+    methods: dict[str, dict[str, Scored]] = {}
+    for one in scored:
+        parts = methods.setdefault(one.method, {})
+        if one.category in parts or one.category == "mean":
+            what = "is the name of the average" if one.category == "mean" else f"is there twice for {one.method!r}"
+            raise ValueError(f"category {one.category!r} {what}, expected each category once")
+        parts[one.category] = one
+    return methods
+
+
+def _check_pairs(parts: Mapping[str, Scored], base: Mapping[str, Scored], name: str, against: str) -> None:
+    """The two have the same categories, queries and protocol."""
+    if parts.keys() != base.keys():
+        raise ValueError(f"{name} has the categories {', '.join(parts)}, {against} has {', '.join(base)}")
+    for category, one in parts.items():
+        other = base[category]
+        if one.protocol != other.protocol:
+            raise ValueError(f"{name} was scored with {one.protocol}, {against} with {other.protocol}")
+        if [t.id for t in one.benchmark.triplets] != [t.id for t in other.benchmark.triplets]:
+            raise ValueError(f"{name} and {against} have other queries in {category}")
 
 
 def metrics_tree(summary: pd.DataFrame) -> dict[str, dict[str, float]]:
@@ -295,37 +351,82 @@ def result_table(summary: pd.DataFrame, category: str = "mean") -> pd.DataFrame:
 # ------------------------------------------------------------------ the command line
 
 
+HELP = """\
+what a run file holds:
+  run.json         {query id: [image id, ...], ...}, best first, at least 50 images beside the reference
+  run.npz          queries (N, D) and gallery (M, D) or (M, T, D), scored by their dot product: give unit vectors
+                   where a cosine is meant. Rows in the benchmark's order, or query_ids (N,) and gallery_ids (M,).
+  run.safetensors  the same; ids that are texts go into the metadata, as JSON lists
+
+  A query's id is "dress-val-0" for the first entry of FashionIQ's cap.dress.val.json, CIRR's pairid, CIRCO's id.
+  CIRR's recall_subset wants lists that hold the target or three others of its subset.
+
+examples:
+  one category:     --benchmark fashioniq --root data/fashioniq/raw --category dress --run mine.json
+  all three, and their mean:  --category dress shirt toptee --run dress.npz shirt.npz toptee.npz
+  two methods:      --run mine.json --against theirs.json
+  a server's file:  --benchmark cirr --root data/cirr/raw --split test1 --run mine.npz --server-files out
+"""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Scores ranked ids or embeddings on a benchmark: numbers with 95 % intervals, chance and protocol."""
     options = _parser().parse_args(arguments)
     try:
+        for folder in (options.out, options.server_files):
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
         benchmarks = [
             load_benchmark(options.benchmark, options.root, split=options.split, category=c, protocol=options.protocol)
             for c in options.category
         ]
+        if options.server_files:
+            for file in write_server_files(options.run[0], benchmarks[0], options.server_files):
+                print(f"wrote {file}")
+            return 0
         scored = _score_files("run", options.run, benchmarks, options.reference)
         scored += _score_files("against", options.against, benchmarks, options.reference) if options.against else []
         summary = summarise(scored)
+        tests = _compare_runs(scored)
         if options.out:
-            options.out.mkdir(parents=True, exist_ok=True)
             write_summary(summary, options.out)
+            if tests is not None:
+                tests.to_csv(options.out / "tests.csv", index=False)
+    except FileExistsError as error:
+        print(f"{error.filename} is a file, expected a folder", file=sys.stderr)
+        return 2
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
-    _show(scored, summary)
+    try:
+        _show(scored, summary, tests)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, as `head`, had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m cirlib.evaluation", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m cirlib.evaluation",
+        description=main.__doc__,
+        epilog=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--benchmark", required=True, choices=NAMES)
     parser.add_argument("--root", required=True, help="the folder with the benchmark's annotations")
-    parser.add_argument("--split", default="val")
+    parser.add_argument("--split", default="val", help="default: val")
     parser.add_argument(
         "--category", nargs="+", default=[None], help="one for each run file; without, all with their galleries joined"
     )
-    parser.add_argument("--protocol", default="original", choices=PROTOCOLS_OF_GALLERY, help="the gallery")
-    parser.add_argument("--reference", default="removed", choices=REFERENCES, help="in each query's own ranking")
+    parser.add_argument(
+        "--protocol", default="original", choices=PROTOCOLS_OF_GALLERY, help="the gallery; default: original"
+    )
+    parser.add_argument(
+        "--reference",
+        choices=REFERENCES,
+        help="in each query's own ranking; default: removed, for circo kept, as its server does",
+    )
     parser.add_argument(
         "--run",
         required=True,
@@ -334,18 +435,31 @@ def _parser() -> argparse.ArgumentParser:
         help=".json of ranked ids; .npz or .safetensors of embeddings",
     )
     parser.add_argument("--against", nargs="+", metavar="FILE", help="another run, compared with a paired test")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write summary.csv and metrics.json")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write summary.csv, metrics.json, tests.csv")
+    parser.add_argument(
+        "--server-files", type=Path, metavar="DIR", help="of cirr and circo: write what their test servers take instead"
+    )
     return parser
 
 
-def _score_files(method: str, files: Sequence[str], benchmarks: Sequence[Benchmark], reference: str) -> list[Scored]:
+def _score_files(
+    method: str, files: Sequence[str], benchmarks: Sequence[Benchmark], reference: str | None
+) -> list[Scored]:
     if len(files) != len(benchmarks):
         raise RunError(f"{method}: {len(files)} files for {len(benchmarks)} categories, expected one file each.")
     pairs = zip(files, benchmarks, strict=True)
     return [score_run(file, benchmark, method=method, reference=reference) for file, benchmark in pairs]
 
 
-def _show(scored: Sequence[Scored], summary: pd.DataFrame) -> None:
+def _compare_runs(scored: Sequence[Scored]) -> pd.DataFrame | None:
+    """The paired tests of two runs, in every metric; None of one."""
+    if len({one.method for one in scored}) < 2:
+        return None
+    common = [metric for metric in scored[0].metrics if all(metric in one.metrics for one in scored)]
+    return compare(scored, "against", common)
+
+
+def _show(scored: Sequence[Scored], summary: pd.DataFrame, tests: pd.DataFrame | None) -> None:
     """Prints a table a category and, of two runs, the paired tests."""
     categories = list(dict.fromkeys(summary["category"]))
     for category in categories if len(categories) > 2 else categories[:1]:
@@ -353,11 +467,11 @@ def _show(scored: Sequence[Scored], summary: pd.DataFrame) -> None:
         incomplete = "" if first["complete"] else "; INCOMPLETE: part of the benchmark is missing"
         print(f"{category}: {first['queries']} queries, {first['gallery']} candidates; {first['protocol']}{incomplete}")
         print("percent [95 % interval]\n" + result_table(summary, category).T.rename_axis(None).to_string() + "\n")
-    if any(one.benchmark.name == "cirr" and not one.extra for one in scored):
-        print("No recall_subset: a list holds neither its query's target nor three others of the subset.\n")
-    if len({one.method for one in scored}) > 1:
-        common = [metric for metric in scored[0].metrics if all(metric in one.metrics for one in scored)]
-        print(compare(scored, "against", common).round(4).to_string(index=False))
+    for note in dict.fromkeys(one.note for one in scored if one.note):
+        print(note + "\n")
+    if tests is not None:
+        shown = tests.assign(difference=(100 * tests["difference"]).round(2)).round(4)
+        print(shown.rename(columns={"difference": "difference in percent"}).to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from cirlib.metrics import (
     Array,
     Ranks,
     average_precision_at_k,
+    average_precision_of_ranks,
     chance_average_precision,
     chance_recall,
     recall_at_k,
@@ -65,6 +66,11 @@ def precisions(retrieved: Sequence[Sequence[str]], benchmark: Benchmark) -> Valu
     wanted = [triplet.targets for triplet in benchmark.triplets]
     depth = min(len(images) for images in retrieved)
     return {f"map@{k}": average_precision_at_k(retrieved, wanted, min(k, depth)).numpy() for k in PRECISION_KS}
+
+
+def expected_precisions(ranks: Ranks, query: Sequence[int]) -> Values:
+    """The same from the rank of every target, (P,), and the query of each; ties count by expectation."""
+    return {f"map@{k}": average_precision_of_ranks(ranks, query, k).numpy() for k in PRECISION_KS}
 
 
 def field_size(metric: str, benchmark: Benchmark, candidates: int) -> float:

@@ -11,7 +11,7 @@ the ranks depend neither on block sizes nor on the device nor on the library beh
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -112,9 +112,9 @@ class _Search:
     """The checked inputs of one search, each target's own score in float64, and the counts so far."""
 
     def __init__(self, queries: Array, gallery: Array, targets: Rows, exclude: Rows | None) -> None:
-        self.queries = torch.as_tensor(queries)  # (N, D)
+        _check_shapes(queries, gallery)
+        self.queries = torch.as_tensor(np.ascontiguousarray(queries) if isinstance(queries, np.ndarray) else queries)
         self.gallery = gallery  # (M, D) or (M, T, D), perhaps on disk
-        _check_shapes(self.queries, gallery)
         self.device = self.queries.device
         self.gallery_size, self.width = gallery.shape[0], gallery.shape[-1]
         self.tokens = gallery.shape[1] if gallery.ndim == 3 else 1
@@ -223,6 +223,11 @@ def _norms(vectors: Tensor, side: str, rows: Tensor | None = None) -> Tensor:
 
 
 def _check_shapes(queries: Tensor, gallery: Array) -> None:
+    for name, features in (("queries", queries), ("gallery", gallery)):
+        if not isinstance(features, Tensor | np.ndarray):
+            raise ValueError(f"{name} must be an array or a tensor, got {type(features).__name__}")
+        if not (features.is_floating_point() if isinstance(features, Tensor) else features.dtype.kind == "f"):
+            raise ValueError(f"{name} must be floating-point numbers, got {features.dtype}")
     shapes = f"queries {tuple(queries.shape)}, gallery {tuple(gallery.shape)}"
     if queries.ndim != 2 or gallery.ndim not in (2, 3) or queries.shape[1] != gallery.shape[-1]:
         raise ValueError(f"expected queries (N, D) and gallery (M, D) or (M, T, D), got {shapes}")
@@ -232,7 +237,10 @@ def _check_shapes(queries: Tensor, gallery: Array) -> None:
 
 def _integers(rows: object, name: str) -> Tensor:
     """Any array or list of whole numbers as an int64 tensor on its own device."""
-    found = torch.as_tensor(rows)
+    try:
+        found = torch.as_tensor(rows)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name} must be gallery rows (integers), got {str(rows)[:60]}") from None
     if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
         raise ValueError(f"{name} must be gallery rows (integers), got {found.dtype}")
     return found.long()
@@ -272,14 +280,24 @@ def _excluded_pairs(exclude: Rows | None, queries: int) -> tuple[Tensor, Tensor]
     """What exclude lists, as (query, gallery row) pairs; -1 stands for none and is kept."""
     if exclude is None:
         return torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long)
+    if not isinstance(exclude, Tensor | np.ndarray | Sequence):
+        raise ValueError(f"exclude must be rows or lists of rows, one a query, got {exclude!r}")
     if len(exclude) != queries:
         raise ValueError(f"exclude has {len(exclude)} entries for {queries} queries")
-    if isinstance(exclude, Tensor | np.ndarray):
+    if isinstance(exclude, Tensor | np.ndarray) or all(isinstance(rows, int | np.integer) for rows in exclude):
         table = _integers(exclude, "exclude").reshape(queries, -1).cpu()  # (N, E)
         return torch.arange(queries).repeat_interleave(table.shape[1]), table.flatten()
-    lists = [[rows] if isinstance(rows, int | np.integer) else list(rows) for rows in exclude]
+    lists = [_row_list(rows, query) for query, rows in enumerate(exclude)]
     flat = _integers(list(chain.from_iterable(lists)) or np.empty(0, np.int64), "exclude")  # (E,)
     return torch.arange(queries).repeat_interleave(torch.tensor([len(rows) for rows in lists])), flat
+
+
+def _row_list(rows: object, query: int) -> list[int]:
+    if isinstance(rows, int | np.integer):
+        return [int(rows)]
+    if not isinstance(rows, Iterable):
+        raise ValueError(f"query {query}: excluded {rows!r} is no row and no list of rows")
+    return list(_plain(rows))  # type: ignore[arg-type]
 
 
 def _check_subsets(members: Tensor, targets: Tensor, gallery_size: int) -> None:
@@ -367,9 +385,50 @@ def average_precision_at_k(
     if len(retrieved) != len(relevant):
         raise ValueError(f"{len(retrieved)} rankings but {len(relevant)} sets of relevant items")
     _check_queries(len(relevant))
+    for query, wanted in enumerate(relevant):
+        if isinstance(wanted, str):
+            raise ValueError(f"relevant must be a list of ids a query, query {query} has the text {wanted!r}")
     pairs = zip(retrieved, relevant, strict=True)
     values = [_average_precision(_plain(row), set(_plain(wanted)), k, n) for n, (row, wanted) in enumerate(pairs)]
     return torch.tensor(values, dtype=torch.float64)
+
+
+def average_precision_of_ranks(ranks: Ranks, query: Rows, k: int) -> Tensor:
+    """The same average precision, (N,) float64, from the rank of every relevant item; ties by expectation.
+
+    Of n images with the same score after ``above`` others, r of them relevant, each of the n places holds a relevant
+    one with probability r / n, and then (r - 1) / (n - 1) of those before it in the tie are relevant too (McSherry &
+    Najork, 2008). A model that gives every image the same score gets :func:`chance_average_precision`.
+
+    Args:
+        ranks: of P pairs of query and relevant item, from :func:`target_ranks`.
+        query: (P,) the query of each pair, 0 … N - 1, each query at least once.
+        k: 1 or more.
+
+    Raises:
+        ValueError: k below 1; ``query`` of another length, or with a query that has no pair.
+    """
+    _check_k(k)
+    owner = _integers(query, "query").cpu().numpy()  # (P,)
+    if owner.shape != (len(ranks),):
+        raise ValueError(f"expected the query of each of {len(ranks)} ranks, got shape {owner.shape}")
+    _check_queries(len(owner))
+    if (counts := np.bincount(owner)).min() == 0:
+        raise ValueError(f"query {int(counts.argmin())} has no relevant item")
+    above, tied = ranks.above.numpy(), ranks.tied.numpy()  # (P,), (P,)
+    values = [_expected_precision(above[owner == n], tied[owner == n], k) for n in range(len(counts))]
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def _expected_precision(above: Numbers, tied: Numbers, k: int) -> float:
+    total = 0.0
+    for first in np.unique(above):  # a tie after the other
+        mine = above == first
+        size, relevant, before = tied[mine][0] + 1, mine.sum(), (above < first).sum()
+        places = np.arange(min(size, max(0, k - first)))  # in the tie
+        hits = before + 1 + places * (relevant - 1) / max(1, size - 1)
+        total += (relevant / size * hits / (first + places + 1)).sum()
+    return float(total / min(k, len(above)))
 
 
 def chance_average_precision(k: int, relevant: int, gallery_size: int) -> float:
@@ -392,6 +451,8 @@ def _average_precision(row: list[Hashable], wanted: set[Hashable], k: int, query
         raise ValueError(f"query {query} has an item twice among its first {k}")
     if not wanted:
         raise ValueError(f"query {query} has no relevant item")
+    if -1 in wanted:
+        raise ValueError(f"query {query} has -1 among its relevant items: leave the padding out")
     hits = np.array([item in wanted for item in row[:k]])  # (k,)
     precision = np.cumsum(hits) / np.arange(1, k + 1)  # (k,)
     return float((precision * hits).sum() / min(k, len(wanted)))
@@ -399,7 +460,8 @@ def _average_precision(row: list[Hashable], wanted: set[Hashable], k: int, query
 
 def _plain(items: object) -> list[Hashable]:
     """Python values: the elements of a tensor are equal to nothing but themselves as set members."""
-    return items.tolist() if isinstance(items, Tensor | np.ndarray) else list(items)  # type: ignore[call-overload]
+    plain = items.tolist() if isinstance(items, Tensor | np.ndarray) else list(items)  # type: ignore[call-overload]
+    return [item.item() if isinstance(item, Tensor | np.generic) else item for item in plain]
 
 
 # -------------------------------------------------------------------------------- intervals and tests
@@ -461,6 +523,7 @@ def paired_test(
     first, second = _values(a, "a"), _values(b, "b")  # (N,), (N,)
     if len(first) != len(second):
         raise ValueError(f"a has {len(first)} values, b has {len(second)}")
+    _check_resamples(resamples)
     parts = _by_group(first - second, groups)
     change = np.concatenate([part / len(part) / len(parts) for part in parts])  # (N,), adds up to the difference
     totals = _sign_flipped(change, resamples, np.random.default_rng(seed))  # (R,)
@@ -540,6 +603,11 @@ def _check_queries(queries: int) -> None:
         raise ValueError("needs at least one query, got none")
 
 
+def _check_resamples(resamples: int) -> None:
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1, got {resamples}")
+
+
 def _check_k(k: int) -> None:
-    if k < 1:
+    if not k >= 1:
         raise ValueError(f"k must be at least 1, got {k}")

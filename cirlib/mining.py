@@ -21,6 +21,7 @@ Rows = NDArray[np.int64]
 MAX_QUERIES_AT_ONCE = 1024
 MAX_CANDIDATES_AT_ONCE = 2**21  # queries × depth of one search: some 150 MB
 MAX_DEPTH_ON_GPU = 2048  # faiss finds no more than that many neighbours on a GPU
+LARGEST_NORM = 2.0**63  # the inner product of two such vectors still fits float32
 DEEPER = 4  # how many times deeper the next search looks when filters left too few
 
 
@@ -127,6 +128,14 @@ class _Rules:
         return self.absolute_margin is not None or self.relative_margin is not None
 
     def check_ranges(self) -> None:
+        for name in ("num_negatives", "range_min", "range_max", "seed"):
+            value = getattr(self, name)
+            if not (isinstance(value, int | np.integer) or (name == "range_max" and value is None)):
+                raise ValueError(f"{name} must be a whole number, got {value!r}")
+        for name in ("max_score", "min_score", "absolute_margin", "relative_margin"):
+            value = getattr(self, name)
+            if value is not None and value != value:
+                raise ValueError(f"{name} must be a number, got {value}")
         if self.num_negatives < 1:
             raise ValueError(f"num_negatives must be at least 1, got {self.num_negatives}")
         if self.range_min < 0:
@@ -328,11 +337,18 @@ def as_matrix(name: str, features: Features) -> Floats:
     """Features as a float32 matrix (rows, D); ValueError, naming them ``name``, for another shape or NaN."""
     if isinstance(features, torch.Tensor):
         features = features.detach().to("cpu", torch.float32).numpy()  # any shape
+    if np.iscomplexobj(features):
+        raise ValueError(f"{name} must be real numbers, got {np.asarray(features).dtype}")
     matrix = np.ascontiguousarray(features, dtype=np.float32)  # (rows, D)
     if matrix.ndim != 2:
         raise ValueError(f"{name} must be a matrix, a row an item, got shape {matrix.shape}")
-    if not np.isfinite(matrix).all():
-        raise ValueError(f"{name} has values that are not finite, or not in float32")
+    norms = np.sqrt(np.einsum("nd,nd->n", matrix, matrix, dtype=np.float64))  # (rows,), NaN where a row has one
+    if not (norms <= LARGEST_NORM).all():
+        row = int(np.argmin(norms <= LARGEST_NORM))
+        raise ValueError(
+            f"{name} row {row} has values that are not finite in float32 or too large: its norm is {norms[row]}, "
+            f"at most {LARGEST_NORM:.1e} is allowed"
+        )
     return matrix
 
 
@@ -346,8 +362,13 @@ def check_fit(queries: Floats, gallery: Floats) -> None:
 
 def _as_padded(positives: Positives, num_queries: int, num_gallery: int) -> Rows:
     """Positives (N, P) without repeats, padded with -1; P is the most that any query has."""
-    plain = positives.tolist() if isinstance(positives, torch.Tensor | np.ndarray) else positives
-    lists = [sorted(_row_set(row)) for row in plain]
+    if isinstance(positives, torch.Tensor | np.ndarray):
+        if positives.dtype in (torch.bool, np.bool_):
+            raise ValueError("positives must be gallery rows, got booleans: give the rows where a mask is true")
+        positives = positives.tolist()
+    if not isinstance(positives, Sequence):
+        raise ValueError(f"positives must be a list or an array, an entry a query, got {type(positives).__name__}")
+    lists = [sorted(_row_set(row)) for row in positives]
     if len(lists) != num_queries:
         raise ValueError(f"positives must be given for all {num_queries} queries, got {len(lists)}")
     padded = np.full((num_queries, max(map(len, lists), default=0)), -1, np.int64)  # (N, P)
@@ -361,6 +382,8 @@ def _as_padded(positives: Positives, num_queries: int, num_gallery: int) -> Rows
 def _row_set(rows: int | Iterable[int]) -> set[int]:
     """The rows given for one query, less the padding."""
     try:
+        if any(isinstance(row, bool) for row in (rows if isinstance(rows, Iterable) else [rows])):
+            raise TypeError
         return {operator.index(row) for row in (rows if isinstance(rows, Iterable) else [rows])} - {-1}
     except TypeError:
         raise ValueError(f"positives must be whole numbers, got {rows!r}") from None

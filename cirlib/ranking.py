@@ -38,7 +38,7 @@ class Ranking(NamedTuple):
 
     ids: list[list[str]]  # N × k; shorter where an approximate index found fewer
     scores: Floats  # (N, k) inner products, -inf as padding
-    index_recall: float  # share of the exact k best that the index found; 1.0 for "flat"
+    index_recall: float  # share of the k found that are as good as the exact k best; 1.0 for "flat"
 
 
 def rank(
@@ -75,9 +75,9 @@ def rank(
     vectors, tokens = _vectors(gallery)
     check_fit(asked, vectors)
     rows, scores = _search(Neighbours(vectors, index, seed), asked, k, tokens)  # (N, k) both
-    exact = rows if index == "flat" else _search(Neighbours(vectors, "flat", seed), asked, k, tokens)[0]
+    exact = scores if index == "flat" else _search(Neighbours(vectors, "flat", seed), asked, k, tokens)[1]
     ids = [[gallery.ids[row] for row in found if row >= 0] for found in rows]
-    return Ranking(ids, scores, _overlap(rows, exact))
+    return Ranking(ids, scores, _found(scores, exact))
 
 
 def _vectors(gallery: Images) -> tuple[Floats, int]:
@@ -102,10 +102,12 @@ def _search(neighbours: Neighbours, queries: Floats, k: int, tokens: int) -> tup
     return rows, scores
 
 
-def _overlap(found: Rows, exact: Rows) -> float:
-    """The mean share of the exact rows (N, k) among those found (N, k)."""
-    shares = [np.isin(wanted, got).mean() for got, wanted in zip(found, exact, strict=True)]
-    return float(np.mean(shares))
+def _found(scores: Floats, exact: Floats) -> float:
+    """The mean share of k found whose score (N, k) is as good as the worst of the exact k best, (N, k)."""
+    if not len(exact):
+        return 1.0
+    worst = exact[:, -1:]  # (N, 1); images that tie with it are as good
+    return float((scores >= worst - 1e-6 * np.abs(worst)).mean())
 
 
 @torch.no_grad()

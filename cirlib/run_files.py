@@ -2,7 +2,12 @@
 
 run.json           {query id: [image id, …], …}, best first; CIRR's keys "version" and "metric" may be there
 run.npz            arrays queries (N, D) and gallery (M, D) or (M, T, D); perhaps query_ids (N,), gallery_ids (M,)
-run.safetensors    the same tensors; perhaps query_ids and gallery_ids in the metadata, as JSON lists
+run.safetensors    the same tensors; perhaps query_ids and gallery_ids, whole numbers as tensors, texts in the metadata
+                   as JSON lists
+
+A query's id is what its benchmark calls it: "dress-val-0" (the first of FashionIQ's cap.dress.val.json), CIRR's pairid,
+CIRCO's id. Without ids, rows stand in the benchmark's order: the captions file's, and the split file's for the gallery.
+Scores are plain dot products: give vectors of unit length where a cosine is meant.
 
 Every error is one sentence that names the first offender.
 """
@@ -19,12 +24,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from cirlib.benchmarks import Benchmark, Triplet
 from cirlib.measures import SUBSET_KS
-from cirlib.metrics import Ranks
+from cirlib.metrics import LARGEST_NORM, Ranks
 
 DEPTH = 50  # images a list must have, for recall@50 and map@50
 ROWS_AT_ONCE = 16_384
@@ -43,6 +48,9 @@ class Embeddings:
     gallery: Tensor  # (M, D) or (M, T, D)
 
 
+NAMES = ("queries", "gallery", "query_ids", "gallery_ids")
+
+
 def read_run(run: str | Path | Mapping[str, Any], benchmark: Benchmark, *, removed: bool) -> Embeddings | Lists:
     """A run, checked and row for row the benchmark's queries (and gallery).
 
@@ -52,10 +60,10 @@ def read_run(run: str | Path | Mapping[str, Any], benchmark: Benchmark, *, remov
 
     Raises:
         RunError: no such file; not JSON, .npz or .safetensors; ids that are repeated, unknown or missing; a list
-            too short; arrays of wrong shape or with NaN; a benchmark without targets.
+            too short; arrays of wrong shape, of another name or with NaN.
     """
-    if lacking := next((t for t in benchmark.triplets if not t.targets), None):
-        raise RunError(f"{benchmark.name} {benchmark.split}: query {lacking.id!r} has no public target to score.")
+    if not isinstance(run, str | Path | Mapping):
+        raise RunError(f"the run: expected a file or its content, found {type(run).__name__}.")
     where, content = ("the run", run) if isinstance(run, Mapping) else (str(run), _read(Path(run)))
     if isinstance(content, Mapping) and not {"queries", "gallery"}.isdisjoint(content):
         return _embeddings(content, benchmark, where)
@@ -69,17 +77,18 @@ def _read(path: Path) -> Any:
         ".npz": _read_npz,
         ".safetensors": _read_safetensors,
     }
-    if path.suffix not in readers:
+    suffix = path.suffix.lower()
+    if suffix not in readers:
         raise RunError(f"{path}: expected a file that ends in {', '.join(readers)}.")
     if not path.is_file():
         raise RunError(f"No file {path}: expected ranked ids or embeddings.")
     try:
-        return readers[path.suffix](path)
+        return readers[suffix](path)
     except RunError as error:
         raise RunError(f"{path}: {error}") from None
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, SafetensorError, RecursionError) as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
-        raise RunError(f"{path}: not a readable {path.suffix} file ({reason}).") from None
+    except Exception as error:  # a damaged file makes its reader raise nearly anything, MemoryError included
+        reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+        raise RunError(f"{path}: not a readable {suffix} file ({reason}).") from None
 
 
 def _read_json(path: Path) -> Any:
@@ -102,17 +111,17 @@ def _read_npz(path: Path) -> dict[str, Any]:
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
     with safe_open(path, framework="pt") as file:
-        content = {name: file.get_tensor(name) for name in file.keys() if name in ("queries", "gallery")}  # noqa: SIM118
+        content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         notes = file.metadata() or {}
-    return _with_both(
-        content | {name: json.loads(notes[name]) for name in ("query_ids", "gallery_ids") if name in notes}
-    )
+    return _with_both(content | {name: json.loads(notes[name]) for name in NAMES[2:] if name in notes})
 
 
 def _with_both(content: dict[str, Any]) -> dict[str, Any]:
     for name in ("queries", "gallery"):
         if name not in content:
             raise RunError(f"no array {name!r}, expected queries (N, D) and gallery (M, D) or (M, T, D).")
+    if unknown := next((name for name in content if name not in NAMES), None):
+        raise RunError(f"array {unknown!r} is not known, allowed are {', '.join(NAMES)}.")
     return content
 
 
@@ -146,8 +155,11 @@ def _in_order(features: Any, ids: Any, wanted: Sequence[str], name: str, dimensi
 
 
 def _tensor(features: Any, name: str, dimensions: Sequence[int]) -> Tensor:
+    if isinstance(features, np.ndarray) and features.dtype.kind == "f":
+        features = features.astype(features.dtype.newbyteorder("="), copy=False)
     try:
         found = torch.as_tensor(features)
+        found = found.half() if found.is_floating_point() and found.dtype.itemsize == 1 else found  # has no isfinite
     except (TypeError, ValueError, RuntimeError):
         raise RunError(f"{name} is no array of numbers.") from None
     if not found.is_floating_point():
@@ -171,10 +183,12 @@ def _texts(ids: Any, name: str) -> list[str]:
 
 def _check_finite(features: Tensor, names: Sequence[str], name: str) -> None:
     for start in range(0, len(features), ROWS_AT_ONCE):
-        bad = ~features[start : start + ROWS_AT_ONCE].flatten(1).isfinite().all(1)  # (rows,)
+        block = features[start : start + ROWS_AT_ONCE]
+        norms = torch.linalg.vector_norm(block, dim=-1, dtype=torch.float64)  # (rows,) or (rows, T)
+        bad = ~(norms <= LARGEST_NORM).reshape(len(block), -1).all(1)  # (rows,)
         if bad.any():
             row = start + int(bad.nonzero()[0])
-            raise RunError(f"{name}, row {row} ({names[row]!r}), has NaN or infinite values.")
+            raise RunError(f"{name}, row {row} ({names[row]!r}), has NaN, infinite or too large values.")
 
 
 def _check_same(found: Sequence[str], wanted: Sequence[str], what: str) -> None:
@@ -201,6 +215,8 @@ def _lists(content: Any, benchmark: Benchmark, removed: bool, where: str) -> Lis
         )
     header = ("version", "metric") if benchmark.name == "cirr" else ()
     runs = {str(query): images for query, images in content.items() if query not in header}
+    if len(runs) < sum(query not in header for query in content):
+        raise RunError(f"{where}: query {_first_repeated(list(map(str, content)))!r} appears more than once.")
     try:
         _check_same(list(runs), [triplet.id for triplet in benchmark.triplets], "query")
         return [_list(runs[triplet.id], triplet, benchmark, removed) for triplet in benchmark.triplets]
@@ -219,7 +235,7 @@ def _list(images: Any, triplet: Triplet, benchmark: Benchmark, removed: bool) ->
     ranked = [name for name in names if not (removed and name == triplet.reference)]
     least = min(DEPTH, len(benchmark.gallery) - removed)
     if len(ranked) < least:
-        beside = " beside its reference" if removed else ""
+        beside = " beside its reference (which is removed; it counts with reference 'kept')" if removed else ""
         raise RunError(f"{query} has {len(ranked)} images{beside}, expected at least {least}.")
     return ranked
 
@@ -231,17 +247,22 @@ def list_ranks(lists: Lists, benchmark: Benchmark) -> Ranks:
     return Ranks(torch.tensor(found), torch.zeros(len(found), dtype=torch.long))
 
 
-def list_subset_ranks(lists: Lists, benchmark: Benchmark) -> Ranks | None:
+def list_subset_ranks(lists: Lists, benchmark: Benchmark) -> Ranks:
     """Each target's rank among its CIRR subset, as far as recall_subset needs it.
 
-    None where a list does not tell: it holds neither the target nor three other members of the subset. Members
-    that are not among the first 50 may stand behind those, in their order.
+    Members that are not among the first 50 may stand behind those, in their order.
+
+    Raises:
+        RunError: a list does not tell: it holds neither the target nor three other members of the subset.
     """
     found = []
     for images, triplet in zip(lists, benchmark.triplets, strict=True):
         members = [image for image in images if image in triplet.subset]
         if triplet.targets[0] not in members and len(members) < min(max(SUBSET_KS), len(triplet.subset) - 1):
-            return None
+            raise RunError(
+                f"query {triplet.id!r} has neither its target nor three others of its subset: for recall_subset give "
+                "longer lists, or put the subset's members, in their order, behind the first 50."
+            )
         found.append(_place(members, triplet.targets[0], len(members)))
     return Ranks(torch.tensor(found), torch.zeros(len(found), dtype=torch.long))
 

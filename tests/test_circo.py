@@ -74,7 +74,13 @@ def test_ids_are_numbers_as_text_in_the_order_of_the_info_file(small_circo, writ
     assert (first.id, first.reference, first.captions, first.targets) == (
         "5", "12", ("is running",), ("300", "7"),
     )  # fmt: skip
-    assert val.complete
+
+
+def test_only_the_whole_of_coco_is_complete(small_circo, write_json, monkeypatch):
+    write_json(small_circo / INFO, {"images": [{"id": i} for i in (300, 7, 4000, 12)]})
+    assert not load_benchmark("circo", small_circo).complete
+    monkeypatch.setattr("cirlib.benchmarks.circo.GALLERY_SIZE", 4)
+    assert load_benchmark("circo", small_circo).complete
 
 
 def test_the_info_file_may_lie_beside_the_annotations(small_circo, write_json):

@@ -149,7 +149,8 @@ def test_half_precision_scores_are_subtracted_in_float32(dtype: torch.dtype) -> 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"beta": 0.0}, "beta must be above 0, got 0.0"),
+        ({"beta": 0.0}, "beta must be above 0 and finite, got 0.0"),
+        ({"beta": float("inf")}, "beta must be above 0 and finite, got inf"),
         ({"beta": -1.0}, "beta must be above 0"),
         ({"beta": float("nan")}, "beta must be above 0"),
         ({"label_smoothing": 0.5}, "label_smoothing must be at least 0 and below 0.5, got 0.5"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,6 @@ from cirlib.evaluation import (
     score,
     summarise,
     top_rows,
-    values_by_method,
     write_ranks,
     write_results,
 )
@@ -173,11 +173,26 @@ def test_a_mean_with_one_incomplete_category_is_incomplete(make_scored):
     assert dict(zip(table["category"], table["complete"], strict=True)) == {"hat": True, "shoe": False, "mean": False}
 
 
-def test_recalls_of_a_method_are_its_categories_one_after_the_other(scored):
-    recalls = values_by_method(scored, "recall@10")
-    assert list(recalls) == ["sum", "qformer"]
-    np.testing.assert_allclose(recalls["sum"], [1, 1, 1, 0, 1, 0])
-    np.testing.assert_allclose(recalls["qformer"], [1, 1, 1, 0, 0.5, 1])
+def test_categories_are_paired_by_their_names_not_their_order(scored):
+    table = compare([*scored[:2], *scored[:1:-1]], "sum")
+    pd.testing.assert_frame_equal(table, compare(scored, "sum"))
+
+
+def test_what_cannot_be_paired_is_refused(scored, make_scored):
+    with pytest.raises(ValueError, match=r"no method 'slerp' to compare with, there are sum, qformer"):
+        compare(scored, "slerp")
+    with pytest.raises(ValueError, match="qformer has the categories hat, sum has hat, shoe"):
+        compare(scored[:3], "sum")
+    kept = [replace(one, protocol="original gallery, reference kept") for one in scored[2:]]
+    with pytest.raises(ValueError, match="qformer was scored with original gallery, reference kept, sum with"):
+        compare([*scored[:2], *kept], "sum")
+
+
+def test_a_category_twice_or_named_as_the_average_is_refused(scored, make_scored):
+    with pytest.raises(ValueError, match="category 'hat' is there twice for 'sum'"):
+        summarise([*scored, scored[0]])
+    with pytest.raises(ValueError, match="category 'mean' is the name of the average"):
+        summarise([make_scored("m", "mean", [0])])
 
 
 def test_methods_are_compared_query_by_query(scored):
@@ -419,4 +434,3 @@ def test_nothing_scored_gives_empty_files_that_read_back_empty(tmp_path):
     assert len(summary) == len(pd.read_csv(tmp_path / "summary.csv")) == 0
     assert json.loads((tmp_path / "metrics.json").read_text()) == {}
     assert read_ranks(tmp_path / "ranks.csv", {}, REMOVED) == []
-    assert values_by_method([], "recall@10") == {}

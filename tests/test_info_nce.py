@@ -216,3 +216,21 @@ def test_wrong_shapes_are_named(shapes: tuple, message: str) -> None:
 def test_wrong_temperatures_are_named(temperature: float | Tensor) -> None:
     with pytest.raises(ValueError, match="temperature must"):
         info_nce(draw(B, D), draw(B, D), temperature=temperature)
+
+
+@pytest.mark.parametrize("temperature", [-0.07, 0.0, float("nan")])
+def test_a_tensor_temperature_that_is_not_above_0_is_refused(temperature):
+    with pytest.raises(ValueError, match="temperature must be above 0"):
+        info_nce(torch.eye(3), torch.eye(3), temperature=torch.tensor(temperature))
+
+
+def test_query_and_target_may_be_of_different_floating_point_types():
+    loss = info_nce(torch.eye(3, dtype=torch.float64), torch.eye(3))
+    torch.testing.assert_close(loss, info_nce(torch.eye(3), torch.eye(3)).double())
+
+
+def test_what_is_no_tensor_of_floats_is_named():
+    with pytest.raises(ValueError, match="target must be a tensor of floating-point numbers, got ndarray"):
+        info_nce(torch.eye(3), torch.eye(3).numpy())
+    with pytest.raises(ValueError, match=r"query must be a tensor of floating-point numbers, got torch\.int64"):
+        info_nce(torch.eye(3).long(), torch.eye(3))

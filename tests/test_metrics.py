@@ -19,6 +19,7 @@ from torchmetrics.functional import retrieval as tm
 from cirlib.metrics import (
     Ranks,
     average_precision_at_k,
+    average_precision_of_ranks,
     bootstrap_ci,
     chance_average_precision,
     chance_recall,
@@ -579,3 +580,94 @@ def test_holm_rejects_what_the_step_down_procedure_rejects(p_values: list[float]
     else:
         return
     assert corrected[index] > level
+
+
+# ------------------------------------------------------------------ precision from ranks
+
+
+def brute_expected_precision(scores: np.ndarray, wanted: set[int], k: int) -> float:
+    """The mean over every order that the ties allow."""
+    orders = [
+        p
+        for p in itertools.permutations(range(len(scores)))
+        if all(scores[a] >= scores[b] for a, b in itertools.pairwise(p))
+    ]
+    return float(np.mean([average_precision_at_k([list(p)], [wanted], k)[0] for p in orders]))
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 6])
+@pytest.mark.parametrize("scores", [[3, 2, 2, 2, 1, 1], [1, 1, 1, 1, 1, 1], [6, 5, 4, 3, 2, 1], [2, 2, 1, 1, 1, 0]])
+def test_precision_from_ranks_is_the_mean_over_every_order_of_the_ties(scores, k):
+    scores, wanted = np.array(scores, dtype=float), {1, 3, 4}
+    queries, gallery = torch.ones(len(wanted), 1), torch.tensor(scores)[:, None]
+    ranks = target_ranks(queries, gallery, sorted(wanted))
+    got = average_precision_of_ranks(ranks, [0] * len(wanted), k).item()
+    assert got == pytest.approx(brute_expected_precision(scores, wanted, k))
+
+
+def test_precision_from_ranks_of_several_queries_is_that_of_their_lists():
+    rng = np.random.default_rng(0)
+    queries, gallery = torch.from_numpy(rng.standard_normal((9, 6))), torch.from_numpy(rng.standard_normal((40, 6)))
+    wanted = [set(rng.choice(40, size, replace=False).tolist()) for size in (1, 2, 3, 1, 5, 2, 9, 1, 4)]
+    owner = [n for n, rows in enumerate(wanted) for _ in rows]
+    ranks = target_ranks(queries[owner], gallery, [row for rows in wanted for row in sorted(rows)])
+    order = (queries @ gallery.T).argsort(descending=True)
+    for k in (1, 5, 40):
+        expected = average_precision_at_k(order.numpy(), wanted, k)
+        torch.testing.assert_close(average_precision_of_ranks(ranks, owner, k), expected)
+
+
+def test_a_model_that_knows_nothing_has_the_precision_of_chance():
+    ranks = target_ranks(torch.zeros(3, 2), torch.ones(50, 2), [4, 9, 30])
+    got = average_precision_of_ranks(ranks, [0, 0, 0], 10).item()
+    assert got == pytest.approx(chance_average_precision(10, 3, 50))
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [([0, 0], "the query of each of 3 ranks"), ([0, 2, 2], "query 1 has no relevant item"), ("abc", "integers")],
+)
+def test_precision_from_ranks_names_what_is_wrong(query, said):
+    with pytest.raises(ValueError, match=said):
+        average_precision_of_ranks(Ranks(torch.tensor([0, 1, 2]), torch.zeros(3, dtype=torch.long)), query, 5)
+
+
+# ------------------------------------------------------------------ wrong kinds of arguments
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"queries": [[1.0, 0.0]] * 4}, "queries must be an array or a tensor, got list"),
+        ({"gallery": [[1.0, 0.0]] * 4}, "gallery must be an array or a tensor, got list"),
+        ({"queries": torch.ones(4, 2, dtype=torch.long)}, "queries must be floating-point numbers, got torch.int64"),
+        ({"gallery": np.ones((4, 2), bool)}, "gallery must be floating-point numbers, got bool"),
+        ({"targets": [[0], [1, 2], [3], [0]]}, "targets must be gallery rows"),
+        ({"exclude": 5}, "exclude must be rows or lists of rows"),
+        ({"exclude": [None] * 4}, "query 0: excluded None is no row"),
+        ({"exclude": [1.5] * 4}, "query 0: excluded 1.5 is no row"),
+    ],
+)
+def test_arguments_of_another_kind_are_named(change, said):
+    arguments = {"queries": torch.ones(4, 2), "gallery": torch.ones(4, 2), "targets": [0, 1, 2, 3]} | change
+    with pytest.raises(ValueError, match=said):
+        target_ranks(arguments.pop("queries"), arguments.pop("gallery"), arguments.pop("targets"), **arguments)
+
+
+def test_rows_read_backwards_are_rows():
+    queries = np.eye(4)[::-1]
+    assert target_ranks(queries, np.eye(4), [3, 2, 1, 0]).above.tolist() == [0] * 4
+
+
+def test_single_texts_and_padding_are_no_relevant_items():
+    with pytest.raises(ValueError, match="query 0 has the text 'ab'"):
+        average_precision_at_k([["a", "b"]], ["ab"], 1)
+    with pytest.raises(ValueError, match="query 0 has -1 among its relevant items"):
+        average_precision_at_k([[1, 2]], [[1, -1]], 1)
+    assert average_precision_at_k([[torch.tensor(1), 2]], [[np.int64(1)]], 1).item() == 1
+
+
+@pytest.mark.parametrize("resamples", [0, -3])
+def test_no_resamples_are_refused(resamples):
+    with pytest.raises(ValueError, match="resamples must be at least 1"):
+        paired_test([1.0, 0.0], [0.0, 0.0], resamples=resamples)

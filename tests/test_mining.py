@@ -479,7 +479,7 @@ def test_no_queries_give_no_negatives() -> None:
         ({"gallery": np.ones((9, 7))}, "one width, got 8 and 7"),
         ({"gallery": np.ones((0, 8))}, "gallery must have at least one row"),
         ({"queries": np.ones(8)}, r"queries must be a matrix.*got shape \(8,\)"),
-        ({"queries": np.full((20, 8), np.nan)}, "queries has values that are not finite"),
+        ({"queries": np.full((20, 8), np.nan)}, "queries row 0 has values that are not finite"),
         ({"positives": [[0]] * 19}, "for all 20 queries, got 19"),
         ({"positives": [[0]] * 19 + [[100]]}, r"from 0 to 99, query 19 has \[100\]"),
         ({"positives": [[0]] * 19 + [[-2]]}, r"from 0 to 99, query 19 has \[-2\]"),
@@ -491,3 +491,23 @@ def test_wrong_input_is_named(options: dict, message: str) -> None:
     inputs = {"queries": queries, "gallery": gallery, "positives": positives} | options
     with pytest.raises(ValueError, match=message):
         mine_hard_negatives(**inputs)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"positives": np.eye(3, 9, dtype=bool)}, "got booleans: give the rows where a mask is true"),
+        ({"positives": [[True, False, False]] * 3}, "positives must be whole numbers"),
+        ({"positives": {0: [1], 1: [2], 2: [3]}}, "positives must be a list or an array, an entry a query, got dict"),
+        ({"positives": None}, "positives must be a list or an array"),
+        ({"num_negatives": 2.5}, "num_negatives must be a whole number, got 2.5"),
+        ({"seed": None}, "seed must be a whole number, got None"),
+        ({"max_score": float("nan")}, "max_score must be a number, got nan"),
+        ({"queries": np.full((3, 4), 1e30)}, "queries row 0 has values that are not finite in float32 or too large"),
+        ({"queries": np.ones((3, 4), complex)}, "queries must be real numbers, got complex128"),
+    ],
+)
+def test_what_would_mine_something_else_is_refused(options, said):
+    arguments = {"queries": np.ones((3, 4)), "gallery": np.ones((9, 4)), "positives": [[0], [1], [2]]} | options
+    with pytest.raises(ValueError, match=said):
+        mine_hard_negatives(arguments.pop("queries"), arguments.pop("gallery"), arguments.pop("positives"), **arguments)

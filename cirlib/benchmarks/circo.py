@@ -37,8 +37,8 @@ IMAGE_FOLDERS = (Path("COCO2017_unlabeled/unlabeled2017"), Path("unlabeled2017")
 def load(root: str | Path, *, split: str) -> Benchmark:
     """One split of CIRCO; `test` has no targets.
 
-    Without COCO's info file the gallery is the images folder, sorted by id, and the benchmark is not
-    `complete` unless that folder holds all 123,403 images.
+    Without COCO's info file the gallery is the images folder, sorted by id. The benchmark is not `complete`
+    unless the gallery holds all 123,403 images.
 
     Raises:
         BenchmarkError: see `cirlib.benchmarks.load_benchmark`.
@@ -57,8 +57,7 @@ def load(root: str | Path, *, split: str) -> Benchmark:
     check_triplets(triplets, gallery, annotations)
     reason = f"no file under {folder.name}/ has this number" if folder else f"no folder {root / IMAGE_FOLDERS[0]}"
     images: dict[str, Path | str] = {image: files.get(image, reason) for image in gallery}
-    whole = info is not None or len(gallery) == GALLERY_SIZE
-    return Benchmark("circo", split, triplets, gallery, images, complete=whole)
+    return Benchmark("circo", split, triplets, gallery, images, complete=len(gallery) == GALLERY_SIZE)
 
 
 def _triplet(record: Record, split: str) -> Triplet:

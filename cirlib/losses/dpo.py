@@ -1,5 +1,6 @@
 """Direct preference optimisation on retrieval scores: prefer the target over a hard negative."""
 
+import math
 from typing import Literal, get_args
 
 import torch
@@ -86,8 +87,8 @@ def _log_ratio(name: str, policy: Tensor, reference: Tensor | None, reference_fr
 def _check_options(beta: float, loss_type: str, label_smoothing: float) -> None:
     if loss_type not in get_args(LossType):
         raise ValueError(f"loss_type must be one of {list(get_args(LossType))}, got {loss_type!r}")
-    if not beta > 0:
-        raise ValueError(f"beta must be above 0, got {beta}")
+    if not 0 < beta < math.inf:
+        raise ValueError(f"beta must be above 0 and finite, got {beta}")
     if not 0 <= label_smoothing < 0.5:
         raise ValueError(f"label_smoothing must be at least 0 and below 0.5, got {label_smoothing}")
     if label_smoothing > 0 and loss_type != "sigmoid":
@@ -95,6 +96,9 @@ def _check_options(beta: float, loss_type: str, label_smoothing: float) -> None:
 
 
 def _check_shapes(chosen: Tensor, rejected: Tensor) -> None:
+    for name, given in (("policy_chosen", chosen), ("policy_rejected", rejected)):
+        if not isinstance(given, Tensor):
+            raise ValueError(f"{name} must be a tensor, got {type(given).__name__}")
     if chosen.ndim != 1:
         raise ValueError(f"policy_chosen must be (B,), got {tuple(chosen.shape)}")
     if rejected.ndim not in (1, 2) or len(rejected) != len(chosen):

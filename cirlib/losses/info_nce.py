@@ -39,26 +39,27 @@ def info_nce(
         A scalar, at least 0.
 
     Raises:
-        ValueError: shapes that do not fit, or a temperature that is not above 0.
+        ValueError: no tensors, shapes that do not fit, or a temperature that is not above 0 (of one on an
+            accelerator the value is not looked at).
     """
     _check_shapes(query, target, negatives)
     _check_temperature(temperature)
     with torch.autocast(query.device.type, enabled=False):
-        unit = _normalise(query)  # (B, D)
-        batch_logits = _best_token(unit, _normalise(target)) / temperature  # (B, B)
+        wide = torch.promote_types(torch.promote_types(query.dtype, target.dtype), torch.float32)
+        unit = _normalise(query, wide)  # (B, D)
+        batch_logits = _best_token(unit, _normalise(target, wide)) / temperature  # (B, B)
         logits = batch_logits  # (B, B)
         if negatives is not None:
-            mined_logits = _best_token_of_own(unit, _normalise(negatives)) / temperature  # (B, K)
+            mined_logits = _best_token_of_own(unit, _normalise(negatives, wide)) / temperature  # (B, K)
             logits = torch.cat([batch_logits, mined_logits], dim=1)  # (B, B + K)
         labels = torch.arange(len(query), device=query.device)  # (B,)
         loss = F.cross_entropy(logits, labels)
         return (loss + F.cross_entropy(batch_logits.T, labels)) / 2 if symmetric else loss
 
 
-def _normalise(vectors: Tensor) -> Tensor:
-    """Vectors of unit length, in float32 or wider."""
-    wide = vectors.to(torch.promote_types(vectors.dtype, torch.float32))  # (..., D)
-    return F.normalize(wide, dim=-1)  # (..., D)
+def _normalise(vectors: Tensor, dtype: torch.dtype) -> Tensor:
+    """Vectors of unit length."""
+    return F.normalize(vectors.to(dtype), dim=-1)  # (..., D)
 
 
 def _best_token(query: Tensor, target: Tensor) -> Tensor:
@@ -76,6 +77,10 @@ def _best_token_of_own(query: Tensor, negatives: Tensor) -> Tensor:
 
 
 def _check_shapes(query: Tensor, target: Tensor, negatives: Tensor | None) -> None:
+    for name, given in (("query", query), ("target", target), ("negatives", negatives)):
+        if given is not None and not (isinstance(given, Tensor) and given.is_floating_point()):
+            kind = given.dtype if isinstance(given, Tensor) else type(given).__name__
+            raise ValueError(f"{name} must be a tensor of floating-point numbers, got {kind}")
     if query.ndim != 2 or len(query) == 0:
         raise ValueError(f"query must be (B, D) with B at least 1, got {tuple(query.shape)}")
     _check_fits("target", target, query, allowed={2: "(B, D)", 3: "(B, T, D)"})
@@ -97,5 +102,7 @@ def _check_temperature(temperature: float | Tensor) -> None:
     if isinstance(temperature, Tensor):
         if temperature.numel() != 1:
             raise ValueError(f"temperature must have one element, got shape {tuple(temperature.shape)}")
+        if temperature.device.type == "cpu" and not temperature > 0:  # elsewhere the question would stop the device
+            raise ValueError(f"temperature must be above 0, got {temperature.item()}")
     elif not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
