@@ -16,6 +16,7 @@ from cirlib.benchmarks.expected import EXPECTED
 from cirlib.benchmarks.fashioniq_files import REPLACEMENTS, fetch_annotations, read_links
 from cirlib.benchmarks.garments import draw_garments
 from cirlib.benchmarks.image_sources import take_images
+from cirlib.files import replace_file
 from cirlib.preparation import unusable_file
 from cirlib.stage import Stage
 
@@ -98,7 +99,8 @@ def inspect(stage: Stage) -> Audit:
     data = stage.study.data
     report = audit(data.benchmark, stage.images, splits=_splits(stage), categories=data.categories)
     stage.data.mkdir(parents=True, exist_ok=True)
-    unusable_file(stage).write_text(json.dumps(report.undecodable, indent=1) + "\n")
+    text = json.dumps(report.undecodable, indent=1) + "\n"
+    replace_file(unusable_file(stage), lambda path: path.write_text(text))
     return report
 
 

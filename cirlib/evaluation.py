@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from cirlib.benchmarks import NAMES, Benchmark, join_captions, load_benchmark
+from cirlib.benchmarks import NAMES, Benchmark, BenchmarkError, join_captions, load_benchmark
 from cirlib.benchmarks.base import PROTOCOLS_OF_GALLERY, check_choice
 from cirlib.benchmarks.protocols import REFERENCES
 from cirlib.measures import (
@@ -311,12 +311,28 @@ def write_ranks(scored: Sequence[Scored], path: Path) -> None:
 
 
 def read_ranks(path: Path, benchmarks: Mapping[str, Benchmark], evaluation: Evaluation) -> list[Scored]:
-    """What :func:`write_ranks` wrote, back on the same benchmarks."""
+    """What :func:`write_ranks` wrote, back on the same benchmarks.
+
+    Raises:
+        BenchmarkError: the file is cut off, or is of other categories or queries than ``benchmarks``.
+    """
+    try:
+        return _read_ranks(path, benchmarks, evaluation)
+    except (ValueError, KeyError, TypeError) as error:
+        stage = path.parent.name
+        raise BenchmarkError(
+            f"{path} is cut off or was measured on other data than the study's: run `dvc repro --force {stage}`."
+        ) from error
+
+
+def _read_ranks(path: Path, benchmarks: Mapping[str, Benchmark], evaluation: Evaluation) -> list[Scored]:
     scored = []
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     metrics = table.columns[table.columns.get_loc("top") + 1 :]
     for (method, category), part in table.groupby(["method", "category"], sort=False):
         ranks = Ranks(*(torch.from_numpy(part[name].to_numpy(np.int64)) for name in ("above", "tied")))
+        if part["query"].tolist() != [triplet.id for triplet in benchmarks[category].triplets]:
+            raise ValueError("other queries")
         removed, top = evaluation.reference == "removed", [shlex.split(ids) for ids in part["top"]]
         extra = {metric: part[metric].to_numpy(np.float64) for metric in metrics}
         protocol = protocol_name(evaluation)
@@ -341,6 +357,7 @@ def write_summary(summary: pd.DataFrame, folder: Path) -> None:
 def result_table(summary: pd.DataFrame, category: str = "mean") -> pd.DataFrame:
     """The summary for reading: a row a method, a column a metric, percent with its 95 % interval."""
     part = summary[summary["category"] == category]
+    part = part.round(6)  # as in summary.csv, so that 0.5175 is read the same everywhere
     text = [f"{100 * r.value:.1f} [{100 * r.ci_low:.1f}, {100 * r.ci_high:.1f}]" for r in part.itertuples()]
     table = part.assign(text=text).pivot(index="method", columns="metric", values="text")
     chance = part.groupby("metric")["chance"].first().map(lambda value: f"{float(f'{100 * value:.2g}'):g}")

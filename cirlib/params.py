@@ -11,10 +11,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-Count = Annotated[int, Field(ge=1)]
-NonNegativeCount = Annotated[int, Field(ge=0)]
+
+def _no_truth_value(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("should be a whole number")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_truth_value)]
+Count = Annotated[Whole, Field(ge=1)]
+NonNegativeCount = Annotated[Whole, Field(ge=0)]
+Seed = Annotated[Whole, Field(ge=0, lt=2**32)]  # what every generator takes
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Weights = Annotated[list[Fraction], Field(min_length=1)]
@@ -41,9 +50,11 @@ class Data(Block):
     dev_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.1  # of train, held out for every choice
 
     @model_validator(mode="after")
-    def _fetches_what_is_published(self) -> Data:
+    def _is_sound(self) -> Data:
         if self.fetch and self.benchmark != "fashioniq":
             raise ValueError(f"fetch must be false for {self.benchmark}: only FashionIQ's files can be fetched")
+        if self.split == "train":
+            raise ValueError("split must not be train: what is trained on is not reported")
         return self
 
 
@@ -76,7 +87,7 @@ class Drawing(Block):
     gallery_size: Count = 1_000
     alignment_pairs: Count = 2_000
     pretraining_pairs: Count = 4_000
-    family_size: Annotated[int, Field(ge=2)] = 25
+    family_size: Annotated[Whole, Field(ge=2)] = 25
 
 
 class DataPrep(Block):
@@ -101,7 +112,7 @@ class QFormer(Block):
     pretraining_lr: Positive = 2e-4
     epochs: NonNegativeCount = 3
     lr: Positive = 2e-4
-    batch_size: Annotated[int, Field(ge=2)] = 64
+    batch_size: Annotated[Whole, Field(ge=2)] = 64
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     schedule: Literal["one_cycle", "cosine"] = "one_cycle"
     temperature: Positive = 0.07
@@ -156,7 +167,7 @@ class Study(Block):
     """All parameters of one study."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_\-]+$")]
-    seed: NonNegativeCount = 0
+    seed: Seed = 0
     data: Data
     models: Models = Models()
     evaluation: Evaluation = Evaluation()

@@ -21,13 +21,14 @@ from cirlib.encoders.live import LiveFeatures
 from cirlib.encoders.mini import quiet_transformers
 from cirlib.encoders.store import FeatureStore
 from cirlib.evaluation import Scored, average_texts, mean_recall, query_texts, score
+from cirlib.files import replace_file
 from cirlib.losses.info_nce import info_nce
 from cirlib.mining import mine_hard_negatives
-from cirlib.params import Evaluation, QFormer, Study
+from cirlib.params import Evaluation, ParameterError, QFormer, Study
 from cirlib.preparation import Prepared, local_name
 from cirlib.processes import gathered, is_first, own_rows, run, wait
 from cirlib.stage import Stage, seed_everything
-from cirlib.training import History, Recipe, as_table, replace_file, shuffled_batches, train
+from cirlib.training import History, Recipe, as_table, shuffled_batches, train
 
 Features = FeatureStore | LiveFeatures
 
@@ -318,6 +319,7 @@ def new_composer(prepared: Prepared) -> QFormerComposer:
 def train_qformer(prepared: Prepared) -> tuple[dict[str, QFormerComposer], pd.DataFrame]:
     """:func:`train_here`, or the same on ``qformer.processes`` processes where that is more than one."""
     stage = prepared.stage
+    require_negatives(prepared.splits.train, stage.study.qformer)
     count = stage.study.qformer.processes or max(1, torch.cuda.device_count())
     if count == 1 or not prepared.splits.train:
         return train_here(prepared)
@@ -328,6 +330,21 @@ def train_qformer(prepared: Prepared) -> tuple[dict[str, QFormerComposer], pd.Da
         load_weights(composer, trained / method)
         composer.eval()
     return composers, pd.read_csv(trained / "history.csv")
+
+
+def require_negatives(parts: Mapping[str, Benchmark], params: QFormer) -> None:
+    """Refuses hard negatives that the train images cannot give.
+
+    Raises:
+        ParameterError: a category has too few images beside a query's own two.
+    """
+    for category, part in parts.items():
+        others = len(part.gallery) - 2
+        if params.range_min + params.hard_negatives > others:
+            raise ParameterError(
+                f"qformer.range_min + qformer.hard_negatives is {params.range_min} + {params.hard_negatives}, "
+                f"at most {others} is allowed: so many images has {category} beside a query's own two"
+            )
 
 
 def _train_in_worker(stage: Stage) -> None:

@@ -21,7 +21,7 @@ from cirlib.encoders.store import FeatureStore
 from cirlib.evaluation import Scored, mean_recall
 from cirlib.losses.dpo import dpo_loss
 from cirlib.mining import mine_hard_negatives
-from cirlib.params import DPO, Study
+from cirlib.params import DPO, ParameterError, Study
 from cirlib.preparation import Prepared
 from cirlib.training import History, Recipe, shuffled_batches, train
 from cirlib.zero_shot import embed, score_composer
@@ -70,7 +70,7 @@ def _mine(
         index=params.index, seed=seed,
     )  # fmt: skip
     if (mined.indices < 0).any():
-        raise ValueError(
+        raise ParameterError(
             f"fewer than dpo.num_negatives={params.num_negatives} negatives between dpo.range_min={params.range_min} "
             f"and dpo.range_max={params.range_max} in a gallery of {len(gallery)}"
         )

@@ -55,6 +55,10 @@ def load_splits(
         return drop_missing(part) if part.missing else part
 
     reported = {category: load(data.split, key, protocol) for category, key in _categories(study, root, data.split)}
+    if hidden := next((part for part in reported.values() if not all(t.targets for t in part.triplets)), None):
+        raise BenchmarkError(
+            f"{hidden.name} {data.split} has no public targets, so nothing can be scored on it: set data.split to val."
+        )
     train: dict[str, Benchmark] = {}
     dev: dict[str, Benchmark] = {}
     for category, key in _train_categories(study, root):

@@ -94,12 +94,13 @@ def open_stage(name: str) -> Stage:
     """The stage ``name`` as the running notebook's parameters cells ask for it; also seeds every generator.
 
     Parameters that are None keep what ``params.yaml`` says. With nothing overridden the stage writes to
-    ``results/<study>/<stage>``; else to ``runs/<stage>-<overrides>``, so the pipeline's results stay.
+    ``results/<study>/<stage>``; else to ``runs/<study>/<stage>-<overrides>``, so the pipeline's results stay.
 
     Raises:
         ParameterError: an unknown parameter, or a value that is not allowed.
     """
     _quiet_tracebacks()
+    _whole_cells()
     root = project_root()
     given = {key: value for key, value in _notebook_parameters().items() if value is not None}
     study = override(load_study(root / "params.yaml"), name, given)
@@ -138,7 +139,7 @@ def seed_everything(seed: int) -> None:
 def _folders(root: Path, study: Study, name: str, given: Mapping[str, Any]) -> tuple[Path, Path]:
     if not given:
         return root / "results" / study.name / name, root / "figures" / study.name / name
-    run = root / "runs" / f"{name}-{_label(given)}"
+    run = root / "runs" / study.name / f"{name}-{_label(given)}"
     return run, run / "figures"
 
 
@@ -180,16 +181,28 @@ def _ipython() -> Any:
     return sys.modules["IPython"].get_ipython()
 
 
+def _whole_cells() -> None:
+    """Tables in the notebook show their texts whole."""
+    import pandas as pd
+
+    pd.options.display.max_colwidth = 120
+
+
 def _quiet_tracebacks() -> None:
     """Errors that are meant for the reader are shown as their one sentence, without a traceback."""
     shell = _ipython()
     if shell is None:
         return
     from cirlib.benchmarks import BenchmarkError
+    from cirlib.encoders.mini import ModelError
+    from cirlib.encoders.store import StoreError
+    from cirlib.resources import ResourceError
+
+    meant = (ParameterError, StageError, BenchmarkError, StoreError, ModelError, ResourceError, FloatingPointError)
 
     def show(self: Any, kind: type, error: BaseException, trace: Any, tb_offset: int | None = None) -> list[str]:
         lines = [f"{kind.__name__}: {error}"]
         self._showtraceback(kind, error, lines)
         return lines
 
-    shell.set_custom_exc((ParameterError, StageError, BenchmarkError), show)
+    shell.set_custom_exc(meant, show)

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from cirlib.files import replace_file
 from cirlib.processes import average_gradients, is_first, wait
 from cirlib.resources import ResourceError, StepWatch, require_disk, state_bytes
 
@@ -291,13 +292,6 @@ def _set_generators(states: list[Tensor]) -> None:
     torch.set_rng_state(states[0])
     if len(states) > 1 and torch.cuda.is_available():
         torch.cuda.set_rng_state(states[1])
-
-
-def replace_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Has ``write`` make a file beside ``path``, then puts it there in one step."""
-    temporary = path.with_suffix(".tmp")
-    write(temporary)
-    temporary.replace(path)
 
 
 def _digest(model: nn.Module) -> str:

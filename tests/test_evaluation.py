@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cirlib.benchmarks import Benchmark, Triplet, load_benchmark
+from cirlib.benchmarks import Benchmark, BenchmarkError, Triplet, load_benchmark
 from cirlib.evaluation import (
     COLUMNS,
     average_texts,
@@ -434,3 +434,19 @@ def test_nothing_scored_gives_empty_files_that_read_back_empty(tmp_path):
     assert len(summary) == len(pd.read_csv(tmp_path / "summary.csv")) == 0
     assert json.loads((tmp_path / "metrics.json").read_text()) == {}
     assert read_ranks(tmp_path / "ranks.csv", {}, REMOVED) == []
+
+
+@pytest.mark.parametrize("damage", ["half", "other query", "other category"])
+def test_ranks_that_are_cut_off_or_of_other_data_say_which_command_makes_them(scored, tmp_path, damage):
+    file = tmp_path / "zero_shot" / "ranks.csv"
+    file.parent.mkdir()
+    write_ranks(scored, file)
+    benchmarks = {one.category: one.benchmark for one in scored}
+    text = file.read_text()
+    if damage == "other category":
+        benchmarks = {"hat": benchmarks["hat"]}
+    else:
+        cut = text[: text.index("qformer") - 20]  # in the middle of a row of the first method
+        file.write_text(cut if damage == "half" else text.replace("hat-query-0", "hat-query-9"))
+    with pytest.raises(BenchmarkError, match=r"ranks\.csv is cut off or was measured on other data.*--force zero_shot"):
+        read_ranks(file, benchmarks, REMOVED)

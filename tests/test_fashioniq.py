@@ -329,3 +329,18 @@ def test_a_query_whose_target_is_its_reference_is_refused(small_fashioniq, write
     write_json(small_fashioniq / "captions" / "cap.dress.val.json", [query])
     with pytest.raises(BenchmarkError, match="1 queries have their own reference as a target"):
         load_benchmark("fashioniq", small_fashioniq)
+
+
+@pytest.mark.parametrize("image", ["../a", "a/b", "a\\b", "a\0", "..", "x" * 201, "\ud800x"])
+def test_an_image_id_that_is_no_file_name_is_refused(small_fashioniq, write_json, image):
+    write_json(small_fashioniq / "image_splits" / "split.dress.val.json", ["dress-val-0", image])
+    with pytest.raises(BenchmarkError, match=r"split\.dress\.val\.json, record 1: image id .* is no file name"):
+        load_benchmark("fashioniq", small_fashioniq, category="dress")
+
+
+def test_a_file_without_queries_and_one_nested_too_deep_are_refused(small_fashioniq):
+    file = small_fashioniq / "captions" / "cap.dress.val.json"
+    for content, said in (("[]", "holds no query"), ("[" * 100_000, "nested too deep|not valid JSON")):
+        file.write_text(content)
+        with pytest.raises(BenchmarkError, match=rf"cap\.dress\.val\.json.*({said})"):
+            load_benchmark("fashioniq", small_fashioniq, category="dress")

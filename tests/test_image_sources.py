@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from cirlib.benchmarks import BenchmarkError
+from cirlib.benchmarks.base import scan_images
 from cirlib.benchmarks.image_sources import take_images
 
 WANTED = ["a", "b", "c"]
@@ -160,6 +161,59 @@ def test_rows_of_a_parquet_file_are_known_by_a_column_of_ids(tmp_path):
 def taken_more(source: Path, folder: Path) -> list[str]:
     take_images(source, WANTED, folder)
     return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_table_of_several_images_a_row_is_refused(tmp_path):
+    rows = [{"reference_id": "a", "target_id": "b", "reference_image": picture("red"), "target_image": picture("blue")}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "i.parquet")
+    with pytest.raises(BenchmarkError, match="expected one column of images, found reference_image, target_image"):
+        take_images(tmp_path / "i.parquet", WANTED, tmp_path / "images")
+
+
+def test_a_row_that_names_several_images_is_refused(tmp_path):
+    rows = [{"caption": "a", "reference": "b", "img": picture()}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "i.parquet")
+    with pytest.raises(BenchmarkError, match="columns caption and reference name different images"):
+        take_images(tmp_path / "i.parquet", WANTED, tmp_path / "images")
+
+
+def test_ids_may_be_numbers_or_long_texts(tmp_path):
+    for name, ids in (("numbers", pa.array([7])), ("texts", pa.array(["7"], pa.large_string()))):
+        table = pa.table({"id": ids, "jpg": pa.array([picture()], pa.large_binary())})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+        assert list(take_images(tmp_path / f"{name}.parquet", ["7"], tmp_path / name)) == ["7"]
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+@pytest.mark.parametrize("later", [picture("red"), b""])
+def test_of_several_files_of_one_name_the_first_picture_counts(tmp_path, kind, later):
+    write = write_zip if kind == "zip" else write_tar
+    source = write(tmp_path / f"i.{kind}", {"a.jpg": picture("teal"), "thumbs/a.jpg": later, "thumbs/a.png": later})
+    assert take_images(source, ["a"], tmp_path / "images")["a"].kind == "there"
+    assert [path.name for path in (tmp_path / "images").iterdir()] == ["a.jpg"]
+    assert (tmp_path / "images" / "a.jpg").read_bytes() == picture("teal")
+
+
+def test_of_a_zip_the_file_that_lies_least_deep_counts(tmp_path):
+    source = write_zip(tmp_path / "i.zip", {"thumbs/a.jpg": picture("red"), "a.jpg": picture("teal")})
+    take_images(source, ["a"], tmp_path / "images")
+    assert (tmp_path / "images" / "a.jpg").read_bytes() == picture("teal")
+
+
+def test_a_broken_archive_beside_images_is_passed_over_and_told(tmp_path, capsys):
+    source = write_folder(tmp_path / "mine", {"a.jpg": picture(), "other.zip": b"broken"})
+    take_images(source, WANTED, tmp_path / "images")
+    assert "other.zip cannot be read" in capsys.readouterr().out
+
+
+def test_links_that_lead_nowhere_are_taken_anew(tmp_path):
+    old, new = (write_folder(tmp_path / name, {"a.jpg": picture(name)}) for name in ("red", "teal"))
+    take_images(old, ["a"], tmp_path / "images")
+    old.rename(tmp_path / "moved")
+    (new / "b.jpg").symlink_to(new / "b.jpg")  # and one that leads to itself
+    assert scan_images(tmp_path / "images") == {}
+    assert list(take_images(new, ["a", "b"], tmp_path / "images")) == ["a"]
+    assert (tmp_path / "images" / "a.jpg").read_bytes() == picture("teal")
 
 
 def test_a_source_without_any_wanted_image_says_what_is_expected(tmp_path):

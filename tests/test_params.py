@@ -153,6 +153,10 @@ def test_yaml_that_reads_1e_5_as_text_still_gives_the_number(tmp_path):
         ({"data": {"root": "r", "dev_fraction": 0.5}}, "'data.dev_fraction'"),
         ({"zero_shot": {"weights": [0.5, 1.5]}}, "'zero_shot.weights.1'"),
         ({"zero_shot": {"weights": []}}, "'zero_shot.weights'"),
+        ({"seed": 10**15}, "parameter 'seed' in"),
+        ({"seed": True}, "parameter 'seed' in"),
+        ({"qformer": {"epochs": True}}, "should be a whole number, given True"),
+        ({"data": {"root": "r", "split": "train"}}, "split must not be train"),
     ],
 )
 def test_a_wrong_file_names_the_parameter_and_the_file(tmp_path, values, part):

@@ -20,7 +20,7 @@ from cirlib import qformer_training
 from cirlib.composers.qformer import Form, QFormerComposer, load_weights
 from cirlib.devices import best_device
 from cirlib.encoders.mini import minilm_folder
-from cirlib.params import Data, Evaluation, Models, QFormer, Study
+from cirlib.params import Data, Evaluation, Models, ParameterError, QFormer, Study
 from cirlib.preparation import Prepared
 from cirlib.qformer_training import (
     TripletBatch,
@@ -32,6 +32,7 @@ from cirlib.qformer_training import (
     form_of,
     new_composer,
     pretrain,
+    require_negatives,
     save_all,
     score_all,
     score_qformer,
@@ -591,3 +592,10 @@ def test_a_checkpoint_keeps_the_temperature_it_learned(prepared, tmp_path):
     study = ready.stage.study.model_copy(update={"models": models})
     object.__setattr__(ready.stage, "study", study)
     assert new_composer(ready).temperature.item() == pytest.approx(0.11)
+
+
+def test_hard_negatives_that_the_images_cannot_give_are_refused_before_training(parts):
+    params = study_of(hard_negatives=5, range_min=3, range_max=50).qformer
+    with pytest.raises(ParameterError, match=r"3 \+ 5, at most 7 is allowed: so many images has hat"):
+        require_negatives(parts, params)
+    require_negatives(parts, study_of(hard_negatives=4, range_min=3, range_max=50).qformer)

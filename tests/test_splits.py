@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -170,7 +171,18 @@ def test_cirr_is_one_category_of_its_own_name(small_cirr):
     assert ids_of(splits.reported["cirr"]) == ["0", "1"]
 
 
-def test_circo_has_nothing_to_train_on(tmp_path, write_json):
+def test_a_split_without_public_targets_cannot_be_reported(small_fashioniq):
+    study = Study.model_validate({"name": "x", "data": {"root": "x", "split": "test", "allow_missing": True}})
+    for file in (small_fashioniq / "image_splits").glob("*.json"):
+        for image in json.loads(file.read_text()):
+            (small_fashioniq / "images").mkdir(exist_ok=True)
+            (small_fashioniq / "images" / f"{image}.jpg").touch()
+    with pytest.raises(BenchmarkError, match=r"fashioniq test has no public targets.*set data\.split to val"):
+        load_splits(study, small_fashioniq)
+
+
+def test_circo_has_nothing_to_train_on(tmp_path, write_json, monkeypatch):
+    monkeypatch.setattr("cirlib.benchmarks.circo.GALLERY_SIZE", 2)
     record = {"id": 5, "shared_concept": "a dog", "relative_caption": "is running", "reference_img_id": 12}
     write_json(tmp_path / "annotations" / "val.json", [{**record, "target_img_id": 7, "gt_img_ids": [7]}])
     write_json(tmp_path / "annotations" / "image_info_unlabeled2017.json", {"images": [{"id": 7}, {"id": 12}]})

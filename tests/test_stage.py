@@ -88,7 +88,7 @@ def test_an_override_writes_to_a_folder_that_says_it(project, run_cells):
     stage = run_cells(OWN, "# Parameters\nlr = 1e-5\nepochs = 2\n")
     assert stage.overrides == {"epochs": 2, "lr": 1e-5}
     assert stage.params.lr == 1e-5
-    assert stage.out == project / "runs" / "qformer-epochs=2,lr=1e-05"
+    assert stage.out == project / "runs" / "small" / "qformer-epochs=2,lr=1e-05"
     assert stage.figures == stage.out / "figures"
     assert not (project / "results").exists()
     assert not (project / "figures").exists()
@@ -104,7 +104,7 @@ def test_an_override_without_papermill_is_seen_too(run_cells):
 )
 def test_an_odd_or_long_value_becomes_a_short_name(project, run_cells, name, assignment):
     stage = run_cells(f"# Parameters\n{assignment}\n", name=name)
-    assert stage.out.parent == project / "runs"
+    assert stage.out.parent == project / "runs" / "small"
     assert len(stage.out.name.split("-")[1]) == 12
 
 
@@ -209,6 +209,6 @@ def test_papermill_overrides_reach_the_stage_and_errors_are_one_sentence(project
     monkeypatch.setenv("PYTHONPATH", str(Path(stage_module.__file__).parent.parent))
     text = execute(notebook, lr=1e-5, epochs="2")
     assert json.loads((project / "seen.json").read_text()) == {"epochs": "2", "lr": 1e-5}
-    assert (project / "runs" / "qformer-epochs=2,lr=1e-05").is_dir()
+    assert (project / "runs" / "small" / "qformer-epochs=2,lr=1e-05").is_dir()
     assert "qformer needs data/small/tokens, which is missing: run `dvc repro data_prep` first" in text
     assert "Traceback" not in text

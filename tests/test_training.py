@@ -17,7 +17,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from cirlib import training
 from cirlib.devices import best_device
-from cirlib.training import History, Recipe, as_table, replace_file, shuffled_batches, train
+from cirlib.files import replace_file
+from cirlib.training import History, Recipe, as_table, shuffled_batches, train
 
 ROWS = 12
 INPUTS = torch.randn(ROWS, 5, generator=torch.Generator().manual_seed(0)).to(best_device())

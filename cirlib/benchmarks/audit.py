@@ -27,7 +27,8 @@ class SplitAudit:
     """One category of one split (`category` None where the benchmark has none).
 
     `val_split_gallery`: images that are a reference or a target; None without public targets.
-    `empty_captions`, `identical_captions`: queries with such captions. Words: of the joined captions.
+    `empty_captions`, `identical_captions`: queries with such captions. `repeated_queries`: those that another has
+    the reference, captions and targets of. Words: of the joined captions.
     `missing`, `undecodable`: gallery images; in train, which nobody searches, images that queries use.
     `lost_queries`: queries whose reference, or all of whose targets, are missing or undecodable.
     `duplicates`, `duplicated_targets`: None where images were not checked, or in train; the latter are
@@ -41,6 +42,7 @@ class SplitAudit:
     val_split_gallery: int | None
     empty_captions: int
     identical_captions: int
+    repeated_queries: int
     mean_words: float
     max_words: int
     missing: int
@@ -210,6 +212,7 @@ def _split_audit(
         val_split_gallery=len(_used(part)) if all(t.targets for t in part.triplets) else None,
         empty_captions=sum(_has_empty(t) for t in part.triplets),
         identical_captions=sum(_has_identical(t) for t in part.triplets),
+        repeated_queries=len(part.triplets) - len({(t.reference, t.captions, t.targets) for t in part.triplets}),
         mean_words=sum(words) / max(1, len(words)),
         max_words=max(words, default=0),
         missing=len(needed & part.missing.keys()),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 EXTENSIONS = (".jpg", ".png", ".jpeg", ".webp")
+LONGEST_ID = 200  # bytes; file systems allow 255, extension included
 PROTOCOLS_OF_GALLERY = ("original", "val_split")
 
 
@@ -111,6 +112,8 @@ def read_json(path: Path, expected: str) -> Any:
         raise BenchmarkError(f"No file {path}: expected {expected}.") from None
     except json.JSONDecodeError as error:
         raise BenchmarkError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}).") from None
+    except RecursionError:
+        raise BenchmarkError(f"{path}: nested too deep, expected {expected}.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise BenchmarkError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
 
@@ -134,12 +137,22 @@ def read_ids(path: Path, expected: str) -> list[str]:
     for index, image in enumerate(ids):
         if not isinstance(image, str) or not image:
             raise BenchmarkError(f"{path}, record {index}: expected an image id (non-empty text), found {image!r}.")
-        if image in (".", "..") or any(character in image for character in "/\\\0"):
+        if not _is_file_name(image):
             raise BenchmarkError(
-                f"{path}, record {index}: image id {image!r} is no file name: slashes and NUL are not allowed."
+                f"{path}, record {index}: image id {_short(image)} is no file name: slashes, NUL and halves of "
+                f"characters are not allowed, nor more than {LONGEST_ID} bytes."
             )
     check_unique(ids, path, "image ids")
     return ids
+
+
+def _is_file_name(image: str) -> bool:
+    if image in (".", "..") or any(character in image for character in "/\\\0"):
+        return False
+    try:
+        return len(image.encode()) <= LONGEST_ID
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
 
 
 # ------------------------------------------------------------------ records
@@ -198,6 +211,8 @@ def check_triplets(triplets: Sequence[Triplet], gallery: Sequence[str], source: 
     Raises:
         BenchmarkError: with the first offender and the number of offenders; also on an empty gallery.
     """
+    if not triplets:
+        raise BenchmarkError(f"{source}: holds no query, expected at least one.")
     if not gallery:
         raise BenchmarkError(f"{source}: the gallery is empty, expected at least one image id.")
     known = set(gallery)
@@ -252,12 +267,16 @@ def scan_images(folder: Path) -> dict[str, Path]:
         depth = where.count(os.sep)
         for file in files:
             stem, extension = os.path.splitext(file)
-            if (kind := extension.lower()) not in EXTENSIONS:
+            if (kind := extension.lower()) not in EXTENSIONS or _dangles(os.path.join(where, file)):
                 continue
             rank = (depth, EXTENSIONS.index(kind), os.path.join(where, file))
             if stem not in found or rank < found[stem][0]:
                 found[stem] = (rank, Path(where, file))
     return {stem: path for stem, (_, path) in found.items()}
+
+
+def _dangles(path: str) -> bool:
+    return os.path.islink(path) and not os.path.exists(path)
 
 
 def locate(gallery: Iterable[str], folder: Path) -> dict[str, Path | str]:

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from tqdm.auto import tqdm
 
+from cirlib.pictures import to_rgb
+
 # Two pictures are near duplicates when at most 8 of the 256 bits of their difference hashes (dHash: is a
 # pixel brighter than its left neighbour?) differ, and no cell of their 4 x 4 colour thumbnails differs by
 # more than 12 of 255 levels. The hash alone would call one garment in two colours a duplicate.
@@ -68,7 +70,7 @@ def check_image(path: Path) -> ImageCheck:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.draft("RGB", (64, 64))  # JPEG: decodes at reduced size, but reads all of the data
-            picture = image.convert("RGB")
+            picture = to_rgb(image)
     except UnidentifiedImageError:
         return ImageCheck("the content is not an image of a known format")
     except Exception as error:  # Pillow's decoders raise many types on damaged data

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -44,14 +43,25 @@ def take_images(source: str | Path, wanted: Iterable[str], folder: Path) -> dict
     folder.mkdir(parents=True, exist_ok=True)
     outcomes = _link(path, left, folder) if path.is_dir() else {}
     for archive in sorted(_archives(path)):
-        for image, content in _contents(archive, left.keys() - outcomes.keys()):
-            outcomes[image] = _save(content, folder / image)
+        try:
+            _take_from(archive, left.keys() - outcomes.keys(), folder, outcomes)
+        except BenchmarkError as error:
+            if not path.is_dir():
+                raise
+            print(f"{error} It is passed over.")
     if left and not outcomes:
         raise BenchmarkError(
             f"{source} has none of the {len(left)} images that are wanted, as {next(iter(left))!r}: expected files of "
             f"these names ({', '.join(EXTENSIONS)}), in it or in archives in it ({', '.join(ARCHIVES)})."
         )
     return outcomes
+
+
+def _take_from(archive: Path, wanted: set[str], folder: Path, outcomes: dict[str, Outcome]) -> None:
+    """Of several files of one name the first that is a picture counts."""
+    for image, content in _contents(archive, wanted):
+        if outcomes.get(image, Outcome("dead")).kind != "there":
+            outcomes[image] = _save(content, folder / image)
 
 
 def _snapshot(source: str) -> Path:
@@ -95,13 +105,15 @@ def _contents(archive: Path, wanted: set[str]) -> Iterator[Named]:
     read = _of_zip if name.endswith(".zip") else _of_parquet if name.endswith(".parquet") else _of_tar
     try:
         yield from read(archive, wanted)
-    except (OSError, EOFError, RuntimeError, ValueError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
+    except BenchmarkError:
+        raise
+    except Exception as error:  # a damaged archive makes its reader raise nearly anything
         raise BenchmarkError(f"{archive} cannot be read: {error}.") from error
 
 
 def _of_zip(archive: Path, wanted: set[str]) -> Iterator[Named]:
     with zipfile.ZipFile(archive) as opened:
-        for member in tqdm(opened.infolist(), desc=archive.name, unit="file"):
+        for member in tqdm(sorted(opened.infolist(), key=_depth), desc=archive.name, unit="file"):
             if not member.is_dir() and (image := _image(member.filename)) in wanted:
                 with opened.open(member) as content:
                     yield image, content.read(MAX_BYTES + 1)
@@ -115,27 +127,42 @@ def _of_tar(archive: Path, wanted: set[str]) -> Iterator[Named]:
 
 
 def _of_parquet(archive: Path, wanted: set[str]) -> Iterator[Named]:
-    """Rows with an image (bytes, with or without the path of the file) and, in a text column or that path, its id."""
+    """Rows with one image (bytes, with or without the path of the file) and, in one column or that path, its id."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(archive) as table, tqdm(total=table.metadata.num_rows, desc=archive.name, unit="row") as bar:
+        of_images = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_struct)
+        of_names = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer)
         fields = list(table.schema_arrow)
-        texts = [field.name for field in fields if pa.types.is_string(field.type)]
-        images = [field.name for field in fields if pa.types.is_binary(field.type) or pa.types.is_struct(field.type)]
-        for batch in table.iter_batches(64, columns=texts + images):
+        images, names = ([f.name for f in fields if any(is_(f.type) for is_ in kind)] for kind in (of_images, of_names))
+        if len(images) != 1:
+            raise BenchmarkError(f"{archive}: expected one column of images, found {', '.join(images) or 'none'}.")
+        for batch in table.iter_batches(64, columns=names + images):
             bar.update(batch.num_rows)
             for row in batch.to_pylist():
-                yield from _of_row(row, texts, images, wanted)
+                yield from _of_row(row, names, images[0], wanted, archive)
 
 
-def _of_row(row: dict, texts: list[str], images: list[str], wanted: set[str]) -> Iterator[Named]:
-    for cell in (row[name] for name in images):
-        content, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
-        names = [path, *(row[name] for name in texts)]
-        ids = [image for name in names if name for image in (name, PurePosixPath(name).stem) if image in wanted]
-        if content and ids:
-            yield ids[0], content
+def _of_row(row: dict, names: list[str], image: str, wanted: set[str], archive: Path) -> Iterator[Named]:
+    cell = row[image]
+    content, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
+    ids = {image: _wanted(path, wanted)} | {name: _wanted(row[name], wanted) for name in names}
+    found = {name: one for name, one in ids.items() if one is not None}
+    if len(set(found.values())) > 1:
+        raise BenchmarkError(f"{archive}: columns {' and '.join(found)} name different images, expected one id a row.")
+    if found and isinstance(content, bytes):
+        yield next(iter(found.values())), content
+
+
+def _wanted(name: object, wanted: set[str]) -> str | None:
+    """The wanted image that a cell names, by its id or as a file."""
+    text = "" if name is None else str(name)
+    return next((image for image in (text, PurePosixPath(text).stem) if image in wanted), None)
+
+
+def _depth(member: zipfile.ZipInfo) -> int:
+    return member.filename.count("/")
 
 
 def _image(member: str) -> str | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cirlib.encoders.store import FeatureStore, build_store, contents_key
+from cirlib.pictures import to_rgb
 
 
 class ImageEncoder(Protocol):
@@ -44,13 +45,9 @@ class _Files(Dataset):
 
 
 def open_rgb(path: Path) -> Image.Image:
-    """The picture at ``path`` in RGB, transparency on white."""
+    """The picture at ``path`` as a person would see it, see :func:`~cirlib.pictures.to_rgb`."""
     with Image.open(path) as image:
-        if image.mode in ("RGBA", "LA", "P"):
-            image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, "white")
-            return Image.alpha_composite(white, image).convert("RGB")
-        return image.convert("RGB")
+        return to_rgb(image)
 
 
 def encode_images(

@@ -131,7 +131,7 @@ def test_an_override_from_the_notebooks_folder_leaves_the_pipelines_results(smal
     before = results_of(small_project)
     execute(small_project, "02_zero_shot.ipynb", cwd=small_project / "notebooks", weights=[0.0, 0.25])
     assert results_of(small_project) == before
-    (run,) = (small_project / "runs").glob("zero_shot-*")
+    (run,) = (small_project / "runs" / "garments").glob("zero_shot-*")
     assert (run / "summary.csv").is_file()
     assert (run / "figures" / "recall.png").is_file()
 
@@ -140,7 +140,7 @@ def test_an_override_from_the_notebooks_folder_leaves_the_pipelines_results(smal
 def test_two_runs_of_a_training_give_the_same_metrics(small_project):
     for tag in ("first", "second"):
         execute(small_project, "03_qformer.ipynb", lr=1e-3, epochs=1)
-        (run,) = (small_project / "runs").glob("qformer-*")
+        (run,) = (small_project / "runs" / "garments").glob("qformer-*")
         run.rename(small_project / tag)
     first, second = ((small_project / tag / "metrics.json").read_text() for tag in ("first", "second"))
     assert first == second
@@ -253,7 +253,7 @@ def test_the_qformer_trains_in_every_form_without_cached_tokens(small_rehearsal,
     shutil.rmtree(root / "data" / "fashioniq_rehearsal" / "tokens")
     forms = {"fusion": "two_pass", "target": "mean", "accumulation": 2, "gradient_checkpointing": True}
     execute(root, "03_qformer.ipynb", epochs=1, mine_from=0, **forms)
-    (run,) = (root / "runs").glob("qformer-*")
+    (run,) = (root / "runs" / "fashioniq_rehearsal").glob("qformer-*")
     assert pd.read_csv(run / "summary.csv")["value"].between(0, 1).all()
     assert not (root / "data" / "fashioniq_rehearsal" / "tokens").exists()
 

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
+from cirlib.benchmarks.base import BenchmarkError
 from cirlib.benchmarks.garments.attributes import CATEGORIES
 from cirlib.benchmarks.garments.catalogue import (
     MAX_FAMILY,
@@ -97,7 +98,7 @@ def _check_folder(root: Path) -> None:
     """Raises ValueError where `root/images` holds files that `draw_garments` did not write."""
     for path in (root / "images").glob("*"):
         if not IMAGE_NAME.fullmatch(path.name):
-            raise ValueError(f"{root} holds other images ({path.name}): give draw_garments a folder of its own")
+            raise BenchmarkError(f"{root} holds other images ({path.name}): give draw_garments a folder of its own")
 
 
 def _is_drawn(root: Path, arguments: dict[str, int]) -> bool:
