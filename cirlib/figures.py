@@ -165,6 +165,7 @@ def _colours(methods: Sequence[str]) -> dict[str, str]:
 
 def _percent(fraction: float) -> str:
     """12.3 for 0.123, and two decimals below one per cent, where chance lives."""
+    fraction = round(fraction, 6)  # as in summary.csv
     return f"{100 * fraction:.2f}" if 0 < fraction < 0.01 else f"{100 * fraction:.1f}"
 
 
