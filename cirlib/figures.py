@@ -379,7 +379,7 @@ def recall_bars(summary: pd.DataFrame, metric: str = "recall@10", methods: Seque
     cells = rows.set_index(["method", "category"])
     bars = len(methods) * len(categories)
     title = _metric_label(metric) + (" by category" if len(categories) > 1 else "")
-    size = (float(np.clip(2.5 + 0.42 * bars, 8.5, 13.5)), 5.6)
+    size = (float(np.clip(2.5 + 0.42 * bars, 10.6, 13.5)), 5.6)
     figure, (axes,) = _panels(1, size, title, _context(rows))
     centres = np.arange(len(categories)) + np.where(np.array(categories) == "mean", 0.15, 0)
     width = 0.84 / max(3, len(methods))
@@ -394,7 +394,7 @@ def recall_bars(summary: pd.DataFrame, metric: str = "recall@10", methods: Seque
     axes.set(ylabel=f"{_metric_label(metric)} (%)", ylim=(0, _ceiling(rows)))
     axes.set_xlim(centres[0] - 0.6, centres[-1] + 0.6)
     axes.grid(visible=False, axis="x")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(4, len(methods) + 1), borderaxespad=0.2)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(5, len(methods) + 1), borderaxespad=0.2)
     return figure
 
 
@@ -515,12 +515,16 @@ def _column(axes: Axes, x: float, head: str, places: Sequence[float], texts: Seq
 
 @_themed
 def protocol_bars(table: pd.DataFrame, *, metric: str = "recall@10") -> Figure:
-    """One model under several protocols, in the table's order: protocol, value, ci_low, ci_high."""
+    """One model under several protocols, in the table's order: protocol, value, ci_low, ci_high, perhaps rule."""
     columns = ("protocol", "value", "ci_low", "ci_high")
     _check(table, "protocol_bars", columns, columns[1:])
     title = "One model, several protocols"
-    subtitle = "only the protocol differs  ·  lines: 95 % interval"
-    return _horizontal_bars(table, list(table["protocol"]), metric, title, subtitle)
+    if "rule" not in table:
+        subtitle = "only the protocol differs  ·  lines: 95 % interval"
+        return _horizontal_bars(table, list(table["protocol"]), metric, title, subtitle)
+    subtitle = "in brackets: gallery · reference · captions  ·  lines: 95 % interval"
+    labels = [f"{name}  ({_short_protocol(rule)})" for name, rule in zip(table["protocol"], table["rule"], strict=True)]
+    return _horizontal_bars(table, labels, metric, title, subtitle)
 
 
 @_themed
