@@ -106,21 +106,21 @@ def _own_settings() -> Iterator[None]:
         yield
 
 
-def _themed(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+def themed(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     """Draw with the study's theme, and settle the layout: it would creep with each further drawing."""
 
     @wraps(draw)
-    def themed(*args: P.args, **kwargs: P.kwargs) -> Figure:
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
         with _own_settings():
             figure = draw(*args, **kwargs)
             figure.draw_without_rendering()
             figure.set_layout_engine("none")
         return figure
 
-    return themed
+    return drawn
 
 
-def _figure(width: float, height: float, title: str, subtitle: str = "", **options: Any) -> Figure:
+def new_figure(width: float, height: float, title: str, subtitle: str = "", **options: Any) -> Figure:
     """A figure (inches) with its headline, known to pyplot no longer, so that a notebook shows it once."""
     figure = plt.figure(figsize=(width, height), **options)
     plt.close(figure)
@@ -132,14 +132,14 @@ def _figure(width: float, height: float, title: str, subtitle: str = "", **optio
 def _panels(number: int, size: tuple[float, float], title: str, subtitle: str = "") -> tuple[Figure, list[Axes]]:
     """A figure of charts side by side under one headline."""
     width, height = size
-    figure = _figure(width, height, title, subtitle, layout="constrained")
+    figure = new_figure(width, height, title, subtitle, layout="constrained")
     header = HEADER if subtitle else HEADER - 0.3
     figure.get_layout_engine().set(rect=(0, 0, 1, 1 - header / height), wspace=0.06)
     axes = figure.subplots(1, number, squeeze=False)[0]
     return figure, list(axes)
 
 
-def _check(table: pd.DataFrame, caller: str, columns: Sequence[str], fractions: Sequence[str] = ()) -> None:
+def check_table(table: pd.DataFrame, caller: str, columns: Sequence[str], fractions: Sequence[str] = ()) -> None:
     """Raises ValueError where columns or rows are missing or fractions are none."""
     missing = [name for name in columns if name not in table.columns]
     if missing:
@@ -153,7 +153,7 @@ def _check(table: pd.DataFrame, caller: str, columns: Sequence[str], fractions: 
             raise ValueError(f"{caller} needs fractions of 1 in {name}; it has up to {values.max():g}")
 
 
-def _label(method: str) -> str:
+def method_label(method: str) -> str:
     return METHODS[method][0] if method in METHODS else method.replace("_", " ")
 
 
@@ -163,7 +163,7 @@ def _colours(methods: Sequence[str]) -> dict[str, str]:
     return {name: METHODS[name][1] if name in METHODS else next(spare) for name in methods}
 
 
-def _percent(fraction: float) -> str:
+def percent(fraction: float) -> str:
     """12.3 for 0.123, and two decimals below one per cent, where chance lives."""
     fraction = round(fraction, 6)  # as in summary.csv
     return f"{100 * fraction:.2f}" if 0 < fraction < 0.01 else f"{100 * fraction:.1f}"
@@ -175,11 +175,11 @@ def _span(numbers: pd.Series) -> str:
     return f"{low:,}" if low == high else f"{low:,}–{high:,}"
 
 
-def _metric_label(metric: str) -> str:
+def metric_label(metric: str) -> str:
     return metric.replace("recall", "Recall", 1)
 
 
-@_themed
+@themed
 def note(text: str) -> Figure:
     """A sentence in the place of a figure that has nothing to show."""
     figure = plt.figure(figsize=(8, 0.8))
@@ -191,7 +191,7 @@ def note(text: str) -> Figure:
 # -------------------------------------------------------------------------------------------------- images
 
 
-@_themed
+@themed
 def triplet_grid(
     rows: Sequence[tuple[Path, str, Path]],
     columns: int = 2,
@@ -212,7 +212,7 @@ def triplet_grid(
     lines = -(-len(rows) // columns)
     top = 0.85  # title and column heads
     size = (columns * (cell + gap) - gap, top + lines * (tile[1] + between) - between)
-    figure = _figure(*size, title)
+    figure = new_figure(*size, title)
     for number, (reference, text, target) in enumerate(rows):
         left, line = (number % columns) * (cell + gap), number // columns
         y = top + line * (tile[1] + between)
@@ -224,7 +224,7 @@ def triplet_grid(
     return figure
 
 
-@_themed
+@themed
 def retrieval_rows(rows: Sequence[RetrievalRow], *, title: str = "What was asked, and what was found") -> Figure:
     """A query a row: reference, edit, the best results (a target framed in green), a gap, the target.
 
@@ -239,7 +239,7 @@ def retrieval_rows(rows: Sequence[RetrievalRow], *, title: str = "What was asked
     target = results[-1] + width + gap
     y = top = 0.85
     total = top + sum(height + under + (above if row.title else 0) for row in rows)
-    figure = _figure(target + width, total, title)
+    figure = new_figure(target + width, total, title)
     heads = [(0.0, width, "reference"), (width, edit, "edit"), (target, width, "target")]
     _heads(figure, top, heads + [(left, width, f"{i}") for i, left in enumerate(results, start=1)])
     for row in rows:
@@ -366,7 +366,7 @@ def _room(size: tuple[float, float], points: float) -> tuple[int, int]:
 # ------------------------------------------------------------------------------------------ recall in bars
 
 
-@_themed
+@themed
 def recall_bars(summary: pd.DataFrame, metric: str = "recall@10", methods: Sequence[str] | None = None) -> Figure:
     """Bars per category, the mean last, grouped by method; 95 % interval as whiskers, chance dashed.
 
@@ -378,7 +378,7 @@ def recall_bars(summary: pd.DataFrame, metric: str = "recall@10", methods: Seque
     categories = _mean_last(rows["category"].unique())
     cells = rows.set_index(["method", "category"])
     bars = len(methods) * len(categories)
-    title = _metric_label(metric) + (" by category" if len(categories) > 1 else "")
+    title = metric_label(metric) + (" by category" if len(categories) > 1 else "")
     size = (float(np.clip(2.5 + 0.42 * bars, 10.6, 13.5)), 5.6)
     figure, (axes,) = _panels(1, size, title, _context(rows))
     centres = np.arange(len(categories)) + np.where(np.array(categories) == "mean", 0.15, 0)
@@ -386,12 +386,12 @@ def recall_bars(summary: pd.DataFrame, metric: str = "recall@10", methods: Seque
     for i, (method, colour) in enumerate(_colours(methods).items()):
         offsets = centres + (i - (len(methods) - 1) / 2) * width
         bar_rows = cells.reindex([(method, category) for category in categories])
-        axes.bar(offsets, 100 * bar_rows["value"], 0.9 * width, color=colour, label=_label(method))
-        _whiskers(axes, offsets, bar_rows)
+        axes.bar(offsets, 100 * bar_rows["value"], 0.9 * width, color=colour, label=method_label(method))
+        whiskers(axes, offsets, bar_rows)
         _values(axes, offsets, bar_rows, size=min(11.0, 11 * width * size[0] / len(categories) / 0.5))
     _chance_marks(axes, centres, [rows.loc[rows["category"] == c, "chance"].max() for c in categories])
     axes.set_xticks(centres, [_category_label(rows, category) for category in categories])
-    axes.set(ylabel=f"{_metric_label(metric)} (%)", ylim=(0, _ceiling(rows)))
+    axes.set(ylabel=f"{metric_label(metric)} (%)", ylim=(0, _ceiling(rows)))
     axes.set_xlim(centres[0] - 0.6, centres[-1] + 0.6)
     axes.grid(visible=False, axis="x")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(5, len(methods) + 1), borderaxespad=0.2)
@@ -402,7 +402,7 @@ def _select(
     summary: pd.DataFrame, caller: str, metrics: Sequence[str] | None, methods: Sequence[str] | None
 ) -> pd.DataFrame:
     """The rows of these metrics and methods (None: all), one a bar; ValueError where that cannot be."""
-    _check(summary, caller, SUMMARY_COLUMNS, ("value", "ci_low", "ci_high", "chance"))
+    check_table(summary, caller, SUMMARY_COLUMNS, ("value", "ci_low", "ci_high", "chance"))
     for column, wanted in (("metric", metrics), ("method", methods)):
         have = list(summary[column].unique())
         unknown = [name for name in wanted or () if name not in have]
@@ -440,7 +440,7 @@ def _category_label(rows: pd.DataFrame, category: str) -> str:
     return f"{category}{'' if complete else ' *'}"
 
 
-def _whiskers(axes: Axes, places: ArrayLike, rows: pd.DataFrame, *, horizontal: bool = False) -> None:
+def whiskers(axes: Axes, places: ArrayLike, rows: pd.DataFrame, *, horizontal: bool = False) -> None:
     """The intervals as lines from ci_low to ci_high, in per cent."""
     draw = axes.hlines if horizontal else axes.vlines
     halo = [patheffects.withStroke(linewidth=3.4, foreground="white", alpha=0.75)]
@@ -454,7 +454,7 @@ def _values(axes: Axes, places: Floats, rows: pd.DataFrame, *, size: float) -> N
         if not np.isnan(value):
             top = (0, 3)
             axes.annotate(
-                _percent(value), (place, 100 * np.fmax(value, high)), top, textcoords="offset points",
+                percent(value), (place, 100 * np.fmax(value, high)), top, textcoords="offset points",
                 ha="center", va="bottom", size=size,
             )  # fmt: skip
 
@@ -470,7 +470,7 @@ def _ceiling(rows: pd.DataFrame) -> float:
     return 112 * float(np.nanmax(rows[["value", "ci_high", "chance"]].to_numpy(float))) or 1.0
 
 
-@_themed
+@themed
 def recall_before_after(summary: pd.DataFrame, before: str, after: str, *, category: str = "mean") -> Figure:
     """Recall@K of two methods, a line from the one to the other for each K, with chance as a mark.
 
@@ -483,29 +483,29 @@ def recall_before_after(summary: pd.DataFrame, before: str, after: str, *, categ
     metrics = sorted(rows["metric"].unique(), key=lambda name: int(name.split("@")[1]), reverse=True)
     cells = rows.set_index(["method", "metric"])
     first, second = (cells.reindex([(method, m) for m in metrics]) for method in (before, after))
-    title = f"{_label(before)} → {_label(after)}"
+    title = f"{method_label(before)} → {method_label(after)}"
     figure, (axes,) = _panels(1, (10, 2.3 + 0.62 * len(metrics)), title, f"{category}  ·  {_context(rows)}")
     places = np.arange(len(metrics), dtype=float)
     ends = (100 * first["value"].to_numpy(), 100 * second["value"].to_numpy())
     axes.hlines(places, *ends, color=FAINT, linewidth=5, zorder=1, label="_change")
     for end, cell, method, face in ((ends[0], first, before, "white"), (ends[1], second, after, None)):
         colour = _colours([before, after])[method]
-        _whiskers(axes, places, cell, horizontal=True)
+        whiskers(axes, places, cell, horizontal=True)
         style = {"color": face or colour, "edgecolor": colour, "linewidth": 2.5, "s": 130, "zorder": 3}
-        axes.scatter(end, places, label=_label(method), clip_on=False, **style)
+        axes.scatter(end, places, label=method_label(method), clip_on=False, **style)
     chance = first["chance"].fillna(second["chance"])
     axes.scatter(100 * chance, places, marker="|", s=330, color=INK, linewidth=2, zorder=4, label="chance")
     columns = {"before": first["value"], "after": second["value"], "chance": chance}
     for i, (head, column) in enumerate(columns.items()):
-        _column(axes, 1.11 + 0.12 * i, head, places, [f"{_percent(v)} %" if v == v else "–" for v in column])
-    axes.set_yticks(places, [_metric_label(m) for m in metrics])
+        text_column(axes, 1.11 + 0.12 * i, head, places, [f"{percent(v)} %" if v == v else "–" for v in column])
+    axes.set_yticks(places, [metric_label(m) for m in metrics])
     axes.set(xlabel="recall (%)", xlim=(0, min(101, axes.get_xlim()[1])), ylim=(-0.6, len(metrics) - 0.4))
     axes.grid(visible=False, axis="y")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2, markerscale=0.8)
     return figure
 
 
-def _column(axes: Axes, x: float, head: str, places: Sequence[float], texts: Sequence[str], **options: Any) -> None:
+def text_column(axes: Axes, x: float, head: str, places: Sequence[float], texts: Sequence[str], **options: Any) -> None:
     """A column of texts beside the chart at x (of its width), one at each place, under a head."""
     style: dict[str, Any] = {"size": 11.5, "ha": "right", "va": "center", "parse_math": False} | options
     axes.text(x, 1.02, head, transform=axes.transAxes, **style | {"color": MUTED, "va": "bottom"})
@@ -513,11 +513,11 @@ def _column(axes: Axes, x: float, head: str, places: Sequence[float], texts: Seq
         axes.text(x, place, text, transform=axes.get_yaxis_transform(), **style)
 
 
-@_themed
+@themed
 def protocol_bars(table: pd.DataFrame, *, metric: str = "recall@10") -> Figure:
     """One model under several protocols, in the table's order: protocol, value, ci_low, ci_high, perhaps rule."""
     columns = ("protocol", "value", "ci_low", "ci_high")
-    _check(table, "protocol_bars", columns, columns[1:])
+    check_table(table, "protocol_bars", columns, columns[1:])
     title = "One model, several protocols"
     if "rule" not in table:
         subtitle = "only the protocol differs  ·  lines: 95 % interval"
@@ -527,14 +527,14 @@ def protocol_bars(table: pd.DataFrame, *, metric: str = "recall@10") -> Figure:
     return _horizontal_bars(table, labels, metric, title, subtitle)
 
 
-@_themed
+@themed
 def edit_kind_bars(table: pd.DataFrame, *, metric: str = "recall@10") -> Figure:
     """Recall by what the edit changes, best first: kind, queries, value, ci_low, ci_high (fractions)."""
     columns = ("kind", "queries", "value", "ci_low", "ci_high")
-    _check(table, "edit_kind_bars", columns, columns[2:])
+    check_table(table, "edit_kind_bars", columns, columns[2:])
     table = table.sort_values("value", ascending=False, kind="stable")
     labels = [f"{kind}  (n = {n:,})" for kind, n in zip(table["kind"], table["queries"], strict=True)]
-    title = f"{_metric_label(metric)} by what the edit changes"
+    title = f"{metric_label(metric)} by what the edit changes"
     return _horizontal_bars(table, labels, metric, title, "n: queries with such an edit  ·  lines: 95 % interval")
 
 
@@ -543,18 +543,18 @@ def _horizontal_bars(table: pd.DataFrame, labels: Sequence[str], metric: str, ti
     figure, (axes,) = _panels(1, (10, 2.0 + 0.5 * len(table)), title, subtitle)
     places = np.arange(len(table), dtype=float)
     axes.barh(places, 100 * table["value"], 0.62, color=BLUE)
-    _whiskers(axes, places, table, horizontal=True)
+    whiskers(axes, places, table, horizontal=True)
     for place, value, high in zip(places, table["value"], table["ci_high"], strict=True):
-        text, x = ("not run", 0.0) if np.isnan(value) else (_percent(value), 100 * np.fmax(value, high))
+        text, x = ("not run", 0.0) if np.isnan(value) else (percent(value), 100 * np.fmax(value, high))
         axes.annotate(text, (x, place), (6, 0), textcoords="offset points", va="center", size=12)
     axes.set_yticks(places, labels, parse_math=False)
     highest = 100 * float(np.nanmax([*table["value"], *table["ci_high"], 0.0]))
-    axes.set(xlabel=f"{_metric_label(metric)} (%)", xlim=(0, 1.1 * highest or 1.0), ylim=(len(table) - 0.5, -0.5))
+    axes.set(xlabel=f"{metric_label(metric)} (%)", xlim=(0, 1.1 * highest or 1.0), ylim=(len(table) - 0.5, -0.5))
     axes.grid(visible=False, axis="y")
     return figure
 
 
-@_themed
+@themed
 def paper_vs_ours(table: pd.DataFrame, *, metric: str = "recall@10") -> Figure:
     """Published numbers and ours: method, source (a key of ``SOURCES``), recall@10 (fraction), protocol.
 
@@ -562,7 +562,7 @@ def paper_vs_ours(table: pd.DataFrame, *, metric: str = "recall@10") -> Figure:
     first; NaN reads "not run"; `protocol` is printed beside, since
     numbers of different protocols do not compare. Raises ValueError for another source.
     """
-    _check(table, "paper_vs_ours", ("method", "source", metric, "protocol"), (metric,))
+    check_table(table, "paper_vs_ours", ("method", "source", metric, "protocol"), (metric,))
     others = sorted(set(table["source"]) - set(SOURCES))
     if others:
         raise ValueError(f"paper_vs_ours knows the sources {', '.join(SOURCES)}, got {', '.join(others)}")
@@ -571,7 +571,7 @@ def paper_vs_ours(table: pd.DataFrame, *, metric: str = "recall@10") -> Figure:
         ["_order", metric], ascending=[True, False], kind="stable", na_position="last"
     )
     places = np.arange(len(table)) + 0.5 * (table["_order"].rank(method="dense").to_numpy() - 1)
-    title = f"{_metric_label(metric)}: the paper, other publications, this study"
+    title = f"{metric_label(metric)}: the paper, other publications, this study"
     subtitle = "mean of the categories  ·  numbers compare only where data and protocol are the same"
     figure, (axes,) = _panels(1, (13, 2.2 + 0.34 * float(places[-1] + 1)), title, subtitle)
     for source, (label, colour) in SOURCES.items():
@@ -581,16 +581,16 @@ def paper_vs_ours(table: pd.DataFrame, *, metric: str = "recall@10") -> Figure:
     ends = ("ci_low", "ci_high")
     spans = pd.DataFrame({end: table.get(f"{metric}/{end}", table[metric]).fillna(table[metric]) for end in ends})
     known = (spans["ci_high"] > spans["ci_low"]).to_numpy()
-    _whiskers(axes, places[known], spans[known], horizontal=True)
+    whiskers(axes, places[known], spans[known], horizontal=True)
     for place, value, end in zip(places, table[metric], spans["ci_high"], strict=True):
-        text, style = ("not run", "italic") if np.isnan(value) else (_percent(value), "normal")
+        text, style = ("not run", "italic") if np.isnan(value) else (percent(value), "normal")
         at = 0.0 if np.isnan(value) else 100 * end
         axes.annotate(text, (at, place), (6, 0), textcoords="offset points", va="center", style=style)
     notes = ["" if pd.isna(note) else _short_protocol(note) for note in table["protocol"]]
-    _column(axes, 1.02, "gallery · reference · captions", places, notes, ha="left", size=11, color=MUTED)
-    axes.set_yticks(places, [_label(method) for method in table["method"]], parse_math=False)
+    text_column(axes, 1.02, "gallery · reference · captions", places, notes, ha="left", size=11, color=MUTED)
+    axes.set_yticks(places, [method_label(method) for method in table["method"]], parse_math=False)
     highest = 100 * float(np.nanmax([*table[metric], 0.0]))
-    axes.set(xlabel=f"{_metric_label(metric)} (%)", xlim=(0, 1.2 * highest or 1.0), ylim=(places[-1] + 0.6, -0.6))
+    axes.set(xlabel=f"{metric_label(metric)} (%)", xlim=(0, 1.2 * highest or 1.0), ylim=(places[-1] + 0.6, -0.6))
     axes.grid(visible=False, axis="y")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
     return figure
@@ -606,21 +606,21 @@ def _short_protocol(protocol: str) -> str:
 # -------------------------------------------------------------------------------------------------- curves
 
 
-@_themed
+@themed
 def learning_curves(history: pd.DataFrame, *, metric: str = "dev/recall@10") -> Figure:
     """Loss and held-out recall by epoch, a line a run, the run's best epoch marked on both.
 
     `history`: run, epoch, loss and `metric` (a fraction); NaN where an epoch was not measured.
     """
-    _check(history, "learning_curves", ("run", "epoch", "loss", metric), (metric,))
+    check_table(history, "learning_curves", ("run", "epoch", "loss", metric), (metric,))
     subtitle = "circles: the epoch with the best recall on queries held out of train"
     figure, (left, right) = _panels(2, (12, 5.4), "Learning curves", subtitle)
     for run, colour in _colours(list(history["run"].unique())).items():
         rows = history[history["run"] == run].sort_values("epoch", kind="stable")
-        label = _label(run)
+        label = method_label(run)
         if rows[metric].notna().any():
             best = rows.loc[rows[metric].idxmax()] if rows.index.is_unique else rows.iloc[rows[metric].argmax()]
-            label += f"  (best: epoch {best['epoch']:g}, {_percent(best[metric])} %)"
+            label += f"  (best: epoch {best['epoch']:g}, {percent(best[metric])} %)"
             mark = {"s": 120, "color": "white", "edgecolor": colour, "linewidth": 2.5, "zorder": 4}
             left.scatter([best["epoch"]], [best["loss"]], label="_best", **mark)
             right.scatter([best["epoch"]], [100 * best[metric]], label="_best", **mark)
@@ -634,7 +634,7 @@ def learning_curves(history: pd.DataFrame, *, metric: str = "dev/recall@10") -> 
     return figure
 
 
-@_themed
+@themed
 def dpo_curves(history: pd.DataFrame) -> Figure:
     """DPO by step in three panels: loss; rewards of the chosen and the rejected, and the margin; accuracy.
 
@@ -642,7 +642,7 @@ def dpo_curves(history: pd.DataFrame) -> Figure:
     a moving average over the thin raw line.
     """
     names = ("step", "loss", "margin", "chosen_reward", "rejected_reward", "accuracy")
-    _check(history, "dpo_curves", names, ("accuracy",))
+    check_table(history, "dpo_curves", names, ("accuracy",))
     history = history.sort_values("step", kind="stable")
     subtitle = "accuracy: how often the target's reward is above its negative's"
     figure, (loss, rewards, accuracy) = _panels(3, (13, 4.9), "Direct preference optimisation", subtitle)
@@ -673,7 +673,7 @@ def _smooth_line(axes: Axes, x: pd.Series, y: pd.Series, colour: str, **options:
     axes.plot(x, y, color=colour, **options)
 
 
-@_themed
+@themed
 def rank_histogram(ranks: Mapping[str, ArrayLike], *, gallery_size: int) -> Figure:
     """The share of queries whose target is among the first k, for every k: one curve a method, and chance.
 
@@ -692,7 +692,7 @@ def rank_histogram(ranks: Mapping[str, ArrayLike], *, gallery_size: int) -> Figu
         if not values.size or np.isnan(values).any() or values[0] < 1 or values[-1] > gallery_size:
             raise ValueError(f"rank_histogram needs ranks of {method} from 1 to gallery_size={gallery_size}")
         curve = 100 * np.searchsorted(values, ks, side="right") / values.size
-        label = f"{_label(method)}  (median rank {np.median(values):,.0f})"
+        label = f"{method_label(method)}  (median rank {np.median(values):,.0f})"
         axes.step(ks, curve, where="post", color=colour, label=label)
     axes.plot(ks, 100 * ks / gallery_size, color=INK, linestyle="--", linewidth=1.4, label="chance")
     axes.set_xscale("log")

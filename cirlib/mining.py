@@ -46,7 +46,10 @@ def mine_hard_negatives(
     relative_margin: float | None = None,
     sampling_strategy: SamplingStrategy = "top",
     index: IndexKind = "flat",
+    nlist: int | None = None,
+    nprobe: int | None = None,
     seed: int = 0,
+    progress: bool = True,
 ) -> MinedNegatives:
     """Mine hard negatives with FAISS, by the rules of sentence-transformers' function of the same name.
 
@@ -77,7 +80,10 @@ def mine_hard_negatives(
         sampling_strategy: "top" takes the hardest, "random" draws evenly from what remains; each query's
             draw depends on ``seed`` and its row alone.
         index: "flat" is exact; "ivf" and "hnsw" are approximate and pay off from some 100,000 images on.
+        nlist: lists of "ivf"; None: some 4 √M, no fewer than 39 images a list.
+        nprobe: lists that "ivf" searches, at most ``nlist``; None: an eighth of them, at least 8.
         seed: of the random draw and of the k-means of "ivf".
+        progress: a bar over batches of queries.
 
     Returns:
         MinedNegatives: indices (N, K) int64 and scores (N, K) float32, sorted by falling score; -1 and -inf
@@ -106,7 +112,7 @@ def mine_hard_negatives(
     check_fit(asked, searched)
     padded = _as_padded(positives, len(asked), len(searched))  # (N, P)
     ceilings = _score_ceilings(asked, searched, padded, rules)  # (N,)
-    return _Miner(asked, padded, ceilings, Neighbours(searched, index, seed), rules).mine()
+    return _Miner(asked, padded, ceilings, Neighbours(searched, index, seed, nlist, nprobe), rules, progress).mine()
 
 
 @dataclass(frozen=True)
@@ -163,32 +169,45 @@ def check_choice(name: str, given: str, allowed: tuple[str, ...]) -> None:
 class Neighbours:
     """A FAISS index over the gallery, on a GPU where faiss has one."""
 
-    def __init__(self, gallery: Floats, kind: str, seed: int) -> None:
-        self.size = len(gallery)
-        self.cpu_index = _build_index(gallery, kind, seed)
+    def __init__(
+        self, gallery: Floats, kind: str, seed: int, nlist: int | None = None, nprobe: int | None = None
+    ) -> None:
+        _check_lists(kind, nlist, nprobe, len(gallery))
+        self.size, self.nprobe = len(gallery), nprobe
+        self.cpu_index = _build_index(gallery, kind, seed, nlist)
         self.gpu_index = None if kind == "hnsw" else _to_gpu(self.cpu_index)
 
     def search(self, queries: Floats, depth: int) -> tuple[Floats, Rows]:
         """Scores and gallery rows (B, depth), best first; -inf and -1 where the index finds no more."""
         use_gpu = self.gpu_index is not None and depth <= MAX_DEPTH_ON_GPU
         index = self.gpu_index if use_gpu else self.cpu_index
-        scores, rows = index.search(queries, depth, params=_effort(self.cpu_index, depth))  # (B, depth) both
+        scores, rows = index.search(queries, depth, params=_effort(self.cpu_index, depth, self.nprobe))  # (B, depth) both
         scores[rows < 0] = -np.inf  # (B, depth)
         return scores, rows
 
 
-def _build_index(gallery: Floats, kind: str, seed: int) -> faiss.Index:
+def _check_lists(kind: str, nlist: int | None, nprobe: int | None, size: int) -> None:
+    for name, value, most in (("nlist", nlist, size), ("nprobe", nprobe, nlist)):
+        if value is None:
+            continue
+        if kind != "ivf":
+            raise ValueError(f"{name} goes with index 'ivf' only, got {kind!r}")
+        if value < 1 or (most is not None and value > most):
+            raise ValueError(f"{name} must be from 1 to {most or 'nlist'}, got {value}")
+
+
+def _build_index(gallery: Floats, kind: str, seed: int, nlist: int | None) -> faiss.Index:
     if kind == "flat":
         index = faiss.IndexFlatIP(gallery.shape[1])
         index.add(gallery)
         return index
-    return _build_ivf(gallery, seed) if kind == "ivf" else _build_hnsw(gallery)
+    return _build_ivf(gallery, seed, nlist) if kind == "ivf" else _build_hnsw(gallery)
 
 
-def _build_ivf(gallery: Floats, seed: int) -> faiss.IndexIVFFlat:
-    """An inverted file of some 4 √M lists, but no fewer than 39 images a list, as faiss' k-means asks."""
+def _build_ivf(gallery: Floats, seed: int, nlist: int | None) -> faiss.IndexIVFFlat:
+    """An inverted file of ``nlist`` lists, or some 4 √M, but no fewer than 39 images a list, as faiss' k-means asks."""
     size, width = gallery.shape
-    lists = max(1, min(int(4 * size**0.5), size // 39))
+    lists = nlist or max(1, min(int(4 * size**0.5), size // 39))
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, lists, faiss.METRIC_INNER_PRODUCT)
     index.cp.seed = seed
     index.train(gallery)
@@ -215,11 +234,13 @@ def _to_gpu(index: faiss.Index) -> faiss.Index | None:
     return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
 
 
-def _effort(index: faiss.Index, depth: int) -> faiss.SearchParameters | None:
+def _effort(index: faiss.Index, depth: int, nprobe: int | None) -> faiss.SearchParameters | None:
     """How hard an approximate index has to look to find ``depth`` neighbours."""
     if isinstance(index, faiss.IndexHNSW):
         return faiss.SearchParametersHNSW(efSearch=max(128, 2 * depth))
     if isinstance(index, faiss.IndexIVF):
+        if nprobe is not None:
+            return faiss.SearchParametersIVF(nprobe=min(index.nlist, nprobe))
         enough = -(-4 * depth * index.nlist // index.ntotal)  # lists that hold some 4 times the depth
         return faiss.SearchParametersIVF(nprobe=min(index.nlist, max(8, index.nlist // 8, enough)))
     return None
@@ -234,6 +255,7 @@ class _Miner:
     ceilings: Floats  # (N,)
     neighbours: Neighbours
     rules: _Rules
+    progress: bool
 
     def mine(self) -> MinedNegatives:
         shape = (len(self.queries), self.rules.num_negatives)
@@ -242,7 +264,8 @@ class _Miner:
         pending, range_max = np.arange(len(self.queries)), self.rules.first_range_max(most_positives)  # (N,)
         while len(pending):
             depth = min(range_max + most_positives, size)
-            progress = tqdm(batches(pending, depth), desc=f"Mining in the top {depth}", unit="batch")
+            progress = tqdm(batches(pending, depth), desc=f"Mining in the top {depth}", unit="batch",
+                            disable=not self.progress)  # fmt: skip
             short = [self._mine_batch(batch, depth, range_max, mined) for batch in progress]
             if self.rules.range_max is not None or depth == size:
                 break

@@ -134,19 +134,50 @@ class QFormer(Block):
 
 
 class DPO(Block):
-    """Retrieval-DPO as the paper describes it: only the text tower learns, the edit alone is the query."""
+    """One preference training, as the paper describes Retrieval-DPO unless told otherwise, and how large a grid of them."""
 
-    beta: Positive = 0.1
+    fusion: Literal["text_only", "sum", "qformer"] = "text_only"
+    start: Literal["pretrained", "finetuned"] = "pretrained"  # of the Q-Former
+    objective: Literal["dpo", "info_nce_mined", "info_nce_in_batch"] = "dpo"
     loss_type: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
+    trains: Literal["query_projection", "query_tower", "both_projections", "both_towers"] = "query_tower"
+    beta: Positive = 0.1
     scale: Positive = 100.0  # multiplies cosine similarities, CLIP's logit scale
     epochs: Count = 1
-    lr: Positive = 1e-4
-    batch_size: Count = 64
+    edits: Count | None = None  # train edits used, an even share a category; None: all
+    lr: Positive = 1e-4  # of towers
+    projection_lr: Positive = 1e-3
+    batch_size: Annotated[Whole, Field(ge=2)] = 64
     num_negatives: Count = 5
     index: Literal["flat", "ivf", "hnsw"] = "flat"
-    sampling: Literal["top", "random"] = "top"
-    range_min: NonNegativeCount = 0
+    nlist: Count | None = None  # lists of ivf; None: by the size of the gallery
+    nprobe: Count | None = None  # lists that ivf searches
+    sampling: Literal["top", "band", "random", "semi_hard"] = "top"
+    range_min: NonNegativeCount = 0  # of top and band
     range_max: Count = 100
+    margin: Annotated[float, Field(ge=0, le=2)] = 0.05  # of semi_hard: the cosine by which the target leads
+    mine_every: NonNegativeCount = 0  # epochs between two minings; 0: mined once
+    repetition: NonNegativeCount = 0  # the same with other edits, batches and draws
+    grid: Literal["none", "small", "default", "full"] = "default"
+    grid_edits: Count = 256  # of the grid's runs
+    grid_epochs: Count = 2
+    grid_batch_size: Annotated[Whole, Field(ge=2)] = 32
+    grid_repetitions: Count = 3  # of the runs that train projections only
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> DPO:
+        if self.range_max < self.range_min + self.num_negatives:
+            raise ValueError(
+                f"range_max ({self.range_max}) must be at least range_min + num_negatives "
+                f"({self.range_min} + {self.num_negatives})"
+            )
+        if self.index != "ivf" and (self.nlist or self.nprobe):
+            raise ValueError(f"nlist and nprobe go with index ivf only, given index {self.index}")
+        if self.nlist and self.nprobe and self.nprobe > self.nlist:
+            raise ValueError(f"nprobe ({self.nprobe}) must be at most nlist ({self.nlist})")
+        if self.start == "finetuned" and self.fusion != "qformer":
+            raise ValueError(f"start finetuned goes with fusion qformer only, given fusion {self.fusion}")
+        return self
 
 
 class FailureCases(Block):

@@ -362,7 +362,8 @@ def train_here(prepared: Prepared) -> tuple[dict[str, QFormerComposer], pd.DataF
 
     Returns:
         Method → composer at its best epoch, and a row an epoch of every training. Where the data has no train
-        split, the composer as the study gives it and no rows.
+        split, the composer as the study gives it and no rows. What came out of pretraining is kept as well, as
+        ``pretrained``, for preferences to start from.
     """
     stage, splits = prepared.stage, prepared.splits
     composer, study, folder = new_composer(prepared), stage.study, stage.unfinished

@@ -11,6 +11,7 @@ import pickle
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def train(
     steps_per_epoch: int,
     loss_of: Callable[[object], tuple[Tensor, dict[str, float]]],
     recipe: Recipe,
-    folder: Path,
+    folder: Path | None,
     *,
     run: str,
     validate: Callable[[], dict[str, float]] | None = None,
@@ -82,7 +83,8 @@ def train(
         steps_per_epoch: how many batches an epoch has.
         loss_of: one batch → scalar loss, and what else to keep of the step.
         folder: holds the state of the run. A run that is called again with the same arguments goes on where it was
-            stopped, and is not repeated when it was finished; the caller removes the folder.
+            stopped, and is not repeated when it was finished; the caller removes the folder. None: a small run of
+            many, which prints nothing, is not kept, and is left at its last epoch.
         validate: scores the model after each epoch; the highest ``select`` wins.
         fingerprint: whatever else than the weights and the recipe decides the result (JSON-able); the state of a
             run with another one is not resumed.
@@ -101,6 +103,12 @@ def train(
     optimizer = torch.optim.AdamW(_groups(model, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas, fused=True)
     schedule = _schedule(optimizer, recipe, steps)
     optimizer = accelerator.prepare(optimizer)
+    if folder is None:
+        for epoch in range(1, recipe.epochs + 1):
+            options = (loss_of, optimizer, schedule, recipe, epoch, history, unit, None)
+            history.records.append(_epoch(accelerator, model, batches(epoch), *options))
+        model.eval()
+        return history
     state = _State(
         folder, fork, {"run": run, "recipe": vars(recipe), "start": _digest(model), "fingerprint": fingerprint}
     )
@@ -137,13 +145,14 @@ def as_table(*histories: History) -> pd.DataFrame:
 
 def _epoch(
     accelerator, model, batches, loss_of, optimizer, schedule, recipe: Recipe, epoch: int, history: History, unit: str,
-    watch: StepWatch,
+    watch: StepWatch | None,
 ) -> dict:  # fmt: skip
     model.train()
     total, seen, start = 0.0, 0, time.perf_counter()
     bar = tqdm(
-        batches, desc=f"{history.run} epoch {epoch}/{recipe.epochs}", unit="batch", leave=False, disable=not is_first()
-    )
+        batches, desc=f"{history.run} epoch {epoch}/{recipe.epochs}", unit="batch", leave=False,
+        disable=watch is None or not is_first(),
+    )  # fmt: skip
     accelerator.step = 0  # gradients are never kept from one epoch to the next: a run may be stopped between them
     for number, batch in enumerate(bar, start=1):
         with accelerator.accumulate(model):
@@ -158,7 +167,7 @@ def _epoch(
                 schedule.step()
             optimizer.zero_grad()
         total, seen = total + loss.item() * len(batch), seen + len(batch)
-        if is_first():
+        if watch is not None and is_first():
             watch.after_step(len(batch))
         if told:
             history.steps.append({"step": len(history.steps) + 1, "loss": loss.item(), **told})
@@ -169,14 +178,14 @@ def _epoch(
     return {"epoch": epoch, "loss": total / seen, f"{unit}/s": seen / (time.perf_counter() - start)}
 
 
-def _forward(accelerator, loss_of, batch, watch: StepWatch, run: str, unit: str) -> tuple[Tensor, dict[str, float]]:
+def _forward(accelerator, loss_of, batch, watch: StepWatch | None, run: str, unit: str) -> tuple[Tensor, dict[str, float]]:
     """The loss of a batch.
 
     Raises:
         ResourceError: it does not fit into the GPU's memory.
     """
     try:
-        with accelerator.autocast(), watch.forward():
+        with accelerator.autocast(), watch.forward() if watch else nullcontext():
             return loss_of(batch)
     except torch.OutOfMemoryError:
         raise ResourceError(

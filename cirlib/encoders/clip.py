@@ -32,20 +32,22 @@ class TwoTowers:
         with self.autocast():
             return self.model.encode_image(pixels.to(self.device), normalize=True).float()
 
-    def encode_texts(self, texts: Sequence[str], batch_size: int = 256, progress: bool = False) -> Tensor:
-        """Texts to normalised embeddings (N, D), on the CPU. Texts of like length go through together."""
+    def encode_texts(
+        self, texts: Sequence[str], batch_size: int = 256, progress: bool = False, normalize: bool = True
+    ) -> Tensor:
+        """Texts to embeddings (N, D), on the CPU. Texts of like length go through together."""
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         starts = tqdm(range(0, len(texts), batch_size), desc="encoding texts", disable=not progress)
         features = torch.empty(len(texts), *self.shape)
         with torch.inference_mode():
             for rows in (order[i : i + batch_size] for i in starts):
-                features[rows] = self.text_features([texts[i] for i in rows]).cpu()
+                features[rows] = self.text_features([texts[i] for i in rows], normalize).cpu()
         return features
 
-    def text_features(self, texts: list[str]) -> Tensor:
-        """Texts to normalised embeddings (B, D) with gradients, on the model's device."""
+    def text_features(self, texts: list[str], normalize: bool = True) -> Tensor:
+        """Texts to embeddings (B, D) with gradients, on the model's device."""
         with self.autocast():
-            return self.model.encode_text(self.tokenize(texts).to(self.device), normalize=True).float()
+            return self.model.encode_text(self.tokenize(texts).to(self.device), normalize=normalize).float()
 
     def tokenize(self, texts: list[str]) -> Tensor:
         """Token ids (B, L); where padding is masked (Hugging Face text towers), L is the longest text's."""

@@ -1,0 +1,134 @@
+"""What every run of a study shares: models, frozen features, edits, the queries that are scored."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from torch import Tensor
+
+from cirlib import zero_shot
+from cirlib.composers.qformer import QFormerComposer, load_weights
+from cirlib.encoders.clip import TwoTowers, fingerprint
+from cirlib.params import DPO
+from cirlib.preferences.edits import Edits, draw_edits
+from cirlib.preferences.image_tower import ImageTower, LastStage, WholeTower, encode_early
+from cirlib.preferences.negatives import Attributes
+from cirlib.preferences.sides import Memo, QFormerSides, Sides, TwoTowerSides
+from cirlib.preparation import Prepared, needed_images
+from cirlib.qformer_training import embed_gallery, embed_queries, new_composer
+
+
+@dataclass
+class Bench:
+    """The models of a study as they are before any preference is learnt, and what of them never changes.
+
+    Attributes:
+        folder: where runs and features are kept from one call to the next.
+    """
+
+    prepared: Prepared
+    folder: Path
+    _composers: dict[str, tuple[QFormerComposer, Memo, Memo]] = field(default_factory=dict)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.prepared.stage.results("qformer") / "checkpoints"
+
+    @cached_property
+    def towers(self) -> TwoTowers:
+        return self.prepared.towers()
+
+    @cached_property
+    def texts(self) -> Memo:
+        """Frozen text vectors (D,), not normalised."""
+        return Memo(lambda texts: self.towers.encode_texts(texts, normalize=False))
+
+    @cached_property
+    def weight(self) -> float:
+        """The text's weight in the sum, the best on dev."""
+        study, dev = self.prepared.stage.study, self.prepared.splits.dev
+        embedded = zero_shot.embed(self.towers, self.prepared.clip, dev, study.evaluation.captions)
+        return zero_shot.best_weights(zero_shot.sweep(study.zero_shot.weights, embedded, study.evaluation))["sum"]
+
+    @cached_property
+    def attributes(self) -> Attributes | None:
+        """The true attributes of every picture, where the data has them: drawn garments do."""
+        file = self.prepared.stage.images / "attributes.json"
+        return json.loads(file.read_text()) if file.is_file() else None
+
+    def edits(self, params: DPO) -> Edits:
+        """The train edits that a run with ``params`` uses."""
+        return draw_edits(self.prepared.splits.train, params.edits, self.seed(params))
+
+    def seed(self, params: DPO) -> int:
+        """Of the run's draws: the study's, moved on by the repetition."""
+        return self.prepared.stage.study.seed + 1000 * params.repetition
+
+    def sides(self, params: DPO, frozen: bool = False) -> Sides:
+        """Query and image side at their start, with what ``params`` lets learn; nothing where ``frozen``."""
+        trains = None if frozen else params.trains
+        if params.fusion == "qformer":
+            composer, queries, images = self._qformer(params.start)
+            return QFormerSides(composer, self.prepared.tokens, queries, images, trains)
+        weight = self.weight if params.fusion == "sum" else None
+        return TwoTowerSides(self.towers, self.prepared.clip, self.texts, self._image_tower, weight, trains)
+
+    def _qformer(self, start: str) -> tuple[QFormerComposer, Memo, Memo]:
+        if start not in self._composers:
+            composer, tokens = new_composer(self.prepared), self.prepared.tokens
+            folder = self.checkpoints / ("pretrained" if start == "pretrained" else self._best_finetuned())
+            if folder.is_dir():  # a BLIP-2 comes pretrained
+                load_weights(composer, folder)
+            composer.eval()
+
+            def queries(keys: list) -> Tensor:
+                references = tokens.rows([reference for reference, _ in keys])
+                return embed_queries(composer, tokens, references, [text for _, text in keys])
+
+            def images(ids: list) -> Tensor:
+                return embed_gallery(composer, tokens, tokens.rows(ids))
+
+            self._composers[start] = (composer, Memo(queries), Memo(images))
+        return self._composers[start]
+
+    def _best_finetuned(self) -> str:
+        """The fine-tuned Q-Former with the best dev recall@10."""
+        import pandas as pd
+
+        history = pd.read_csv(self.checkpoints.parent / "history.csv").dropna(subset="dev/recall@10")
+        return str(history.loc[history["dev/recall@10"].idxmax(), "run"])
+
+    def _image_tower(self) -> ImageTower:
+        """The image tower to learn: the mini tower's last stage, or the whole of a CLIP's."""
+        stage, images = self.prepared.stage, self.scored_and_trained()
+        if stage.study.models.clip != "mini":
+            return WholeTower(self.towers, images)
+        return LastStage(self.towers, self._early)
+
+    @cached_property
+    def _early(self):
+        study = self.prepared.stage.study
+        return encode_early(
+            self.towers, self.scored_and_trained(), self.folder / "early", study.models.image_size,
+            study.data_prep.batch_size, study.data_prep.num_workers,
+        )  # fmt: skip
+
+    def scored_and_trained(self) -> dict[str, Path]:
+        """Every image of the study that a run may read: id → file."""
+        splits = self.prepared.splits
+        wanted = {image for parts in (splits.train, splits.dev, splits.reported) for p in parts.values() for image in p.gallery}
+        return {image: file for image, file in needed_images(self.prepared).items() if image in wanted}
+
+    @cached_property
+    def identity(self) -> str:
+        """Changes with the weights and the features that runs start from."""
+        keys = [fingerprint(self.towers.model), self.prepared.clip.key, self.prepared.tokens.key]
+        for start in ("pretrained", "finetuned"):
+            if (self.checkpoints / "qformer").is_dir():
+                keys.append(fingerprint(self._qformer(start)[0]))
+        return " ".join(keys)
+
+

@@ -1,0 +1,135 @@
+"""How to get below chance: plausible mistakes, each a small run with its curve, measured on the dev part of train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from cirlib.evaluation import Scored, mean_recall
+from cirlib.metrics import Ranks
+from cirlib.params import DPO
+from cirlib.preferences.bench import Bench
+from cirlib.preferences.cells import Embedded, Slip, describe, embed_parts, run_cell, score_embedded
+from cirlib.preferences.grid import base
+from cirlib.preferences.sides import Sides
+
+Reading = Callable[[Mapping[str, Embedded], list[Scored]], float]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """What goes wrong, in training (``slip``, ``changes``) or when the ranking is read (``reading``: recall@10)."""
+
+    name: str
+    reading: Reading
+    slip: Slip = Slip()
+    changes: tuple[tuple[str, float], ...] = ()
+
+
+def recall(embedded: Mapping[str, Embedded], scored: list[Scored]) -> float:
+    """Recall@10 as it should be read."""
+    return mean_recall(scored, 10)
+
+
+def reversed_order(embedded: Mapping[str, Embedded], scored: list[Scored]) -> float:
+    """A similarity sorted as if it were a distance."""
+    return mean_recall([_reranked(one, above=one.candidates - 1 - one.ranks.above - one.ranks.tied) for one in scored], 10)
+
+
+def shifted_ids(embedded: Mapping[str, Embedded], scored: list[Scored]) -> float:
+    """Each image answers under the id of its neighbour in the gallery's list: a list that was sorted, or lost a line."""
+    return float(np.mean([_hits_of_the_next(e) for e in embedded.values()]))
+
+
+def ties_as_misses(embedded: Mapping[str, Embedded], scored: list[Scored]) -> float:
+    """Scores through a sigmoid into float16, where they saturate, and the target placed behind all that tie with it."""
+    return _saturated(embedded, scored, missed=True)
+
+
+def ties_by_expectation(embedded: Mapping[str, Embedded], scored: list[Scored]) -> float:
+    """The same saturated scores, ties read as what they are: the mean over all orders of the tied."""
+    return _saturated(embedded, scored, missed=False)
+
+
+def mistakes(params: DPO) -> list[Mistake]:
+    """Every mistake, the run without one first."""
+    collapse = (("lr", params.lr * 30), ("beta", params.beta * 100))
+    raw = (("beta", params.beta * 100),)
+    return [
+        Mistake("none: as the paper describes it", recall),
+        Mistake("chosen and rejected swapped", recall, Slip(swapped=True)),
+        Mistake("unnormalised queries, β 100 times too large", recall, Slip(raw=True), raw),
+        Mistake("collapsed: lr 30 times, β 100 times too large", recall, changes=collapse),
+        Mistake("the same collapse, on the negatives (swapped)", recall, Slip(swapped=True), collapse),
+        Mistake("similarity sorted as a distance", reversed_order),
+        Mistake("gallery ids off by one row", shifted_ids),
+        Mistake("saturated scores, ties count as misses", ties_as_misses),
+        Mistake("saturated scores, ties by expectation", ties_by_expectation),
+    ]
+
+
+def run_mistakes(bench: Bench, params: DPO, every: int) -> pd.DataFrame:
+    """Columns mistake, step, recall@10, chance, hubness, alignment; what only reads wrongly shares one run."""
+    small, dev, evaluation = base(params), bench.prepared.splits.dev, bench.prepared.stage.study.evaluation
+    tables: dict[str, list[dict]] = {}
+    runs: dict[tuple, list[Mistake]] = {}
+    for mistake in mistakes(small):
+        runs.setdefault((mistake.slip, mistake.changes), []).append(mistake)
+    for (slip, changes), group in tqdm(runs.items(), desc="mistakes", unit="run"):
+
+        def look(sides: Sides, group=group) -> dict:
+            embedded = embed_parts(sides, dev, evaluation)
+            scored = score_embedded(embedded, evaluation, "dev")
+            described = describe(embedded, scored)
+            for mistake in group:
+                tables.setdefault(mistake.name, []).append({
+                    "recall@10": mistake.reading(embedded, scored),
+                    **{name: described[name] for name in ("chance", "hubness", "alignment")},
+                })  # fmt: skip
+            return {}
+
+        outcome = run_cell(bench, small.model_copy(update=dict(changes)), every=every, look=look, slip=slip)
+        for mistake in group:
+            for row, record in zip(tables[mistake.name], outcome.track, strict=True):
+                row["step"] = record["step"]
+    rows = [{"mistake": m.name, **row} for m in mistakes(small) for row in tables[m.name]]
+    return pd.DataFrame(rows)[["mistake", "step", "recall@10", "chance", "hubness", "alignment"]]
+
+
+def _reranked(one: Scored, above: Tensor) -> Scored:
+    return replace(one, ranks=Ranks(above, one.ranks.tied))
+
+
+def _hits_of_the_next(e: Embedded) -> float:
+    """Recall@10 of the image one row on from the target; the reference removed."""
+    scores = _scores(e)
+    row = e.benchmark.gallery_index
+    wanted = torch.tensor([(row[t.targets[0]] + 1) % len(e.benchmark.gallery) for t in e.benchmark.triplets])
+    scores[torch.arange(len(scores)), [row[t.reference] for t in e.benchmark.triplets]] = -torch.inf
+    own = scores.gather(1, wanted[:, None])  # (N, 1)
+    return ((scores > own).sum(1) < 10).float().mean().item()
+
+
+def _saturated(embedded: Mapping[str, Embedded], scored: list[Scored], missed: bool) -> float:
+    hits = []
+    for e, one in zip(embedded.values(), scored, strict=True):
+        squashed = torch.sigmoid(100 * _scores(e)).half()  # (N, M)
+        row = e.benchmark.gallery_index
+        own = squashed.gather(1, torch.tensor([[row[t.targets[0]]] for t in e.benchmark.triplets]))
+        squashed[torch.arange(len(squashed)), [row[t.reference] for t in e.benchmark.triplets]] = -torch.inf
+        above, tied = (squashed > own).sum(1), (squashed == own).sum(1) - 1  # (N,) both
+        ranks = Ranks(above + tied, torch.zeros_like(tied)) if missed else Ranks(above, tied)
+        hits.append(replace(one, ranks=ranks).recall(10).mean())
+    return float(np.mean(hits))
+
+
+def _scores(e: Embedded) -> Tensor:
+    images = e.gallery if e.gallery.ndim == 2 else F.normalize(e.gallery.mean(1), dim=-1)
+    return F.normalize(e.raw, dim=-1) @ images.T  # (N, M)
