@@ -372,6 +372,8 @@ def train_here(prepared: Prepared) -> tuple[dict[str, QFormerComposer], pd.DataF
     histories = []
     if pairs := prepared.pairs("pretraining"):
         histories.append(pretrain(composer, prepared.tokens, pairs, study, folder / "pretraining"))
+        if is_first():
+            save_weights(composer, stage.out / "checkpoints" / "pretrained")
     parts, plain = (prepared.tokens, splits.train, splits.dev, study), folder / "qformer"
     mined = deepcopy(composer)
     histories.append(finetune(composer, *parts, plain, run="qformer"))

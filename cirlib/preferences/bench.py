@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import pandas as pd
 from torch import Tensor
 
 from cirlib import zero_shot
@@ -96,8 +98,6 @@ class Bench:
 
     def _best_finetuned(self) -> str:
         """The fine-tuned Q-Former with the best dev recall@10."""
-        import pandas as pd
-
         history = pd.read_csv(self.checkpoints.parent / "history.csv").dropna(subset="dev/recall@10")
         return str(history.loc[history["dev/recall@10"].idxmax(), "run"])
 
@@ -119,16 +119,19 @@ class Bench:
     def scored_and_trained(self) -> dict[str, Path]:
         """Every image of the study that a run may read: id → file."""
         splits = self.prepared.splits
-        wanted = {image for parts in (splits.train, splits.dev, splits.reported) for p in parts.values() for image in p.gallery}
+        wanted = {
+            image
+            for parts in (splits.train, splits.dev, splits.reported)
+            for p in parts.values()
+            for image in p.gallery
+        }
         return {image: file for image, file in needed_images(self.prepared).items() if image in wanted}
 
     @cached_property
     def identity(self) -> str:
         """Changes with the weights and the features that runs start from."""
         keys = [fingerprint(self.towers.model), self.prepared.clip.key, self.prepared.tokens.key]
-        for start in ("pretrained", "finetuned"):
-            if (self.checkpoints / "qformer").is_dir():
-                keys.append(fingerprint(self._qformer(start)[0]))
+        for file in sorted(self.checkpoints.glob("*/model.safetensors")):
+            with file.open("rb") as stream:
+                keys.append(f"{file.parent.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}")
         return " ".join(keys)
-
-

@@ -49,7 +49,7 @@ class Outcome:
     Attributes:
         history: loss, rewards and margin of every step.
         track: geometry and recall on the tracked part, a record each tracked step.
-        negatives: ids (N, K) of the first mining; None in-batch.
+        negatives: ids (N, K) of the last mining; None in-batch.
         seconds: training and mining, without the scoring.
     """
 
@@ -108,7 +108,7 @@ def run_cell(
     if track:
         track.look(params.epochs * steps)
     seconds = time.perf_counter() - start - (track.seconds if track else 0)
-    return Outcome(sides, edits, history, track.records if track else [], pairs.first, seconds)
+    return Outcome(sides, edits, history, track.records if track else [], pairs.negatives, seconds)
 
 
 class _Track:
@@ -145,12 +145,11 @@ class _Pairs:
         self.edits, self.params, self.seed, self.slip, self.folder = edits, params, seed, slip, folder
         self.in_batch = params.objective == "info_nce_in_batch"
         self.frozen = bench.sides(params, frozen=True).eval()
-        self.first: np.ndarray | None = None
+        self.negatives: np.ndarray | None = None
         self.mined_at = 1
         if not self.in_batch:
             self.queries = embed(self.frozen, edits.references, edits.texts, normalize=not slip.raw)  # (N, D)
-            self.first = self._mine(self.frozen, 1)
-            self._take(self.first)
+            self._take(self._mine(self.frozen, 1))
 
     def mine_for(self, epoch: int, sides: Sides) -> None:
         """Mines anew where ``epoch`` asks for it: by the model as it is, or what was mined then before a stop."""
@@ -309,14 +308,22 @@ def quality_of(bench: Bench, outcome: Outcome) -> dict[str, float]:
 def command(params: DPO) -> str:
     """What runs this training by itself, all it does not leave at its default said."""
     changed = {name: value for name, value in params.model_dump().items() if value != getattr(DPO(), name)}
-    told = [f"dpo.{name}={value}" for name, value in {**changed, "grid": "none"}.items() if not name.startswith("grid_")]
+    told = [
+        f"dpo.{name}={value}" for name, value in {**changed, "grid": "none"}.items() if not name.startswith("grid_")
+    ]
     return "dvc exp run " + " ".join(f"-S {shlex.quote(one)}" for one in told) + " dpo"
 
 
 def _key(bench: Bench, params: DPO, keep_dev: bool) -> str:
     own = {name: value for name, value in params.model_dump().items() if not name.startswith("grid")}
     study = bench.prepared.stage.study
-    identity = [own, keep_dev, study.model_dump(mode="json", include={"seed", "data", "evaluation", "models"}), bench.identity, _code()]
+    identity = [
+        own,
+        keep_dev,
+        study.model_dump(mode="json", include={"seed", "data", "evaluation", "models"}),
+        bench.identity,
+        _code(),
+    ]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -326,6 +333,6 @@ def _code() -> str:
     for name in SOURCES:
         path = root / name
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            if file.stem not in ("figures", "effects", "grid", "recipe", "mistakes"):
+            if file.stem not in ("figures", "effects", "grid", "recipe", "mistakes", "experiment"):
                 digest.update(file.read_bytes())
     return digest.hexdigest()

@@ -34,7 +34,12 @@ def effects(records: Sequence[Mapping], k: int = 10) -> pd.DataFrame:
         against, *others = levels
         groups = _grouped(records, hits, factor)
         rows += [
-            {"factor": factor, "level": level, "against": against, **_difference(groups, level, against, weights, noise)}
+            {
+                "factor": factor,
+                "level": level,
+                "against": against,
+                **_difference(groups, level, against, weights, noise),
+            }
             for level in others
             if any({level, against} <= group.keys() for group in groups.values())
         ]

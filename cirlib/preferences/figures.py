@@ -21,13 +21,11 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from cirlib.figures import (
     BLUE,
-    FAINT,
     GREEN,
     HEADER,
     INK,
     MUTED,
     ORANGE,
-    PAPER,
     check_table,
     method_label,
     metric_label,
@@ -39,6 +37,7 @@ from cirlib.figures import (
 )
 
 NAMES = {  # name in the tables: name in the figures
+    "trains": "what trains",
     "text_only": "text only",
     "qformer": "Q-Former",
     "dpo sigmoid": "DPO, sigmoid",
@@ -101,7 +100,7 @@ def sweep_grid(cells: pd.DataFrame, *, text_only: float, chance: float, context:
     columns = min(4, len(indexes))
     rows = -(-len(indexes) // columns)
     title = "Recall@10 by β, index and sampling of the negatives"
-    size = (max(8.5, 1.6 + 3.9 * columns), 1.3 + 3.9 * rows)
+    size = (max(8.5, 1.6 + min(3.9 * columns, 12.6)), 1.3 + 3.9 * rows)
     figure, axes = _grid(rows, columns, size, title, [context, "β on a log scale"], sharey=True)
     samplings = _ordered(cells["sampling"], tuple(SAMPLINGS))
     for panel, index in zip(axes, indexes, strict=False):
@@ -130,11 +129,11 @@ def _beta_axis(axes: Axes, betas: Sequence[float]) -> None:
     low, high = betas[0] / 1.4, betas[-1] * 1.4
     kept: list[float] = []
     for beta in betas:
-        if not kept or np.log(beta / kept[-1]) > np.log(high / low) / 8:
+        if not kept or np.log(beta / kept[-1]) > np.log(high / low) / 11:
             kept.append(beta)
     axes.set(xscale="log", xlim=(low, high), xlabel="β")
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks(kept, [f"{beta:g}" for beta in kept])
+    axes.set_xticks(kept, [f"{beta:g}" for beta in kept], size=11)
 
 
 def _level_labels(axes: Axes, levels: Sequence[float], texts: Sequence[str], *, lines: int) -> None:
@@ -166,14 +165,14 @@ def trajectory(table: pd.DataFrame, *, context: str = "") -> Figure:
     figure, axes = _grid(2, 3, (14, 8.4), "What changes during training", notes)
     recall, wang, rank, length, hubs, places = axes
     _line(recall, step, 100 * table["recall@10"], BLUE, label="Recall@10")
-    recall.plot(step, 100 * table["chance"], **DASHED, label="chance")
+    _level(recall, step, 100 * table["chance"], "chance")
     _line(wang, step, table["alignment"], BLUE, label="alignment")
-    _line(wang, step, table["uniformity"], ORANGE, label="uniformity", linestyle="-.")
+    _line(wang, step, table["uniformity"], ORANGE, label="uniformity", marker="s")
     _line(rank, step, table["effective_rank"], BLUE)
     _line(length, step, table["norm"], BLUE, label="norm")
-    _line(length, step, table["spread"], ORANGE, label="spread", linestyle="-.")
+    _line(length, step, table["spread"], ORANGE, label="spread", marker="s")
     _line(hubs, step, 100 * table["hubness"], BLUE, label="hubness")
-    hubs.plot(step, 1000 / gallery, **DASHED, label="least possible")
+    _level(hubs, step, 1000 / gallery, "least possible")
     _rank_bands(places, table)
     heads = {  # title: axis label
         "Recall@10": "Recall@10 (%)",
@@ -186,19 +185,29 @@ def trajectory(table: pd.DataFrame, *, context: str = "") -> Figure:
     for panel, (title, unit) in zip(axes, heads.items(), strict=True):
         panel.set(xlabel="training step", ylabel=unit)
         panel.set_title(title, loc="left", size=13, weight="bold", pad=27)
-        panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        panel.xaxis.set_major_locator(MaxNLocator(5, integer=True) if len(table) > 1 else FixedLocator(step))
         if panel.get_legend_handles_labels()[0]:
-            style = {"borderaxespad": 0.1, "columnspacing": 1.2, "handlelength": 1.8, "borderpad": 0.2}
+            style = {"borderaxespad": 0.1, "borderpad": 0.2, "fontsize": 10.5}
+            style |= {"columnspacing": 0.7, "handlelength": 1.4, "handletextpad": 0.35}
             panel.legend(loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=4, **style)
-    for panel in (recall, rank, hubs):
+    for panel in (recall, rank, length, hubs):
         panel.set_ylim(0, 1.08 * panel.dataLim.y1 if panel.dataLim.y1 > 0 else 1)
     return figure
 
 
 def _line(axes: Axes, x: pd.Series, y: pd.Series, colour: str, **options: Any) -> None:
-    """A line, with its measured points where they are few, so that a single one can be seen too."""
-    marker = "o" if len(x) <= 25 else ""
-    axes.plot(x, y, color=colour, marker=marker, markersize=5, **options)
+    """A line with marks, on every point where they are few, so that a single one can be seen too."""
+    many = len(x) > 25
+    marks = {"marker": "o", "markersize": 5.5, "markevery": max(1, len(x) // 12) if many else 1}
+    axes.plot(x, y, color=colour, **marks | options)
+
+
+def _level(axes: Axes, x: pd.Series, y: pd.Series, label: str) -> None:
+    """A dashed line of a level that may change, across the panel where there is one point only."""
+    if len(x) == 1:
+        axes.axhline(y.iloc[0], **DASHED, label=label)
+    else:
+        axes.plot(x, y, **DASHED, label=label)
 
 
 def _rank_bands(axes: Axes, table: pd.DataFrame) -> None:
@@ -212,7 +221,7 @@ def _rank_bands(axes: Axes, table: pd.DataFrame) -> None:
         if len(table) == 1:
             axes.vlines(step, table[low], table[high], color=colour, linewidth=8, label="_band")
     _line(axes, step, table["rank_50"], BLUE, label="median")
-    axes.plot(step, table["gallery"] / 2, **DASHED, label="chance")
+    _level(axes, step, table["gallery"] / 2, "chance")
     axes.set_yscale("log")
     axes.set_ylim(1.15 * float(table["gallery"].max()), 0.85)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda rank, _: f"{rank:,.0f}"))
@@ -250,7 +259,7 @@ def mistakes(table: pd.DataFrame, *, context: str = "") -> Figure:
     for panel, name in zip(axes, names, strict=False):
         mine = (table["mistake"] == name).to_numpy()
         _mistake(panel, table[mine].assign(ratio=ratio[mine]).sort_values("step", kind="stable"))
-        panel.set_title("\n".join(textwrap.wrap(name, 40)), loc="left", size=12)
+        panel.set_title(_balanced(name, 40), loc="left", size=12)
         panel.set_xlim(first - 0.03 * (last - first or 1), last + 0.24 * (last - first or 1))
         panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         panel.yaxis.set_major_formatter(FuncFormatter(lambda times, _: f"{times:g}×"))
@@ -275,8 +284,14 @@ def _mistake(axes: Axes, rows: pd.DataFrame) -> None:
         axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", style="italic", color=MUTED)
         return
     end = known.iloc[-1]
-    axes.annotate(f"{percent(end['recall@10'])} %", (end["step"], end["ratio"]), (7, 0), textcoords="offset points",
-                  va="center", size=11.5, weight="bold", path_effects=HALO, zorder=4)  # fmt: skip
+    level = min((1.0, PAPER_RATIO), key=lambda level: abs(np.log(max(end["ratio"], 1e-9) / level)))
+    side, rise = "center", 0
+    if level / 1.8 < end["ratio"] < 1.8 * level:  # off the dashed line
+        side, rise = ("bottom", 1) if end["ratio"] >= level else ("top", -1)
+    elif end["ratio"] < PAPER_RATIO / 3:  # off the axis
+        side = "bottom"
+    axes.annotate(f"{percent(end['recall@10'])} %", (end["step"], end["ratio"]), (7, rise), textcoords="offset points",
+                  va=side, size=11.5, weight="bold", path_effects=HALO, zorder=4)  # fmt: skip
 
 
 def _grid(
@@ -284,13 +299,31 @@ def _grid(
 ) -> tuple[Figure, list[Axes]]:
     """Small multiples (size in inches) under a headline and the notes, wrapped, as the subtitle."""
     width, height = size
-    wrapped = textwrap.wrap("  ·  ".join(note for note in notes if note), int(12.2 * width))
+    wrapped = _lines([note for note in notes if note], int(12.2 * width))
     extra = 0.2 * max(0, len(wrapped) - 1)
     header = HEADER + extra if wrapped else HEADER - 0.3
     height += extra
     figure = new_figure(width, height, title, "\n".join(wrapped), layout="constrained")
     figure.get_layout_engine().set(rect=(0, 0, 1, 1 - header / height), wspace=0.04, hspace=0.05)
     return figure, list(figure.subplots(rows, columns, squeeze=False, **options).ravel())
+
+
+def _lines(notes: Sequence[str], columns: int) -> list[str]:
+    """The notes one after the other, a new line where the next has no room; a long one is wrapped."""
+    lines: list[str] = []
+    for note in notes:
+        if lines and len(lines[-1]) + len(note) + 5 <= columns:
+            lines[-1] += f"  ·  {note}"
+        else:
+            lines += textwrap.wrap(note, columns)
+    return lines
+
+
+def _balanced(text: str, columns: int) -> str:
+    """Wrapped into as few lines as it needs, of about the same length."""
+    lines = textwrap.wrap(text, columns)
+    even = textwrap.wrap(text, len(text) // max(1, len(lines)) + 5)
+    return "\n".join(even if len(even) == len(lines) else lines)
 
 
 def _first_column(axes: Sequence[Axes], columns: int, ylabel: str) -> None:
@@ -336,13 +369,12 @@ def effects(table: pd.DataFrame, *, context: str = "") -> Figure:
         raise ValueError(f"effects compares the levels of {twice.iloc[0]} against one level, the table has several")
     places, ticks = [], {}
     table = table.assign(_group=pd.factorize(table["factor"])[0]).sort_values("_group", kind="stable")
-    for i, (group, rows) in enumerate(table.groupby("_group")):
-        start = len(places) + 1.35 * i
+    for group, rows in table.groupby("_group"):
+        start = len(places) + 1.35 * group
         heading = f"{pretty(rows['factor'].iloc[0])} (against {pretty(rows['against'].iloc[0])})"
         ticks[start] = heading
         places += [start + 1 + j for j in range(len(rows))]
         ticks |= dict(zip(places[-len(rows) :], map(pretty, rows["level"]), strict=True))
-        assert group == i
     height = 1.9 + 0.4 * (max(places) + 1)
     notes = [context, "dot and line: mean and 95 % interval, hollow where it holds 0",
              "bar: middle half of the settings of the other switches"]  # fmt: skip
@@ -360,10 +392,10 @@ def effects(table: pd.DataFrame, *, context: str = "") -> Figure:
             tick.set_weight("bold")
     numbers_beside = ["not run" if np.isnan(value) else _signed(value) for value in points["difference"]]
     text_column(axes, 1.09, "points", places, numbers_beside, size=12)
-    far = 1.08 * float(np.nanmax([*np.abs(points.to_numpy()).ravel(), 0.0])) or 1.0
-    low = min(0.0, float(np.nanmin([*points.to_numpy().ravel(), 0.0])))
-    high = max(0.0, float(np.nanmax([*points.to_numpy().ravel(), 0.0])))
-    axes.set(xlabel="difference in Recall@10 (points)", xlim=(low - 0.06 * far, high + 0.06 * far))
+    ends = [*points.to_numpy().ravel(), 0.0]
+    low, high = float(np.nanmin(ends)), float(np.nanmax(ends))
+    room = 0.05 * (high - low) or 1.0
+    axes.set(xlabel="difference in Recall@10 (points)", xlim=(low - room, high + room))
     axes.set_ylim(max(places) + 0.6, -0.6)
     axes.grid(visible=False, axis="y")
     return figure
@@ -422,8 +454,9 @@ def recipe_dots(table: pd.DataFrame, *, metric: str = "recall@10", context: str 
     values = ["not run" if np.isnan(value) else f"{percent(value)} %" for value in table["value"]]
     text_column(axes, 1.13, metric_label(metric), places, values, size=12)
     text_column(axes, 1.32, "training time", places, [_duration(seconds) for seconds in table["seconds"]], size=12)
-    labels = ["\n".join(textwrap.wrap(pretty(method), 34)) for method in table["method"]]
+    labels = [_balanced(pretty(method), 36) for method in table["method"]]
     axes.set_yticks(places, labels, parse_math=False, linespacing=1.05)
+    axes.tick_params(axis="y", pad=10)  # a dot at 0 reaches over the axis
     highest = 100 * float(np.nanmax([*table[list(fractions)].to_numpy().ravel(), 0.0]))
     axes.set(xlabel=f"{metric_label(metric)} (%)", xlim=(0, 1.06 * highest or 1.0), ylim=(len(table) - 0.5, -0.5))
     return figure
@@ -457,17 +490,19 @@ def factorial_map(cells: pd.DataFrame, *, chance: float, context: str = "") -> F
     check_table(pd.DataFrame({"chance": [chance]}), "factorial_map", ("chance",), ("chance",))
     values = _factorial(cells)
     rows, columns = values.shape
-    cell = float(np.clip(11.5 / columns, 0.64, 1.1))
+    cell = float(np.clip(10.2 / columns, 0.6, 1.1))
     size = (max(9.0, 4.6 + cell * columns), 2.9 + 0.46 * max(rows, 3))
     notes = [context, "Recall@10 in %", "grey: not run"]
     figure, (axes,) = _grid(1, 1, size, "Recall@10 of every combination of the switches", notes)
     numbers = 100 * values.to_numpy(float)
     texts = np.array([[f"{value:.1f}" for value in row] for row in numbers])
     highest = float(np.nanmax([*numbers.ravel(), 100 * chance, 0.1]))
-    style = {"cmap": "cividis", "vmin": 0, "vmax": highest, "linewidths": 1, "annot_kws": {"size": 11}}
+    style = {"cmap": "viridis", "vmin": 0, "vmax": highest, "linewidths": 1, "annot_kws": {"size": 11}}
     bar = {"label": "Recall@10 (%)", "pad": 0.02, "aspect": 22, "fraction": 0.04}
     axes.set_facecolor("#E4E4E4")
     sns.heatmap(numbers, ax=axes, annot=texts, fmt="", cbar_kws=bar, mask=np.isnan(numbers), **style)
+    for text in axes.texts:
+        text.set_color(_readable_on(axes.collections[0].to_rgba(float(text.get_text()))))
     _chance_on_bar(axes.collections[0].colorbar, 100 * chance)
     axes.set_xticks(np.arange(columns) + 0.5, [pretty(name) for _, name in values.columns])
     axes.set_yticks(np.arange(rows) + 0.5, [pretty(name) for _, name in values.index])
@@ -495,6 +530,14 @@ def _factorial(cells: pd.DataFrame) -> pd.DataFrame:
     return means.reindex(index=rows, columns=columns)
 
 
+def _readable_on(colour: Sequence[float]) -> str:
+    """Dark or white, whichever has the greater contrast by WCAG 2's relative luminance."""
+    rgb = np.asarray(colour[:3], dtype=float)
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    luminance = float(linear @ (0.2126, 0.7152, 0.0722))
+    return INK if (luminance + 0.05) / 0.066 > 1.05 / (luminance + 0.05) else "white"  # 0.066: of INK, + 0.05
+
+
 def _chance_on_bar(bar: Any, chance: float) -> None:
     """Chance as a line and a tick of the colour bar; ticks it would overlap go."""
     low, high = bar.vmin, bar.vmax
@@ -512,8 +555,8 @@ def _group_labels(axes: Axes, values: pd.DataFrame) -> None:
     text: dict[str, Any] = {"textcoords": "offset points", "weight": "bold", "size": 12, "annotation_clip": False}
     for start, stop, name in _groups(values.columns):
         label = pretty(name).replace(", ", ",\n")
-        axes.annotate(label, ((start + stop) / 2, 1), (0, 6), xycoords=axes.get_xaxis_transform(),
-                      ha="center", va="bottom", linespacing=1.1, **text)  # fmt: skip
+        axes.annotate(label, ((start + stop) / 2, 1), (0, 9), xycoords=axes.get_xaxis_transform(),
+                      ha="center", va="baseline", linespacing=1.1, **text)  # fmt: skip
         if start:
             axes.axvline(start, color="white", linewidth=6)
     for start, stop, name in _groups(values.index):

@@ -18,7 +18,12 @@ OBJECTIVE |= {name: {"objective": name} for name in ("info_nce_mined", "info_nce
 NEGATIVES = {name: {"sampling": name} for name in ("top", "random", "semi_hard")}
 NEGATIVES |= {"remined": {"sampling": "top", "mine_every": 1}}
 TRAINS = {name: {"trains": name} for name in ("query_tower", "query_projection", "both_projections", "both_towers")}
-SWITCHES = {"fusion": FUSION, "objective": OBJECTIVE, "negatives": NEGATIVES, "trains": TRAINS}  # the paper's level first
+SWITCHES = {
+    "fusion": FUSION,
+    "objective": OBJECTIVE,
+    "negatives": NEGATIVES,
+    "trains": TRAINS,
+}  # the paper's level first
 PROJECTIONS = ("query_projection", "both_projections")
 IN_BATCH = "info_nce_in_batch"
 
@@ -38,7 +43,7 @@ Cell = tuple[dict, DPO]  # labels of its row, and its parameters
 def base(params: DPO) -> DPO:
     """The paper's setting at the size of the grid's runs."""
     size = {"edits": params.grid_edits, "epochs": params.grid_epochs, "batch_size": params.grid_batch_size}
-    return params.model_copy(update=size)
+    return with_changes(params, {**size, "num_negatives": min(params.num_negatives, 3)})
 
 
 def sweep_cells(params: DPO) -> list[Cell]:

@@ -76,5 +76,3 @@ def encode_early(
     options = {"batch_size": batch_size, "num_workers": num_workers}
     with torch.inference_mode():
         return encode_images(encoder, images, folder, key=key, description="image tower's early stages", **options)
-
-

@@ -15,9 +15,7 @@ from cirlib.preferences.edits import Edits
 Attributes = Mapping[str, Mapping[str, str]]  # image id → attribute → value
 
 
-def mine_negatives(
-    edits: Edits, queries: Tensor, pools: Mapping[str, Tensor], params: DPO, seed: int
-) -> np.ndarray:
+def mine_negatives(edits: Edits, queries: Tensor, pools: Mapping[str, Tensor], params: DPO, seed: int) -> np.ndarray:
     """The ids of each edit's negatives (N, K), among its category's train images, never its target or reference.
 
     Args:

@@ -65,5 +65,3 @@ def _scored(like: Scored, record: dict, method: str) -> Scored:
     """A record's ranks on the queries of ``like``."""
     above, tied = (torch.tensor(record[name][like.category]) for name in ("above", "tied"))
     return replace(like, method=method, ranks=Ranks(above, tied))
-
-

@@ -120,14 +120,14 @@ class QFormerSides(Sides):
 
 
 def similarities(queries: Tensor, images: Tensor) -> Tensor:
-    """Cosines (B, K) of normalised queries (B, D) and their images (B, K, D) or (B, K, Q, D), of which the best counts."""
+    """Cosines (B, K) of normalised queries (B, D) and their images (B, K, D) or (B, K, Q, D): the best token counts."""
     if images.ndim == 3:
         return torch.einsum("bd,bkd->bk", queries, images)
     return torch.einsum("bd,bkqd->bkq", queries, images).amax(-1)
 
 
 def all_similarities(queries: Tensor, images: Tensor) -> Tensor:
-    """Cosines (B, M) of every normalised query (B, D) with every image (M, D) or (M, Q, D), of which the best counts."""
+    """Cosines (B, M) of every normalised query (B, D) with every image (M, D) or (M, Q, D): the best token counts."""
     if images.ndim == 2:
         return queries @ images.T
     return torch.einsum("bd,mqd->bmq", queries, images).amax(-1)

@@ -1,0 +1,135 @@
+"""What 04_dpo shows, one method a section: each gives a tidy table, empty where the study has nothing to train on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from cirlib import figures
+from cirlib.evaluation import Scored
+from cirlib.params import DPO
+from cirlib.preferences import grid, mistakes, recipe
+from cirlib.preferences.bench import Bench
+from cirlib.preferences.cells import Outcome, describe, embed_parts, run_cell, score_embedded
+from cirlib.preferences.effects import effects
+from cirlib.preferences.sides import Sides
+from cirlib.preparation import Prepared
+from cirlib.training import shuffled_batches
+
+STEP_COLUMNS = ["step", "loss", "margin", "chosen_reward", "rejected_reward", "accuracy"]
+LOOKS = 6  # at the model in training
+
+
+class Experiment:
+    """The study's own run and the grid around it.
+
+    Raises:
+        StageError: the grid wants a Q-Former and none was trained; the message names the command.
+    """
+
+    def __init__(self, prepared: Prepared) -> None:
+        self.prepared, stage = prepared, prepared.stage
+        self.params: DPO = stage.study.dpo
+        self.trains = bool(prepared.splits.train)
+        self.has_grid = self.trains and self.params.grid != "none"
+        self.bench = Bench(prepared, stage.root / "runs" / stage.study.name / "dpo_runs")
+        if self.trains and (self.has_grid or self.params.fusion == "qformer"):
+            stage.require(self.bench.checkpoints, "qformer")
+        beside = "dpo_grid" if not stage.overrides else "grid"
+        home = (stage.out.parent, stage.figures.parent) if not stage.overrides else (stage.out, stage.figures)
+        self.tables, self.pictures = (folder / beside / self.params.grid for folder in home)
+        for folder in (self.tables, self.pictures):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def show(self, name: str, table: pd.DataFrame, draw: Callable[[pd.DataFrame], Figure]) -> Figure:
+        """Writes ``table`` as CSV and ``draw`` of it as a picture; a sentence for a picture where the table is empty."""
+        if len(table):
+            table.round(6).to_csv(self.tables / f"{name}.csv", index=False)
+            figure = draw(table)
+        else:
+            figure = figures.note(self.why_not)
+        figures.save(figure, self.pictures / f"{name}.png")
+        return figure
+
+    @property
+    def why_not(self) -> str:
+        """Why a section is empty."""
+        if not self.trains:
+            return "Nothing was trained: the data has no train part."
+        if not self.has_grid:
+            return "Not run: dpo.grid is none."
+        return "Not measured: this data does not say which attributes its pictures have."
+
+    @cached_property
+    def outcome(self) -> Outcome | None:
+        """The study's own run, looked at from time to time on the dev part."""
+        if not self.trains:
+            return None
+        dev, evaluation = self.prepared.splits.dev, self.prepared.stage.study.evaluation
+
+        def look(sides: Sides) -> dict[str, float]:
+            embedded = embed_parts(sides, dev, evaluation)
+            return describe(embedded, score_embedded(embedded, evaluation, "dev"))
+
+        edits, seed = self.bench.edits(self.params), self.bench.seed(self.params)
+        steps = self.params.epochs * len(shuffled_batches(len(edits), self.params.batch_size, seed, 1))
+        folder = self.prepared.stage.unfinished / "retrieval_dpo"
+        return run_cell(self.bench, self.params, folder=folder, every=max(1, -(-steps // LOOKS)), look=look)
+
+    def steps(self) -> pd.DataFrame:
+        """Loss, margin and rewards of every step of the study's own run."""
+        return pd.DataFrame(self.outcome.history.steps if self.outcome else [], columns=STEP_COLUMNS)
+
+    def trajectory(self) -> pd.DataFrame:
+        """Recall and geometry on the dev part before, during and after it."""
+        return pd.DataFrame(self.outcome.track if self.outcome else [])
+
+    def scored(self) -> list[Scored]:
+        """It on the reported split."""
+        if self.outcome is None:
+            return []
+        evaluation, parts = self.prepared.stage.study.evaluation, self.prepared.splits.reported
+        return score_embedded(embed_parts(self.outcome.sides, parts, evaluation), evaluation, "retrieval_dpo")
+
+    def sweep(self) -> pd.DataFrame:
+        """β × index × sampling around the paper's setting."""
+        if not self.has_grid:
+            return pd.DataFrame()
+        return grid.run_grid(self.bench, grid.sweep_cells(self.params), "sweep")[0]
+
+    def mistakes(self) -> pd.DataFrame:
+        """Recall@10 on the dev part step by step, for each mistake."""
+        if not self.has_grid:
+            return pd.DataFrame()
+        return mistakes.run_mistakes(self.bench, self.params, every=4 if self.params.grid == "full" else 8)
+
+    @cached_property
+    def _factorial(self) -> tuple[pd.DataFrame, list[dict]]:
+        return grid.run_grid(self.bench, grid.factorial_cells(self.params), "switches")
+
+    def factorial(self) -> pd.DataFrame:
+        """A row for each setting of the four switches and each repetition."""
+        return self._factorial[0] if self.has_grid else pd.DataFrame()
+
+    def negatives(self) -> pd.DataFrame:
+        """What share of the mined negatives is wrong and what share useful, by the model that mined and the rule."""
+        table = self.factorial()
+        if "satisfies_edit" not in table:
+            return pd.DataFrame()
+        mined = table[table["objective"] != grid.IN_BATCH]
+        columns = ["satisfies_edit", "same_as_target", "differs_in_one"]
+        return mined.groupby(["fusion", "negatives"], sort=False)[columns].mean().reset_index()
+
+    def effects(self) -> pd.DataFrame:
+        """What each level of each switch adds to the paper's."""
+        return effects(self._factorial[1]) if self.has_grid else pd.DataFrame()
+
+    @cached_property
+    def recipe(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """A second training of the fine-tuned Q-Former: a row an objective, and the paired tests."""
+        if not self.has_grid:
+            return pd.DataFrame(), pd.DataFrame()
+        return recipe.run_recipe(self.bench, self.params)
