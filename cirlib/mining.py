@@ -181,7 +181,8 @@ class Neighbours:
         """Scores and gallery rows (B, depth), best first; -inf and -1 where the index finds no more."""
         use_gpu = self.gpu_index is not None and depth <= MAX_DEPTH_ON_GPU
         index = self.gpu_index if use_gpu else self.cpu_index
-        scores, rows = index.search(queries, depth, params=_effort(self.cpu_index, depth, self.nprobe))  # (B, depth) both
+        effort = _effort(self.cpu_index, depth, self.nprobe)
+        scores, rows = index.search(queries, depth, params=effort)  # (B, depth) both
         scores[rows < 0] = -np.inf  # (B, depth)
         return scores, rows
 

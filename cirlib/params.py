@@ -134,7 +134,7 @@ class QFormer(Block):
 
 
 class DPO(Block):
-    """One preference training, as the paper describes Retrieval-DPO unless told otherwise, and how large a grid of them."""
+    """A preference training, the paper's Retrieval-DPO unless told otherwise, and how large the grid around it is."""
 
     fusion: Literal["text_only", "sum", "qformer"] = "text_only"
     start: Literal["pretrained", "finetuned"] = "pretrained"  # of the Q-Former

@@ -178,7 +178,9 @@ def _epoch(
     return {"epoch": epoch, "loss": total / seen, f"{unit}/s": seen / (time.perf_counter() - start)}
 
 
-def _forward(accelerator, loss_of, batch, watch: StepWatch | None, run: str, unit: str) -> tuple[Tensor, dict[str, float]]:
+def _forward(
+    accelerator, loss_of, batch, watch: StepWatch | None, run: str, unit: str
+) -> tuple[Tensor, dict[str, float]]:
     """The loss of a batch.
 
     Raises:

@@ -146,6 +146,7 @@ SMALL = (
     "data_prep.drawing.family_size=6", "data_prep.alignment_epochs=1", "models.image_size=96",
     "qformer.pretraining_epochs=1", "qformer.epochs=1", "qformer.batch_size=32", "qformer.num_query_tokens=2",
     "qformer.mine_from=0", "qformer.range_max=10", "dpo.epochs=1", "dpo.num_negatives=2", "dpo.range_max=10",
+    "dpo.grid=small", "dpo.grid_edits=12", "dpo.grid_epochs=1", "dpo.grid_batch_size=6",
 )  # fmt: skip
 
 
@@ -216,7 +217,7 @@ def test_dvc_shows_metrics_and_plots_of_every_stage(clone):
 def test_changing_the_qformer_reruns_it_and_what_follows_only(clone):
     out = dvc(clone, "exp", "run", "-S", "qformer.lr=3.0e-5", *(f"-S{value}" for value in SMALL))
     ran = re.findall(r"Running stage '(\w+)'", out)
-    assert ran == ["qformer", "failure_cases"]
+    assert ran == ["qformer", "dpo", "failure_cases"]
     assert yaml.safe_load((clone / "params.yaml").read_text())["qformer"]["lr"] == 3.0e-5
     assert "qformer.mean/recall@10" in dvc(clone, "metrics", "diff", "--all", "HEAD")
     summary = pd.read_csv(clone / "results" / "garments" / "summary.csv")

@@ -34,6 +34,10 @@ def dpo_loss(
         hinge:   max(0, 1 - β h)                        SLiC, Zhao et al. 2023, eq. 1, on DPO's margin
         ipo:     (h - 1 / (2 β))²                       IPO, Azar et al. 2023, eq. 17
 
+    The conventions are those of TRL's ``DPOTrainer``: its ``label_smoothing`` is ε, its ``hinge`` and ``sigmoid`` take
+    β times the margin, its ``ipo`` takes the bare margin and β only in the target. For ``ipo`` TRL averages a text's
+    log-probability over its tokens; a retrieval score is one number, so there is nothing to average.
+
     Args:
         policy_chosen: (B,) scores of the targets by the model in training; any real numbers.
         policy_rejected: (B,) or (B, K) scores of the negatives.

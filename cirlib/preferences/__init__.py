@@ -1,4 +1,5 @@
 """Preference optimisation for composed retrieval, taken apart: Retrieval-DPO, its switches, its mistakes, what works.
 
-``edits`` → ``sides`` → ``negatives`` → ``objectives`` → ``cells`` → ``grid`` → ``effects``, ``mistakes``, ``recipe``, ``figures``.
+Data flows ``edits`` → ``sides`` → ``negatives`` → ``objectives`` → ``cells`` → ``grid`` → ``effects``; ``mistakes`` and
+``recipe`` are grids of their own, ``experiment`` is what the notebook opens.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import shlex
@@ -20,7 +21,7 @@ from cirlib.benchmarks import Benchmark
 from cirlib.evaluation import Scored, average_texts, mean_recall, query_texts, score, summarise
 from cirlib.files import replace_file
 from cirlib.metrics import median_rank
-from cirlib.params import DPO, Evaluation
+from cirlib.params import DPO, Evaluation, Study
 from cirlib.preferences import geometry
 from cirlib.preferences.bench import Bench
 from cirlib.preferences.edits import Edits
@@ -31,12 +32,13 @@ from cirlib.stage import seed_everything
 from cirlib.training import History, Recipe, shuffled_batches, train
 
 SOURCES = ("preferences", "losses", "training.py", "mining.py", "metrics.py", "evaluation.py", "composers")
+DO_NOT_DECIDE = ("figures", "effects", "grid", "recipe", "mistakes", "experiment")
 CHUNK = 256  # queries or images embedded at once
 
 
 @dataclass(frozen=True)
 class Slip:
-    """What a run does wrong on purpose: ``swapped`` chosen and rejected, ``raw`` dot products of unnormalised queries."""
+    """What a run does wrong on purpose: ``swapped`` chosen and rejected, ``raw`` queries that are not normalised."""
 
     swapped: bool = False
     raw: bool = False
@@ -286,7 +288,7 @@ def measure(bench: Bench, params: DPO, keep_dev: bool = False) -> dict:
         "loss_last_epoch": outcome.history.records[-1]["loss"],
         "seconds": outcome.seconds,
         **quality_of(bench, outcome),
-        "command": command(params),
+        "command": command(study, params),
         "above": {one.category: one.ranks.above.tolist() for one in scored},
         "tied": {one.category: one.ranks.tied.tolist() for one in scored},
     }
@@ -305,13 +307,14 @@ def quality_of(bench: Bench, outcome: Outcome) -> dict[str, float]:
     return negative_quality(outcome.edits, outcome.negatives, bench.attributes)
 
 
-def command(params: DPO) -> str:
-    """What runs this training by itself, all it does not leave at its default said."""
-    changed = {name: value for name, value in params.model_dump().items() if value != getattr(DPO(), name)}
-    told = [
-        f"dpo.{name}={value}" for name, value in {**changed, "grid": "none"}.items() if not name.startswith("grid_")
-    ]
-    return "dvc exp run " + " ".join(f"-S {shlex.quote(one)}" for one in told) + " dpo"
+def command(study: Study, params: DPO) -> str:
+    """What runs this training by itself, all said that differs from the defaults or from what ``study`` has now."""
+    told = {name: value for name, value in params.model_dump().items() if not name.startswith("grid")}
+    usual = {name: {getattr(DPO(), name), getattr(study.dpo, name)} for name in told}
+    told = {name: value for name, value in told.items() if usual[name] != {value}}
+    settings = ["study=" + study.name, *(["seed=" + str(study.seed)] if study.seed else [])]
+    settings += [f"dpo.{name}={'null' if value is None else value}" for name, value in {**told, "grid": "none"}.items()]
+    return "dvc exp run " + " ".join(f"-S {shlex.quote(one)}" for one in settings) + " dpo"
 
 
 def _key(bench: Bench, params: DPO, keep_dev: bool) -> str:
@@ -328,11 +331,19 @@ def _key(bench: Bench, params: DPO, keep_dev: bool) -> str:
 
 
 def _code() -> str:
-    """A hash of the source files that decide a run's numbers."""
+    """A hash of the source that decides a run's numbers; comments and docstrings do not."""
     digest, root = hashlib.sha256(), Path(cirlib.__file__).parent
     for name in SOURCES:
         path = root / name
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            if file.stem not in ("figures", "effects", "grid", "recipe", "mistakes", "experiment"):
-                digest.update(file.read_bytes())
+            if file.stem not in DO_NOT_DECIDE:
+                digest.update(_without_docstrings(file.read_text()).encode())
     return digest.hexdigest()
+
+
+def _without_docstrings(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return ast.dump(tree)

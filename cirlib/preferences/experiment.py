@@ -45,7 +45,7 @@ class Experiment:
             folder.mkdir(parents=True, exist_ok=True)
 
     def show(self, name: str, table: pd.DataFrame, draw: Callable[[pd.DataFrame], Figure]) -> Figure:
-        """Writes ``table`` as CSV and ``draw`` of it as a picture; a sentence for a picture where the table is empty."""
+        """Writes ``table`` as CSV and ``draw`` of it as a picture, which is a sentence where the table is empty."""
         if len(table):
             table.round(6).to_csv(self.tables / f"{name}.csv", index=False)
             figure = draw(table)
@@ -120,7 +120,7 @@ class Experiment:
         if "satisfies_edit" not in table:
             return pd.DataFrame()
         mined = table[table["objective"] != grid.IN_BATCH]
-        columns = ["satisfies_edit", "same_as_target", "differs_in_one"]
+        columns = ["satisfies_edit", "differs_in_one"]
         return mined.groupby(["fusion", "negatives"], sort=False)[columns].mean().reset_index()
 
     def effects(self) -> pd.DataFrame:

@@ -15,7 +15,7 @@ QUANTILES = (10, 25, 50, 75, 90)
 
 
 def alignment(queries: Tensor, targets: Tensor) -> float:
-    """Mean squared distance of query and target, both normalised (N, D): Wang & Isola 2020, eq. 1 with α = 2; 0 to 4."""
+    """Mean squared distance of query and target, normalised (N, D): Wang & Isola 2020, eq. 1 with α = 2; 0 to 4."""
     return (queries - targets).square().sum(-1).mean().item()
 
 
@@ -41,7 +41,7 @@ def spread(vectors: Tensor) -> float:
 
 
 def hubness(best: np.ndarray) -> float:
-    """Share of all places in the result lists (N, k), gallery rows, that the k most retrieved images take; k / M to 1."""
+    """Share of the places in result lists (N, k), gallery rows, that the k most retrieved images take; k / M to 1."""
     _, counts = np.unique(best, return_counts=True)
     return float(np.sort(counts)[::-1][: best.shape[1]].sum() / best.size)
 

@@ -20,6 +20,7 @@ from cirlib.preferences.cells import Embedded, Slip, describe, embed_parts, run_
 from cirlib.preferences.grid import base
 from cirlib.preferences.sides import Sides
 
+NO_SLIP = Slip()
 Reading = Callable[[Mapping[str, Embedded], list[Scored]], float]
 
 
@@ -29,7 +30,7 @@ class Mistake:
 
     name: str
     reading: Reading
-    slip: Slip = Slip()
+    slip: Slip = NO_SLIP
     changes: tuple[tuple[str, float], ...] = ()
 
 

@@ -89,10 +89,10 @@ def negative_quality(edits: Edits, negatives: np.ndarray, attributes: Attributes
 
     Returns:
         ``satisfies_edit``: has every attribute that the edit changes as the target has it, whatever the rest is like: a
-        false negative for who reads the edit alone. ``same_as_target``: equals the target in every attribute: a false
-        negative for anybody. ``differs_in_one``: is one attribute off the target, a useful negative.
+        false negative for who reads the edit alone. ``differs_in_one``: is one attribute off the target, a useful
+        negative.
     """
-    counts = {"satisfies_edit": 0, "same_as_target": 0, "differs_in_one": 0}
+    counts = {"satisfies_edit": 0, "differs_in_one": 0}
     for triplet, row in zip(edits.triplets, negatives, strict=True):
         reference, target = attributes[triplet.reference], attributes[triplet.targets[0]]
         changed = [name for name in target if target[name] != reference[name]]
@@ -100,6 +100,5 @@ def negative_quality(edits: Edits, negatives: np.ndarray, attributes: Attributes
             other = attributes[image]
             off = sum(other[name] != target[name] for name in target)
             counts["satisfies_edit"] += all(other[name] == target[name] for name in changed)
-            counts["same_as_target"] += off == 0
             counts["differs_in_one"] += off == 1
     return {name: count / negatives.size for name, count in counts.items()}

@@ -41,7 +41,7 @@ def in_batch_loss(cosines: Tensor, params: DPO) -> Tensor:
 def rewards(
     chosen: Tensor, rejected: Tensor, reference_chosen: Tensor, reference_rejected: Tensor, params: DPO
 ) -> dict[str, float]:
-    """DPO's rewards β · scale · (cosine − the frozen model's), averaged over a batch, and how often the target leads."""
+    """DPO's rewards β · scale · (cosine − the frozen model's), the means of a batch, and how often the target leads."""
     strength = params.beta * params.scale
     wanted = strength * (chosen - reference_chosen).detach()  # (B,)
     unwanted = strength * (rejected - reference_rejected).detach().mean(-1)  # (B,)

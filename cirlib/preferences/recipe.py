@@ -1,4 +1,4 @@
-"""Does preference tuning add anything after InfoNCE? From the fine-tuned Q-Former, the same steps with the same negatives."""
+"""Does preference tuning add anything after InfoNCE? The fine-tuned Q-Former, trained on with the same negatives."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def run_recipe(bench: Bench, params: DPO) -> tuple[pd.DataFrame, pd.DataFrame]:
         methods += [_scored(one, records[best], objective) for one in scored]
         rows.append({
             "method": objective, "lr": tried[best].lr, "dev/recall@10": records[best]["dev/recall@10"],
-            "seconds": records[best]["seconds"], "command": command(tried[best]),
+            "seconds": records[best]["seconds"], "command": command(prepared.stage.study, tried[best]),
         })  # fmt: skip
     means = summarise(methods, (10,)).query("category == 'mean'").set_index("method")
     table = pd.DataFrame(rows).join(means[["value", "ci_low", "ci_high", "queries", "gallery", "chance"]], on="method")

@@ -74,7 +74,10 @@ SMALL = {
     "qformer": {
         "pretraining_epochs": 1, "epochs": 2, "batch_size": 32, "num_query_tokens": 2, "width": 32, "range_max": 10,
     },
-    "dpo": {"epochs": 1, "num_negatives": 2, "range_max": 10},
+    "dpo": {
+        "epochs": 1, "num_negatives": 2, "range_max": 10, "grid": "small", "grid_edits": 24, "grid_epochs": 2,
+        "grid_batch_size": 8,
+    },
 }  # fmt: skip
 
 
@@ -214,7 +217,13 @@ def small_rehearsal(tmp_path_factory) -> Path:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(json.dumps(content))
     prepare(root / "data" / "fashioniq_rehearsal", root / "annotations")
-    small = ["qformer.range_max=10", "qformer.batch_size=16", "dpo.range_max=10", "dpo.batch_size=16"]
+    small = [
+        "qformer.range_max=10",
+        "qformer.batch_size=16",
+        "dpo.range_max=10",
+        "dpo.batch_size=16",
+        "dpo.grid_edits=12",
+    ]
     compose_and_dump(
         root / "params.yaml", str(ROOT / "conf"), None, "config", "", ["study=fashioniq_rehearsal", *small]
     )
