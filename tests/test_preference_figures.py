@@ -231,6 +231,8 @@ def test_negative_quality_has_two_bars_a_row_and_says_what_they_are() -> None:
     widths = [[bar.get_width() for bar in bars] for bars in axes.containers]
     assert np.array(widths) == pytest.approx(np.array([[0.4, 55], [1, np.nan]]), nan_ok=True)
     assert [label.get_text() for label in axes.get_yticklabels()] == ["random", "top-k"]
+    mined = figures.negative_quality(qualities().assign(fusion=["sum", "qformer"])).axes[0]
+    assert [label.get_text() for label in mined.get_yticklabels()] == ["sum: random", "Q-Former: top-k"]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == [
         "also satisfies the edit (false negative)",
         "one attribute off the target (useful)",

@@ -410,13 +410,14 @@ def _signed(points: float) -> str:
 def negative_quality(table: pd.DataFrame, *, context: str = "") -> Figure:
     """How many of the sampled negatives are false ones and how many useful ones, in grouped bars.
 
-    `table`: negatives (the way to sample), and the fractions satisfies_edit and differs_in_one.
+    `table`: negatives (the way to sample), fusion where there are several, and the fractions satisfies_edit and
+    differs_in_one.
     The fractions need not add up to 1; NaN reads "not run". Raises ValueError for missing columns, no rows and
     numbers that are no fractions.
     """
     check_table(table, "negative_quality", ("negatives", *QUALITIES), tuple(QUALITIES))
     notes = [context, "share of the sampled negatives"]
-    figure, (axes,) = _grid(1, 1, (11, 3.1 + 0.95 * len(table)), "What the sampled negatives are", notes)
+    figure, (axes,) = _grid(1, 1, (11, 3.1 + 0.55 * len(table)), "What the sampled negatives are", notes)
     centres = np.arange(len(table), dtype=float)
     for i, (column, (label, colour)) in enumerate(QUALITIES.items()):
         places = centres + 0.36 * (i - 0.5)
@@ -424,7 +425,10 @@ def negative_quality(table: pd.DataFrame, *, context: str = "") -> Figure:
         for place, value in zip(places, table[column], strict=True):
             text, x = ("not run", 0.0) if np.isnan(value) else (f"{percent(value)} %", 100 * value)
             axes.annotate(text, (x, place), (5, 0), textcoords="offset points", va="center", size=11)
-    axes.set_yticks(centres, [pretty(name) for name in table["negatives"]], parse_math=False)
+    labels = [pretty(name) for name in table["negatives"]]
+    if "fusion" in table:
+        labels = [f"{pretty(fusion)}: {label}" for fusion, label in zip(table["fusion"], labels, strict=True)]
+    axes.set_yticks(centres, labels, parse_math=False)
     highest = 100 * float(np.nanmax([*table[list(QUALITIES)].to_numpy().ravel(), 0.0]))
     axes.set(xlabel="share of the negatives (%)", xlim=(0, 1.12 * highest or 1.0), ylim=(len(table) - 0.5, -0.5))
     axes.grid(visible=False, axis="y")

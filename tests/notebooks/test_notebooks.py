@@ -222,6 +222,7 @@ def small_rehearsal(tmp_path_factory) -> Path:
         "qformer.batch_size=16",
         "dpo.range_max=10",
         "dpo.batch_size=16",
+        "dpo.grid=small",
         "dpo.grid_edits=12",
     ]
     compose_and_dump(
