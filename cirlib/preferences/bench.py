@@ -103,20 +103,20 @@ class Bench:
 
     def _image_tower(self) -> ImageTower:
         """The image tower to learn: the mini tower's last stage, or the whole of a CLIP's."""
-        stage, images = self.prepared.stage, self.scored_and_trained()
-        if stage.study.models.clip != "mini":
-            return WholeTower(self.towers, images)
+        if self.prepared.stage.study.models.clip != "mini":
+            return WholeTower(self.towers, self.images)
         return LastStage(self.towers, self._early)
 
     @cached_property
     def _early(self):
         study = self.prepared.stage.study
         return encode_early(
-            self.towers, self.scored_and_trained(), self.folder / "early", study.models.image_size,
+            self.towers, self.images, self.folder / "early", study.models.image_size,
             study.data_prep.batch_size, study.data_prep.num_workers,
         )  # fmt: skip
 
-    def scored_and_trained(self) -> dict[str, Path]:
+    @cached_property
+    def images(self) -> dict[str, Path]:
         """Every image of the study that a run may read: id → file."""
         splits = self.prepared.splits
         wanted = {

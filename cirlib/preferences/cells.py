@@ -9,6 +9,7 @@ import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -330,6 +331,7 @@ def _key(bench: Bench, params: DPO, keep_dev: bool) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
 
+@cache
 def _code() -> str:
     """A hash of the source that decides a run's numbers; comments and docstrings do not."""
     digest, root = hashlib.sha256(), Path(cirlib.__file__).parent

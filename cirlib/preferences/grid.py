@@ -120,9 +120,8 @@ def with_changes(params: DPO, changes: dict) -> DPO:
 
 def run_grid(bench: Bench, cells: Iterable[Cell], description: str) -> tuple[pd.DataFrame, list[dict]]:
     """Every cell's row for the tidy table, and its record with the ranks. What was measured before is only read."""
-    rows, records = [], []
-    for labels, params in tqdm(list(cells), desc=description, unit="run"):
-        record = measure(bench, params)
-        records.append({**record, **labels})
-        rows.append(labels | {name: value for name, value in record.items() if name not in ("above", "tied")} | labels)
-    return pd.DataFrame(rows), records
+    records = [
+        labels | measure(bench, params) | labels  # first among the columns, and before parameters of the same name
+        for labels, params in tqdm(list(cells), desc=description, unit="run")
+    ]
+    return pd.DataFrame(records).drop(columns=["above", "tied"]), records

@@ -41,9 +41,8 @@ def recall(embedded: Mapping[str, Embedded], scored: list[Scored]) -> float:
 
 def reversed_order(embedded: Mapping[str, Embedded], scored: list[Scored]) -> float:
     """A similarity sorted as if it were a distance."""
-    return mean_recall(
-        [_reranked(one, above=one.candidates - 1 - one.ranks.above - one.ranks.tied) for one in scored], 10
-    )
+    turned = [Ranks(one.candidates - 1 - one.ranks.above - one.ranks.tied, one.ranks.tied) for one in scored]
+    return mean_recall([replace(one, ranks=ranks) for one, ranks in zip(scored, turned, strict=True)], 10)
 
 
 def other_order(embedded: Mapping[str, Embedded], scored: list[Scored]) -> float:
@@ -81,33 +80,28 @@ def mistakes(params: DPO) -> list[Mistake]:
 def run_mistakes(bench: Bench, params: DPO, every: int) -> pd.DataFrame:
     """Columns mistake, step, recall@10, chance, hubness, alignment; what only reads wrongly shares one run."""
     small, dev, evaluation = base(params), bench.prepared.splits.dev, bench.prepared.stage.study.evaluation
-    tables: dict[str, list[dict]] = {}
     runs: dict[tuple, list[Mistake]] = {}
     for mistake in mistakes(small):
         runs.setdefault((mistake.slip, mistake.changes), []).append(mistake)
+    rows = []
     for (slip, changes), group in tqdm(runs.items(), desc="mistakes", unit="run"):
 
         def look(sides: Sides, group=group) -> dict:
             embedded = embed_parts(sides, dev, evaluation)
             scored = score_embedded(embedded, evaluation, "dev")
-            described = describe(embedded, scored)
-            for mistake in group:
-                tables.setdefault(mistake.name, []).append({
-                    "recall@10": mistake.reading(embedded, scored),
-                    **{name: described[name] for name in ("chance", "hubness", "alignment")},
-                })  # fmt: skip
-            return {}
+            readings = {mistake.name: mistake.reading(embedded, scored) for mistake in group}
+            return {"readings": readings, **describe(embedded, scored)}
 
         outcome = run_cell(bench, small.model_copy(update=dict(changes)), every=every, look=look, slip=slip)
-        for mistake in group:
-            for row, record in zip(tables[mistake.name], outcome.track, strict=True):
-                row["step"] = record["step"]
-    rows = [{"mistake": m.name, **row} for m in mistakes(small) for row in tables[m.name]]
-    return pd.DataFrame(rows)[["mistake", "step", "recall@10", "chance", "hubness", "alignment"]]
-
-
-def _reranked(one: Scored, above: Tensor) -> Scored:
-    return replace(one, ranks=Ranks(above, one.ranks.tied))
+        rows += [
+            {**record, "mistake": name, "recall@10": reading}
+            for record in outcome.track
+            for name, reading in record["readings"].items()
+        ]
+    table = pd.DataFrame(rows)[["mistake", "step", "recall@10", "chance", "hubness", "alignment"]]
+    order = [mistake.name for mistake in mistakes(small)]
+    return table.sort_values(["mistake", "step"], key=lambda c: c.map(order.index) if c.name == "mistake" else c,
+                             ignore_index=True)  # fmt: skip
 
 
 def _hits_in_another_order(e: Embedded) -> float:

@@ -46,18 +46,16 @@ def _mine_in(
             "so many train images a category has beside an edit's own two"
         )
     images = images if images.ndim == 2 else F.normalize(images.mean(1), dim=-1)  # one vector an image
-    options = {"num_negatives": params.num_negatives, "seed": seed, "progress": False, "index": params.index}
-    if params.index == "ivf":
-        options |= {"nlist": params.nlist, "nprobe": params.nprobe}
-    if params.sampling == "random":
-        options = {**options, "index": "flat", "range_max": others, "sampling_strategy": "random"}
-        options.pop("nlist", None), options.pop("nprobe", None)
-    elif params.sampling == "semi_hard":
+    options = {"num_negatives": params.num_negatives, "seed": seed, "progress": False}
+    index = {"index": params.index, "nlist": params.nlist, "nprobe": params.nprobe}
+    if params.sampling == "semi_hard":
         positives = [[target] for target, _ in own]
-        return _filled(_semi_hard(queries, images, positives, own, params, options), own, pool, seed)
+        return _filled(_semi_hard(queries, images, positives, own, params, options | index), own, pool, seed)
+    if params.sampling == "random":
+        options |= {"range_max": others, "sampling_strategy": "random"}  # asks no index: the whole pool is drawn from
     else:
         strategy = "random" if params.sampling == "band" else "top"
-        options |= {"range_min": params.range_min, "range_max": params.range_max, "sampling_strategy": strategy}
+        options |= index | {"range_min": params.range_min, "range_max": params.range_max, "sampling_strategy": strategy}
     mined = mine_hard_negatives(queries, images, own, **options)
     return _filled(mined.indices, own, pool, seed)
 

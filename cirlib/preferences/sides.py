@@ -8,6 +8,7 @@ Shapes: B queries or images, D embedding width, Q query tokens.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from copy import copy, deepcopy
 
@@ -36,7 +37,7 @@ class Memo:
         return torch.stack([self.known[key] for key in keys])
 
 
-class Sides(nn.Module):
+class Sides(nn.Module, ABC):
     """Embeds queries and images; its parameters are what learns. Starts where the frozen model is."""
 
     def __init__(self, width: int, trains: str | None, device: torch.device) -> None:
@@ -45,13 +46,13 @@ class Sides(nn.Module):
         self.image_map = _identity(width, device) if trains == "both_projections" else None
         self.device = device
 
+    @abstractmethod
     def query_vectors(self, references: Sequence[str], texts: Sequence[str]) -> Tensor:
         """Query vectors (B, D) of reference images and edits, before they are normalised."""
-        raise NotImplementedError
 
+    @abstractmethod
     def image_vectors(self, ids: Sequence[str]) -> Tensor:
         """Normalised image vectors, (B, D) or (B, Q, D)."""
-        raise NotImplementedError
 
 
 class TwoTowerSides(Sides):
