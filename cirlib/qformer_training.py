@@ -12,10 +12,9 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from cirlib.benchmarks import Benchmark, sample_join
-from cirlib.composers.qformer import Form, QFormerComposer, build_qformer, load_weights, save_weights
+from cirlib.composers.qformer import Form, QFormerComposer, build_qformer, load_weights, one_vector, save_weights
 from cirlib.devices import best_device
 from cirlib.encoders.live import LiveFeatures
 from cirlib.encoders.mini import quiet_transformers
@@ -203,8 +202,7 @@ def _mine(composer: QFormerComposer, store: Features, sampler: TripletSampler, s
     for category, gallery in enumerate(sampler.galleries):
         mine = np.flatnonzero(sampler.category == category)
         queries = embed_queries(composer, store, sampler.references[mine], [_full_text(sampler, i) for i in mine])
-        images = embed_gallery(composer, store, gallery)
-        images = images if images.ndim == 2 else F.normalize(images.mean(1), dim=-1)  # one vector an image
+        images = one_vector(embed_gallery(composer, store, gallery))
         own = np.stack([sampler.targets[mine], sampler.references[mine]], 1)
         mined = mine_hard_negatives(
             queries, images, _positions(gallery, own), num_negatives=params.hard_negatives,

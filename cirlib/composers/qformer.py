@@ -132,6 +132,11 @@ class QFormerComposer(nn.Module):
         return states[:, size]
 
 
+def one_vector(images: Tensor) -> Tensor:
+    """Target embeddings (M, D), or (M, Q, D) as the normalised mean of their tokens, for what wants one an image."""
+    return images if images.ndim == 2 else F.normalize(images.mean(1), dim=-1)
+
+
 def _with_queries(mask: Tensor, queries: int) -> Tensor:
     """Text mask (B, L) to the mask of query and text tokens (B, Q + L)."""
     return torch.cat([mask.new_ones(len(mask), queries), mask], dim=1)

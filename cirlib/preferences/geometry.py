@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cirlib.composers.qformer import one_vector
 from cirlib.evaluation import Scored
 
 QUANTILES = (10, 25, 50, 75, 90)
@@ -60,7 +61,7 @@ def describe(
     rows = []
     for vectors, gallery, wanted, one in zip(raw, galleries, targets, scored, strict=True):
         queries = F.normalize(vectors, dim=-1)
-        images = gallery if gallery.ndim == 2 else F.normalize(gallery.mean(1), dim=-1)
+        images = one_vector(gallery)
         best = (queries @ images.T).topk(min(10, len(images)), dim=1).indices.numpy()
         places = np.array(one.places)
         rows.append({

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from cirlib.composers.qformer import one_vector
 from cirlib.evaluation import Scored, mean_recall
 from cirlib.metrics import Ranks
 from cirlib.params import DPO
@@ -128,5 +129,4 @@ def _saturated(embedded: Mapping[str, Embedded], scored: list[Scored], missed: b
 
 
 def _scores(e: Embedded) -> Tensor:
-    images = e.gallery if e.gallery.ndim == 2 else F.normalize(e.gallery.mean(1), dim=-1)
-    return F.normalize(e.raw, dim=-1) @ images.T  # (N, M)
+    return F.normalize(e.raw, dim=-1) @ one_vector(e.gallery).T  # (N, M)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 from torch import Tensor
-from torch.nn import functional as F
 
+from cirlib.composers.qformer import one_vector
 from cirlib.mining import mine_hard_negatives
 from cirlib.params import DPO, ParameterError
 from cirlib.preferences.edits import Edits
@@ -45,7 +45,7 @@ def _mine_in(
             f"dpo.range_min + dpo.num_negatives is {first} + {params.num_negatives}, at most {others} is allowed: "
             "so many train images a category has beside an edit's own two"
         )
-    images = images if images.ndim == 2 else F.normalize(images.mean(1), dim=-1)  # one vector an image
+    images = one_vector(images)
     options = {"num_negatives": params.num_negatives, "seed": seed, "progress": False}
     index = {"index": params.index, "nlist": params.nlist, "nprobe": params.nprobe}
     if params.sampling == "semi_hard":
