@@ -95,6 +95,10 @@ class QFormerComposer(nn.Module):
         states = self.qformer(query_embeds=self.embeddings(input_ids=ids), query_length=0, attention_mask=mask)
         return F.normalize(self.text_projection(states.last_hidden_state[:, 0]), dim=-1)
 
+    def fuse(self, reference: Tensor, texts: Sequence[str]) -> Tensor:
+        """The query states (B, Q, H) after one pass with the reference tokens (B, T, C) and B texts."""
+        return self._fuse(reference, *self.tokenize(texts))
+
     def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids and mask, (B, L) each, on the module's device."""
         return self._pad(self._encode(texts))
