@@ -1,0 +1,145 @@
+"""Why a query was missed: what the first image retrieved in the target's place has of the edit and of the reference.
+
+Where the true attributes of every picture are known, they decide. Elsewhere the two-tower model and the captions
+stand in: an image "fits the edit" when it is as near to the words as the target is, and "keeps the garment" when it is
+as near to the reference.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from cirlib.benchmarks import Benchmark, Triplet
+from cirlib.encoders.clip import TwoTowers
+from cirlib.encoders.store import FeatureStore
+from cirlib.evaluation import Scored
+from cirlib.metrics import bootstrap_ci
+from cirlib.zero_shot import embed_texts
+
+IGNORED_EDIT = "ignored the edit"
+IGNORED_REFERENCE = "ignored the reference"
+NEAR_MISS = "near miss in one attribute"
+ALSO_RIGHT = "arguably right too"
+NEITHER = "part of each"
+REASONS = (IGNORED_EDIT, IGNORED_REFERENCE, NEAR_MISS, ALSO_RIGHT, NEITHER)
+AGREEMENT = 0.5  # share of words that two edits must have in common to ask the same
+
+Attributes = Mapping[str, Mapping[str, str]]  # image id → attribute → value
+Judge = Callable[[Scored], list[str]]
+
+
+def first_wrong(one: Scored) -> list[str]:
+    """The best-ranked image of each query that is not among its targets."""
+    return [
+        next(image for image in top if image not in triplet.targets)
+        for triplet, top in zip(one.benchmark.triplets, one.top, strict=True)
+    ]
+
+
+def by_attributes(attributes: Attributes) -> Judge:
+    """Reasons by the true attributes of the pictures."""
+
+    def judge(one: Scored) -> list[str]:
+        return [
+            attribute_reason(*(attributes[image] for image in (triplet.reference, triplet.targets[0], found)))
+            for triplet, found in zip(one.benchmark.triplets, first_wrong(one), strict=True)
+        ]
+
+    return judge
+
+
+def attribute_reason(reference: Mapping[str, str], target: Mapping[str, str], found: Mapping[str, str]) -> str:
+    """The reason that one image was retrieved instead of the target.
+
+    ``ignored the edit``: of what the edit changes, nothing is as asked. ``near miss``: one asked thing is not, all
+    else is. ``arguably right too``: everything asked for, and at most one thing changed that nobody spoke of.
+    ``ignored the reference``: everything asked for, but more is changed. ``part of each``: the rest.
+    """
+    changed = [name for name in target if target[name] != reference[name]]
+    undone = sum(found[name] != target[name] for name in changed)
+    lost = sum(found[name] != target[name] for name in target if name not in changed)
+    if undone == 0:
+        return ALSO_RIGHT if lost <= 1 else IGNORED_REFERENCE
+    if undone == 1 and lost == 0 and len(changed) > 1:
+        return NEAR_MISS
+    return IGNORED_EDIT if undone == len(changed) else NEITHER
+
+
+def by_towers(towers: TwoTowers, store: FeatureStore, style: str) -> Judge:
+    """Reasons by likeness in the two-tower space; captions joined as ``style`` says."""
+
+    def judge(one: Scored) -> list[str]:
+        triplets, found = one.benchmark.triplets, first_wrong(one)
+        texts = embed_texts(towers, one.benchmark, style)  # (N, D)
+        references = store[[triplet.reference for triplet in triplets]]  # (N, D)
+        targets = store[[triplet.targets[0] for triplet in triplets]]
+        others = store[found]
+        fits = (texts * others).sum(-1) >= (texts * targets).sum(-1)  # (N,)
+        keeps = (references * others).sum(-1) >= (references * targets).sum(-1)
+        same = torch.tensor(_asked_alike(one.benchmark, found))
+        return [
+            ALSO_RIGHT if alike or (fit and keep) else IGNORED_EDIT if keep else IGNORED_REFERENCE if fit else NEITHER
+            for alike, fit, keep in zip(same.tolist(), fits.tolist(), keeps.tolist(), strict=True)
+        ]
+
+    return judge
+
+
+def _asked_alike(benchmark: Benchmark, found: Sequence[str]) -> list[bool]:
+    """Whether another query in much the same words has the image found as its target."""
+    asked: dict[str, list[Triplet]] = {}
+    for triplet in benchmark.triplets:
+        for target in triplet.targets:
+            asked.setdefault(target, []).append(triplet)
+    return [
+        any(word_overlap(triplet.captions, other.captions) >= AGREEMENT for other in asked.get(image, ()))
+        for triplet, image in zip(benchmark.triplets, found, strict=True)
+    ]
+
+
+def word_overlap(first: Sequence[str], second: Sequence[str]) -> float:
+    """Words that two edits share, as a fraction of all words of either, in [0, 1]."""
+    one, other = (set(re.findall(r"\w+", " ".join(captions).lower())) for captions in (first, second))
+    return len(one & other) / max(1, len(one | other))
+
+
+def reason_table(scored: Sequence[Scored], reasons: Sequence[Sequence[str]], k: int = 10) -> pd.DataFrame:
+    """What share of the misses has which reason: columns reason, misses, value, ci_low, ci_high; a row a reason."""
+    missed = np.array([why for one, part in zip(scored, reasons, strict=True) for why in _of_misses(one, part, k)])
+    rows = []
+    for reason in REASONS if len(missed) else ():
+        inside = (missed == reason).astype(float)
+        rows.append([reason, int(inside.sum()), inside.mean(), *bootstrap_ci(inside)])
+    return pd.DataFrame(rows, columns=["reason", "misses", "value", "ci_low", "ci_high"])
+
+
+def agreement(true: Sequence[Sequence[str]], estimated: Sequence[Sequence[str]]) -> pd.DataFrame:
+    """How often each estimated reason goes with each true one, over all queries: counts, a row a true reason."""
+    pairs = [pd.Series(np.concatenate([np.asarray(part) for part in parts])) for parts in (true, estimated)]
+    return pd.crosstab(pairs[0], pairs[1], rownames=["by attributes"], colnames=["by likeness"])
+
+
+def _of_misses(one: Scored, reasons: Sequence[str], k: int) -> list[str]:
+    return [reason for reason, recall in zip(reasons, one.recall(k), strict=True) if recall < 1]
+
+
+def confusions(scored: Sequence[Scored], attributes: Attributes) -> dict[str, pd.DataFrame]:
+    """Attribute → wanted (rows) against retrieved values (columns), counts over all queries by the first result."""
+    pairs = [
+        (attributes[triplet.targets[0]], attributes[top[0]])
+        for one in scored
+        for triplet, top in zip(one.benchmark.triplets, one.top, strict=True)
+    ]
+    names = list(dict.fromkeys(name for wanted, _ in pairs for name in wanted))
+    tables = {}
+    for name in names:
+        wanted, found = ([str(side[name]) for side in sides] for sides in zip(*pairs, strict=True))
+        values = sorted({*wanted, *found})
+        table = pd.crosstab(pd.Series(wanted), pd.Series(found)).reindex(index=values, columns=values, fill_value=0)
+        tables[name] = table.rename_axis(index="wanted", columns="retrieved")
+    return tables
