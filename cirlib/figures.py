@@ -187,7 +187,7 @@ def recall_bars(summary: pd.DataFrame, metric: str = "recall@10", methods: Seque
     bars = len(methods) * len(categories)
     title = metric_label(metric) + (" by category" if len(categories) > 1 else "")
     size = (float(np.clip(2.5 + 0.42 * bars, 10.6, 13.5)), 5.6)
-    figure, (axes,) = _panels(1, size, title, _context(rows))
+    figure, (axes,) = _panels(1, size, title, context(rows))
     centres = np.arange(len(categories)) + np.where(np.array(categories) == "mean", 0.15, 0)
     width = 0.84 / max(3, len(methods))
     for i, (method, colour) in enumerate(_colours(methods).items()):
@@ -228,7 +228,7 @@ def _select(
     return summary
 
 
-def _context(rows: pd.DataFrame) -> str:
+def context(rows: pd.DataFrame) -> str:
     """Protocol, queries and gallery of the rows, as a subtitle."""
     each = rows[rows["category"] != "mean"]
     each = rows if each.empty else each
@@ -291,7 +291,7 @@ def recall_before_after(summary: pd.DataFrame, before: str, after: str, *, categ
     cells = rows.set_index(["method", "metric"])
     first, second = (cells.reindex([(method, m) for m in metrics]) for method in (before, after))
     title = f"{method_label(before)} → {method_label(after)}"
-    figure, (axes,) = _panels(1, (10, 2.3 + 0.62 * len(metrics)), title, f"{category}  ·  {_context(rows)}")
+    figure, (axes,) = _panels(1, (10, 2.3 + 0.62 * len(metrics)), title, f"{category}  ·  {context(rows)}")
     places = np.arange(len(metrics), dtype=float)
     ends = (100 * first["value"].to_numpy(), 100 * second["value"].to_numpy())
     axes.hlines(places, *ends, color=FAINT, linewidth=5, zorder=1, label="_change")

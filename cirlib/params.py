@@ -182,7 +182,7 @@ class DPO(Block):
 
 class FailureCases(Block):
     method: str | None = None  # None: the best method of the study
-    misses_per_kind: Count = 1
+    rows: Count = 6  # of a picture sheet
 
 
 STAGES = {

@@ -29,6 +29,7 @@ from cirlib.stage import Stage
 
 CACHE_ADVICE = "make room on it, move data/ to another, or set models.cache_tokens to false"
 
+Attributes = Mapping[str, Mapping[str, str]]  # image id → attribute → value
 Pairs = list[dict[str, str]]  # {"image": id, "caption": text}
 
 
@@ -69,6 +70,12 @@ class Prepared:
             names = [local_name(self.stage, name) for name in (models.clip, models.clip_pretrained)]
             return load_clip(*names, device=device, dtype=dtype)
         return load_mini_towers(_heads_file(self.stage), models.image_size, device=device, dtype=dtype)
+
+    @cached_property
+    def attributes(self) -> Attributes | None:
+        """The true attributes of every picture, where the data has them: drawn garments do."""
+        file = self.stage.images / "attributes.json"
+        return json.loads(file.read_text()) if file.is_file() else None
 
     def pairs(self, name: str) -> Pairs:
         """The image–caption pairs ``alignment`` or ``pretraining``; empty where the data has none."""

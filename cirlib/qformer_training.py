@@ -314,6 +314,18 @@ def new_composer(prepared: Prepared) -> QFormerComposer:
     return composer.to(best_device())
 
 
+def trained_composer(prepared: Prepared, name: str) -> QFormerComposer:
+    """A Q-Former as the study's training left it, to be used: ``qformer``, ``qformer_hard_negatives``, ``pretrained``.
+
+    Raises:
+        StageError: training has not run; the message names the command.
+    """
+    folder = prepared.stage.require(prepared.stage.results("qformer") / "checkpoints" / name, "qformer")
+    composer = new_composer(prepared)
+    load_weights(composer, folder)
+    return composer.eval()
+
+
 def train_qformer(prepared: Prepared) -> tuple[dict[str, QFormerComposer], pd.DataFrame]:
     """:func:`train_here`, or the same on ``qformer.processes`` processes where that is more than one."""
     stage = prepared.stage

@@ -225,15 +225,12 @@ def _tile(
 
 def _heated(image: Image.Image, heat: NDArray[np.float64]) -> Image.Image:
     """The image in grey with ``heat`` (S, S) over it, from nothing to bright yellow."""
-    level = Image.fromarray((heat / max(heat.max(), 1e-12)).astype(np.float32)).resize(
-        image.size, Image.Resampling.BICUBIC
-    )
-    strength = np.clip(np.asarray(level), 0, 1)[..., None]  # (H, W, 1)
+    level = Image.fromarray((heat / max(heat.max(), 1e-12)).astype(np.float32))
+    strength = np.clip(np.asarray(level.resize(image.size, Image.Resampling.BICUBIC)), 0, 1)  # (H, W)
+    cover = 0.75 * strength[..., None]
     grey = np.asarray(image.convert("L").convert("RGB"), float)
-    colours = 255 * mpl.colormaps["inferno"](strength[..., 0])[..., :3]
-    return Image.fromarray(
-        np.clip((1 - 0.75 * strength) * 0.75 * grey + 0.75 * strength * colours, 0, 255).astype(np.uint8)
-    )
+    glow = 255 * mpl.colormaps["inferno"](strength)[..., :3]
+    return Image.fromarray(((1 - cover) * 0.75 * grey + cover * glow).round().astype(np.uint8))
 
 
 def _edit(figure: Figure, text: str, corner: tuple[float, float], size: tuple[float, float], points: float) -> None:

@@ -60,7 +60,8 @@ def recall_by(tables: Mapping[str, pd.DataFrame], *, context: str = "") -> Figur
         axes.plot(places, 100 * table["value"], "o-", color=BLUE, markersize=8)
         whiskers(axes, places, table)
         _chance(axes, table["chance"].mean())
-        labels = [f"{row.group.replace(' to ', ' to\n')}\nn = {row.queries:,}" for row in table.itertuples()]
+        groups = table["group"].str.replace(" to ", " to\n")
+        labels = [f"{group}\nn = {queries:,}" for group, queries in zip(groups, table["queries"], strict=True)]
         axes.set_xticks(places, labels, size=10.5)
         axes.set(xlabel=name, xlim=(-0.5, len(table) - 0.5))
         axes.grid(visible=False, axis="x")

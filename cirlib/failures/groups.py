@@ -10,7 +10,7 @@ import pandas as pd
 from cirlib.benchmarks import Triplet
 from cirlib.encoders.store import FeatureStore
 from cirlib.evaluation import Scored
-from cirlib.failures.edits import edit_kinds, kind_names, subjects
+from cirlib.failures.edits import edit_kinds, kind_names, subjects, unclassified_share
 from cirlib.metrics import bootstrap_ci
 
 COLUMNS = ["group", "queries", "value", "ci_low", "ci_high", "chance"]
@@ -52,6 +52,11 @@ def by_likeness(scored: Sequence[Scored], store: FeatureStore, k: int = 10) -> p
     return _by_fifths(scored, cosines, "{:.2f}", k)
 
 
+def unclassified(scored: Sequence[Scored]) -> float:
+    """The share of the queries whose edit has no known word, in [0, 1]."""
+    return unclassified_share([triplet.captions for one in scored for triplet in one.benchmark.triplets])
+
+
 def miss_table(scored: Sequence[Scored], reasons: Sequence[Sequence[str]], k: int = 10) -> pd.DataFrame:
     """Every query whose target is not surely in the top k, worst first.
 
@@ -88,18 +93,21 @@ def _recall_by(
     scored: Sequence[Scored], groups_of: Callable[[Triplet], list[str]], order: Sequence[str], k: int
 ) -> pd.DataFrame:
     """One row a group that has queries, in ``order``: :data:`COLUMNS`, fractions of 1."""
-    groups = [[groups_of(triplet) for triplet in one.benchmark.triplets] for one in scored]
+    queries = pd.DataFrame(
+        [
+            (group, recall, min(1.0, k / one.candidates))
+            for one in scored
+            for triplet, recall in zip(one.benchmark.triplets, one.recall(k), strict=True)
+            for group in groups_of(triplet)
+        ],
+        columns=["group", "recall", "chance"],
+    )
     rows = []
-    for name in order:
-        inside = [np.array([name in own for own in part]) for part in groups]
-        value = np.concatenate([one.recall(k)[rows] for one, rows in zip(scored, inside, strict=True)])
-        if len(value):
-            chances = [
-                [min(1.0, k / one.candidates)] * int(rows.sum()) for one, rows in zip(scored, inside, strict=True)
-            ]
-            low, high = bootstrap_ci(value)
-            rows.append([name, len(value), value.mean(), low, high, np.mean(sum(chances, []))])
-    return pd.DataFrame(rows, columns=COLUMNS)
+    for name, inside in queries.groupby("group"):
+        value = inside["recall"].to_numpy()
+        rows.append([name, len(value), value.mean(), *bootstrap_ci(value), inside["chance"].mean()])
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    return table.sort_values("group", key=lambda column: column.map(list(order).index), ignore_index=True)
 
 
 def _by_fifths(scored: Sequence[Scored], values: Sequence[Sequence[float]], form: str, k: int) -> pd.DataFrame:

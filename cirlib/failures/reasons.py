@@ -19,6 +19,7 @@ from cirlib.encoders.clip import TwoTowers
 from cirlib.encoders.store import FeatureStore
 from cirlib.evaluation import Scored
 from cirlib.metrics import bootstrap_ci
+from cirlib.preparation import Attributes
 from cirlib.zero_shot import embed_texts
 
 IGNORED_EDIT = "ignored the edit"
@@ -29,7 +30,6 @@ NEITHER = "part of each"
 REASONS = (IGNORED_EDIT, IGNORED_REFERENCE, NEAR_MISS, ALSO_RIGHT, NEITHER)
 AGREEMENT = 0.5  # share of words that two edits must have in common to ask the same
 
-Attributes = Mapping[str, Mapping[str, str]]  # image id → attribute → value
 Judge = Callable[[Scored], list[str]]
 
 

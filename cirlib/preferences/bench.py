@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,9 +16,8 @@ from cirlib.encoders.clip import TwoTowers, fingerprint
 from cirlib.params import DPO
 from cirlib.preferences.edits import Edits, draw_edits
 from cirlib.preferences.image_tower import ImageTower, LastStage, WholeTower, encode_early
-from cirlib.preferences.negatives import Attributes
 from cirlib.preferences.sides import Memo, QFormerSides, Sides, TwoTowerSides
-from cirlib.preparation import Prepared, needed_images
+from cirlib.preparation import Attributes, Prepared, needed_images
 from cirlib.qformer_training import embed_gallery, embed_queries, new_composer
 
 
@@ -55,11 +53,10 @@ class Bench:
         embedded = zero_shot.embed(self.towers, self.prepared.clip, dev, study.evaluation.captions)
         return zero_shot.best_weights(zero_shot.sweep(study.zero_shot.weights, embedded, study.evaluation))["sum"]
 
-    @cached_property
+    @property
     def attributes(self) -> Attributes | None:
         """The true attributes of every picture, where the data has them: drawn garments do."""
-        file = self.prepared.stage.images / "attributes.json"
-        return json.loads(file.read_text()) if file.is_file() else None
+        return self.prepared.attributes
 
     def edits(self, params: DPO) -> Edits:
         """The train edits that a run with ``params`` uses."""

@@ -11,8 +11,7 @@ from cirlib.composers.qformer import one_vector
 from cirlib.mining import mine_hard_negatives
 from cirlib.params import DPO, ParameterError
 from cirlib.preferences.edits import Edits
-
-Attributes = Mapping[str, Mapping[str, str]]  # image id → attribute → value
+from cirlib.preparation import Attributes
 
 
 def mine_negatives(edits: Edits, queries: Tensor, pools: Mapping[str, Tensor], params: DPO, seed: int) -> np.ndarray:

@@ -1,0 +1,107 @@
+"""What 05_failure_cases shows: one method's misses, and the best methods of the study beside it."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from cirlib import figures, sheets
+from cirlib.evaluation import Scored
+from cirlib.failures import groups, reasons
+from cirlib.failures.exchanges import best_of_families
+from cirlib.failures.looks import look_rows
+from cirlib.failures.rows import fixed_queries, fixed_rows, of_method
+from cirlib.preparation import Prepared
+from cirlib.qformer_training import trained_composer
+
+
+class Analysis:
+    """One method of the study (its best, unless the parameter ``method`` names another), and what it is compared with.
+
+    Attributes:
+        method: the method whose misses are taken apart.
+        scored: it on the reported queries, a category each.
+        best: family of methods → its best one.
+        context: protocol, queries and gallery, for the figures.
+
+    Raises:
+        ParameterError: the study has no such method.
+    """
+
+    def __init__(self, prepared: Prepared, summary: pd.DataFrame, scored: list[Scored]) -> None:
+        self.prepared, self.all = prepared, scored
+        self.method = prepared.stage.params.method or groups.best_method(summary)
+        self.scored = of_method(scored, self.method)
+        self.best = best_of_families(summary)
+        self.context = figures.context(summary[summary["method"] == self.method])
+
+    @cached_property
+    def judge(self) -> reasons.Judge:
+        """By the true attributes of the pictures where the data has them, else by likeness."""
+        attributes = self.prepared.attributes
+        return self.by_likeness if attributes is None else reasons.by_attributes(attributes)
+
+    @cached_property
+    def by_likeness(self) -> reasons.Judge:
+        style = self.prepared.stage.study.evaluation.captions
+        return reasons.by_towers(self.prepared.towers(), self.prepared.clip, style)
+
+    def reasons_of(self, method: str) -> list[list[str]]:
+        """The reason of each query, a list a category, as if it were missed."""
+        return [self.judge(one) for one in of_method(self.all, method)]
+
+    def reason_tables(self) -> dict[str, pd.DataFrame]:
+        """Method → the reasons of its misses, for the best of each family."""
+        return {m: reasons.reason_table(of_method(self.all, m), self.reasons_of(m)) for m in self.best.values()}
+
+    def confusions(self) -> dict[str, pd.DataFrame]:
+        """Wanted against retrieved values of each attribute; empty where the data does not know any."""
+        attributes = self.prepared.attributes
+        return {} if attributes is None else reasons.confusions(self.scored, attributes)
+
+    def checked(self) -> pd.DataFrame:
+        """Reasons by true attributes against reasons by likeness; empty where there are no attributes."""
+        if self.prepared.attributes is None:
+            return pd.DataFrame()
+        return reasons.agreement(
+            [self.judge(one) for one in self.scored], [self.by_likeness(one) for one in self.scored]
+        )
+
+    def fixed(self, count: int) -> Figure:
+        """What the best Q-Former finds and the best zero-shot method does not, as pictures."""
+        if not {"zero-shot", "Q-Former"} <= set(self.best):
+            return figures.note("The study has no Q-Former beside a zero-shot method.")
+        before, after = (of_method(self.all, self.best[family]) for family in ("zero-shot", "Q-Former"))
+        rows = fixed_rows(after, before, count)
+        title = f"Fixed by the {figures.method_label(self.best['Q-Former'])}"
+        return sheets.retrieval_rows(rows, title=title) if rows else figures.note("Nothing was fixed.")
+
+    def looks(self, count: int) -> Figure:
+        """Where the best Q-Former's tokens look: in queries it fixed, and in its worst misses."""
+        name = self.best.get("Q-Former")
+        if name is None:
+            return figures.note("The study has no Q-Former.")
+        own = of_method(self.all, name)
+        missed = sorted(
+            ((one, row) for one in own for row in range(len(one.places))), key=lambda query: -query[0].places[query[1]]
+        )
+        fixed = fixed_queries(own, of_method(self.all, self.best["zero-shot"])) if "zero-shot" in self.best else []
+        chosen = [*fixed[: -(-count // 2)], *missed[: count // 2]]
+        composer, study = trained_composer(self.prepared, name), self.prepared.stage.study
+        return sheets.look_rows(look_rows(composer, self.prepared.tokens, chosen, study.evaluation.captions))
+
+    def write_metrics(self, kinds: pd.DataFrame, folder: Path) -> None:
+        """Recall by kind of edit, reasons of the misses, share of edits not understood: to ``metrics.json``."""
+        table = reasons.reason_table(self.scored, self.reasons_of(self.method))
+        content = {
+            "method": self.method,
+            "misses": int(table["misses"].sum()),
+            "recall@10": {row.group: round(row.value, 6) for row in kinds.itertuples()},
+            "reasons": {row.reason: round(row.value, 6) for row in table.itertuples()},
+            "unclassified": round(groups.unclassified(self.scored), 6),
+        }
+        (folder / "metrics.json").write_text(json.dumps(content, indent=2) + "\n")
