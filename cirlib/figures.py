@@ -8,9 +8,11 @@ told apart by colour-blind readers, and no figure says something by colour alone
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
+from io import BytesIO
 from itertools import cycle
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -25,6 +27,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from cirlib.files import replace_file
 
 P = ParamSpec("P")
 Floats = NDArray[np.float64]
@@ -52,6 +58,7 @@ SUMMARY_COLUMNS = (
     "complete",
 )  # fmt: skip
 DPI = 150
+ALT_LENGTH = 1000  # characters of a figure's text for who cannot see it
 HEADER = 0.85  # height of title and subtitle in inches
 
 
@@ -70,13 +77,43 @@ def theme() -> None:
 
 
 def save(figure: Figure, path: Path | str) -> None:
-    """Write the figure as a PNG, the same bytes for the same figure. Raises ValueError for another suffix."""
+    """Write the figure as a PNG that says in words what it shows, the same bytes for the same figure.
+
+    Figures with pictures in them get a palette of 256 colours, a quarter of the size. Raises ValueError for another
+    suffix.
+    """
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise ValueError(f"figures are saved as .png, not as {path.name!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
+    drawn = BytesIO()
     with _own_settings():
-        figure.savefig(path, dpi=DPI, bbox_inches="tight", pad_inches=0.15, metadata={"Software": None})
+        figure.savefig(drawn, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.15)
+    image, said = Image.open(drawn).convert("RGB"), PngInfo()
+    if any(axes.images for axes in figure.axes):
+        image = image.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    said.add_text("Description", alt_text(figure))
+    replace_file(path, lambda part: image.save(part, format="png", dpi=(DPI, DPI), pnginfo=said, optimize=True))
+
+
+def alt_text(figure: Figure) -> str:
+    """What the figure says, for who cannot see it: headline, then of each chart its axes and the words in it."""
+    parts = [text.get_text() for text in figure.texts]
+    for axes in figure.axes:
+        labels = [f"{name}: {label}" for name, label in (("x", axes.get_xlabel()), ("y", axes.get_ylabel())) if label]
+        legend = axes.get_legend()
+        ticks = [
+            label for label in (*axes.get_yticklabels(), *axes.get_xticklabels()) if not _is_number(label.get_text())
+        ]
+        words = [axes.get_title("left"), axes.get_title(), *labels]
+        words += [text.get_text() for text in (*(legend.get_texts() if legend else ()), *ticks, *axes.texts)]
+        parts.append(", ".join(dict.fromkeys(filter(None, words))))
+    text = ". ".join(" ".join(part.split()) for part in parts if part.strip())
+    return textwrap.shorten(text, ALT_LENGTH, placeholder=" …")
+
+
+def _is_number(text: str) -> bool:
+    return not text.strip("−-+.,%0123456789 ")
 
 
 @contextmanager
@@ -228,14 +265,15 @@ def _select(
     return summary
 
 
-def context(rows: pd.DataFrame) -> str:
-    """Protocol, queries and gallery of the rows, as a subtitle."""
+def context(rows: pd.DataFrame, *, intervals: bool = True) -> str:
+    """Protocol, queries and gallery of the rows, as a subtitle; ``intervals``: the chart draws them as lines."""
     each = rows[rows["category"] != "mean"]
     each = rows if each.empty else each
     per = " a category" if each["category"].nunique() > 1 else ""
+    lines = "  ·  lines: 95 % interval" if intervals else ""
     counts = f"{_span(each['queries'])} queries and {_span(each['gallery'])} gallery images{per}"
     incomplete = "" if rows["complete"].astype(bool).all() else "  ·  * gallery incomplete"
-    return f"protocol: {rows['protocol'].iloc[0]}  ·  {counts}  ·  lines: 95 % interval{incomplete}"
+    return f"protocol: {rows['protocol'].iloc[0]}  ·  {counts}{lines}{incomplete}"
 
 
 def _mean_last(categories: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -26,7 +27,7 @@ class Analysis:
         method: the method whose misses are taken apart.
         scored: it on the reported queries, a category each.
         best: family of methods → its best one.
-        context: protocol, queries and gallery, for the figures.
+        context: protocol, queries and gallery, for figures with intervals; ``sample`` for others.
 
     Raises:
         ParameterError: the study has no such method.
@@ -37,7 +38,8 @@ class Analysis:
         self.method = prepared.stage.params.method or groups.best_method(summary)
         self.scored = of_method(scored, self.method)
         self.best = best_of_families(summary)
-        self.context = figures.context(summary[summary["method"] == self.method])
+        own = summary[summary["method"] == self.method]
+        self.context, self.sample = figures.context(own), figures.context(own, intervals=False)
 
     @cached_property
     def judge(self) -> reasons.Judge:
@@ -54,9 +56,19 @@ class Analysis:
         """The reason of each query, a list a category, as if it were missed."""
         return [self.judge(one) for one in of_method(self.all, method)]
 
-    def reason_tables(self) -> dict[str, pd.DataFrame]:
-        """Method → the reasons of its misses, for the best of each family."""
-        return {m: reasons.reason_table(of_method(self.all, m), self.reasons_of(m)) for m in self.best.values()}
+    def reasons(self) -> pd.DataFrame:
+        """The reasons of the misses of each family's best method, the column ``method`` first."""
+        tables = {m: reasons.reason_table(of_method(self.all, m), self.reasons_of(m)) for m in self.best.values()}
+        return _stacked(tables, "method")
+
+    def asked(self) -> pd.DataFrame:
+        """Recall by words, number of things changed and likeness, one below the other, the column ``by`` first."""
+        tables = {
+            "words in the captions": groups.by_words(self.scored),
+            "things the edit changes": groups.by_number(self.scored),
+            "likeness of reference and target": groups.by_likeness(self.scored, self.prepared.clip),
+        }
+        return _stacked(tables, "by")
 
     def confusions(self) -> dict[str, pd.DataFrame]:
         """Wanted against retrieved values of each attribute; empty where the data does not know any."""
@@ -105,3 +117,8 @@ class Analysis:
             "unclassified": round(groups.unclassified(self.scored), 6),
         }
         (folder / "metrics.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _stacked(tables: Mapping[str, pd.DataFrame], column: str) -> pd.DataFrame:
+    """Tables one below the other, the name of each in ``column``, which comes first."""
+    return pd.concat(tables, names=[column]).reset_index(column).reset_index(drop=True)

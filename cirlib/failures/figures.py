@@ -48,48 +48,47 @@ def kind_bars(table: pd.DataFrame, *, context: str = "") -> Figure:
 
 
 @themed
-def recall_by(tables: Mapping[str, pd.DataFrame], *, context: str = "") -> Figure:
-    """Recall@10 against what is asked, a panel a table (its name below it): :data:`COLUMNS`, groups in order."""
-    for name, table in tables.items():
-        check_table(table, f"recall_by: {name}", COLUMNS, COLUMNS[2:])
+def recall_by(table: pd.DataFrame, *, context: str = "") -> Figure:
+    """Recall@10 against what is asked, a panel each value of ``by``: by and :data:`COLUMNS`, groups in order."""
+    check_table(table, "recall_by", ("by", *COLUMNS), COLUMNS[2:])
+    tables = dict(list(table.groupby("by", sort=False)))
     figure = new_figure(13, 5.2, "Recall@10 by what is asked", context, layout="constrained")
     figure.get_layout_engine().set(rect=(0, 0, 1, 1 - HEADER / 5.2), wspace=0.05)
     panels = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
-    for axes, (name, table) in zip(panels, tables.items(), strict=True):
-        places = np.arange(len(table), dtype=float)
-        axes.plot(places, 100 * table["value"], "o-", color=BLUE, markersize=8)
-        whiskers(axes, places, table)
-        _chance(axes, table["chance"].mean())
-        groups = table["group"].str.replace(" to ", " to\n")
-        labels = [f"{group}\nn = {queries:,}" for group, queries in zip(groups, table["queries"], strict=True)]
+    for axes, (name, rows) in zip(panels, tables.items(), strict=True):
+        places = np.arange(len(rows), dtype=float)
+        axes.plot(places, 100 * rows["value"], "o-", color=BLUE, markersize=8)
+        whiskers(axes, places, rows)
+        _chance(axes, rows["chance"].mean())
+        groups = rows["group"].str.replace(" to ", " to\n")
+        labels = [f"{group}\nn = {queries:,}" for group, queries in zip(groups, rows["queries"], strict=True)]
         axes.set_xticks(places, labels, size=10.5)
-        axes.set(xlabel=name, xlim=(-0.5, len(table) - 0.5))
+        axes.set(xlabel=name, xlim=(-0.5, len(rows) - 0.5))
         axes.grid(visible=False, axis="x")
-    panels[0].set(ylabel="Recall@10 (%)", ylim=(0, min(106, 112 * max(t["ci_high"].max() for t in tables.values()))))
+    panels[0].set(ylabel="Recall@10 (%)", ylim=(0, min(106, 112 * table["ci_high"].max())))
     return figure
 
 
 @themed
-def reason_bars(tables: Mapping[str, pd.DataFrame], *, context: str = "") -> Figure:
-    """What share of a method's misses has which reason, a bar a method: reason, misses, value, ci_low, ci_high."""
-    for name, table in tables.items():
-        check_table(table, f"reason_bars: {name}", ("reason", "misses", "value", "ci_low", "ci_high"), ("value",))
-    reasons = list(dict.fromkeys(reason for table in tables.values() for reason in table["reason"]))
+def reason_bars(table: pd.DataFrame, *, context: str = "") -> Figure:
+    """What share of a method's misses has which reason: method, reason, misses, value, ci_low, ci_high."""
+    columns = ("method", "reason", "misses", "value", "ci_low", "ci_high")
+    check_table(table, "reason_bars", columns, columns[3:])
+    reasons, tables = list(table["reason"].unique()), dict(list(table.groupby("method", sort=False)))
     figure, axes = _one(10.6, 0.2 + 0.3 * len(reasons) * (len(tables) + 0.7), "Why targets are missed", context)
     step = 0.84 / len(tables)
-    for number, (method, table) in enumerate(tables.items()):
-        table = table.set_index("reason").reindex(reasons)
+    for number, (method, rows) in enumerate(tables.items()):
+        rows = rows.set_index("reason").reindex(reasons)
         places = np.arange(len(reasons)) + (number - (len(tables) - 1) / 2) * step
-        label = f"{method_label(method)}  ({int(table['misses'].sum()):,} misses)"
+        label = f"{method_label(method)}  ({int(rows['misses'].sum()):,} misses)"
         colour = METHODS[method][1] if method in METHODS else MUTED
-        axes.barh(places, 100 * table["value"], 0.9 * step, color=colour, label=label)
-        whiskers(axes, places, table, horizontal=True)
-        for place, row in zip(places, table.itertuples(), strict=True):
+        axes.barh(places, 100 * rows["value"], 0.9 * step, color=colour, label=label)
+        whiskers(axes, places, rows, horizontal=True)
+        for place, row in zip(places, rows.itertuples(), strict=True):
             at = (100 * row.ci_high, place)
             axes.annotate(percent(row.value), at, (5, 0), textcoords="offset points", va="center", size=10)
     axes.set_yticks(np.arange(len(reasons)), reasons)
-    highest = max(table["ci_high"].max() for table in tables.values())
-    axes.set(xlabel="share of the misses (%)", xlim=(0, 112 * highest), ylim=(len(reasons) - 0.5, -0.5))
+    axes.set(xlabel="share of the misses (%)", xlim=(0, 112 * table["ci_high"].max()), ylim=(len(reasons) - 0.5, -0.5))
     axes.grid(visible=False, axis="y")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(tables), borderaxespad=0.2)
     return figure

@@ -39,7 +39,7 @@ def look_rows(composer: QFormerComposer, store: Features, queries: Sequence[Quer
             target=one.benchmark.path(triplet.targets[0]),
             on_reference={"all tokens": _mean(maps), "the odd one": maps[odd_token(maps)].numpy()},
             on_target={"all tokens ": _mean(seen)} | ({} if best is None else {"the best": seen[best[number]].numpy()}),
-            title=f"{one.category}: rank {one.places[row]:,}",
+            title=f"{one.category}: {'found' if one.places[row] <= 10 else 'missed'}, rank {one.places[row]:,}",
         )
         for number, ((one, row), triplet, maps, seen) in enumerate(zip(queries, triplets, before, after, strict=True))
     ]

@@ -34,9 +34,9 @@ Judge = Callable[[Scored], list[str]]
 
 
 def first_wrong(one: Scored) -> list[str]:
-    """The best-ranked image of each query that is not among its targets."""
+    """The best-ranked image of each query that is not among its targets; the best where all that are known are."""
     return [
-        next(image for image in top if image not in triplet.targets)
+        next((image for image in top if image not in triplet.targets), top[0])
         for triplet, top in zip(one.benchmark.triplets, one.top, strict=True)
     ]
 
@@ -129,16 +129,21 @@ def _of_misses(one: Scored, reasons: Sequence[str], k: int) -> list[str]:
 
 
 def confusions(scored: Sequence[Scored], attributes: Attributes) -> dict[str, pd.DataFrame]:
-    """Attribute → wanted (rows) against retrieved values (columns), counts over all queries by the first result."""
+    """Attribute → wanted (rows) against retrieved values (columns), counts over all queries by the first result.
+
+    Attributes that no edit changes are left out.
+    """
     pairs = [
         (attributes[triplet.targets[0]], attributes[top[0]])
         for one in scored
         for triplet, top in zip(one.benchmark.triplets, one.top, strict=True)
     ]
-    names = list(dict.fromkeys(name for wanted, _ in pairs for name in wanted))
+    references = [attributes[triplet.reference] for one in scored for triplet in one.benchmark.triplets]
     tables = {}
-    for name in names:
-        wanted, found = ([str(side[name]) for side in sides] for sides in zip(*pairs, strict=True))
+    for name in pairs[0][0] if pairs else ():
+        if all(wanted[name] == reference[name] for (wanted, _), reference in zip(pairs, references, strict=True)):
+            continue  # no edit changes it
+        wanted, found = ([str(side[name] or "none") for side in sides] for sides in zip(*pairs, strict=True))
         values = sorted({*wanted, *found})
         table = pd.crosstab(pd.Series(wanted), pd.Series(found)).reindex(index=values, columns=values, fill_value=0)
         tables[name] = table.rename_axis(index="wanted", columns="retrieved")
