@@ -185,12 +185,21 @@ class FailureCases(Block):
     rows: Count = 6  # of a picture sheet
 
 
+class Search(Block):
+    """The search page; it is no stage of the pipeline, and writes nothing."""
+
+    left: str = "sum"  # the method of the left column
+    right: str | None = None  # None: the best trained method
+    hits: Annotated[int, Field(ge=1, le=50)] = 10  # results shown of each method
+
+
 STAGES = {
     "data_prep": DataPrep,
     "zero_shot": ZeroShot,
     "qformer": QFormer,
     "dpo": DPO,
     "failure_cases": FailureCases,
+    "search": Search,
 }
 
 
@@ -207,6 +216,7 @@ class Study(Block):
     qformer: QFormer = QFormer()
     dpo: DPO = DPO()
     failure_cases: FailureCases = FailureCases()
+    search: Search = Search()
 
 
 def load_study(path: Path) -> Study:

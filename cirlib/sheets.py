@@ -217,13 +217,13 @@ def _tile(
         axes.text(0.5, 0.5, "image\nmissing", transform=axes.transAxes, ha="center", va="center", color=MUTED)
     else:
         pixels = (round(2 * DPI * size[0]), round(2 * DPI * size[1]))
-        shown = image if heat is None else _heated(image, heat)
+        shown = image if heat is None else heated(image, heat)
         boxed = ImageOps.pad(shown, pixels, method=Image.Resampling.LANCZOS, color=PAPER)
         axes.imshow(np.asarray(boxed), aspect="auto", interpolation="antialiased")
     axes.spines[:].set(visible=True, color=GREEN if framed else FAINT, linewidth=5 if framed else 0.8)
 
 
-def _heated(image: Image.Image, heat: NDArray[np.float64]) -> Image.Image:
+def heated(image: Image.Image, heat: NDArray[np.float64]) -> Image.Image:
     """The image in grey with ``heat`` (S, S) over it, from nothing to bright yellow."""
     level = Image.fromarray((heat / max(heat.max(), 1e-12)).astype(np.float32))
     strength = np.clip(np.asarray(level.resize(image.size, Image.Resampling.BICUBIC)), 0, 1)  # (H, W)

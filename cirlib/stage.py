@@ -29,7 +29,7 @@ class Stage:
     """One stage of a study: its parameters and where it reads and writes.
 
     Attributes:
-        name: ``data_prep``, ``zero_shot``, ``qformer``, ``dpo`` or ``failure_cases``.
+        name: ``data_prep``, ``zero_shot``, ``qformer``, ``dpo``, ``failure_cases``; ``search`` writes nothing.
         study: every parameter, overrides included.
         root: the project's folder.
         out: where this run writes tables and checkpoints.
@@ -106,8 +106,8 @@ def open_stage(name: str) -> Stage:
     study = override(load_study(root / "params.yaml"), name, given)
     seed_everything(study.seed)
     out, figures = _folders(root, study, name, given)
-    out.mkdir(parents=True, exist_ok=True)
-    figures.mkdir(parents=True, exist_ok=True)
+    for folder in (out, figures) if name != "search" else ():
+        folder.mkdir(parents=True, exist_ok=True)
     stage = Stage(name, study, root, out, figures, given)
     print(f"{study.name} · {name} → {os.path.relpath(out, root)}" + (f"   {given}" if given else ""))
     return stage

@@ -58,7 +58,7 @@ def test_what_a_study_leaves_out_has_the_same_value_in_conf_and_in_the_library()
 
 
 def test_the_stages_of_the_pipeline_are_those_that_have_parameters():
-    assert list(PIPELINE) == list(STAGES)
+    assert [*PIPELINE, "search"] == list(STAGES)  # the search page is looked at, not run
 
 
 @pytest.mark.parametrize("stage", list(PIPELINE))
