@@ -14,18 +14,22 @@ from PIL import Image, ImageOps
 
 from cirlib.encoders.images import open_rgb
 from cirlib.figures import method_label
-from cirlib.search import MOST_BYTES, Found, Hit, Reference, Search, SearchError, checked_text
+from cirlib.search import MOST_BYTES, Found, Hit, Reference, Search, SearchError
 from cirlib.sheets import heated
 
 ALL = "all categories"
 SIDE = 112  # pixels of a thumbnail
 OFFERED = 8  # references to pick from at a time
-WORDS = "Type an edit, for example: is blue with long sleeves"
+WORDS = "Type what should be different, for example: is blue with long sleeves"
 STYLE = """<style>
 .cir-page { max-width: 1180px; }
+.cir-page .widget-box, .cir-page .jupyter-widget-box { overflow: visible; min-width: 0; }
 .cir-page .cir-tile { width: 112px !important; height: 138px !important; padding: 114px 2px 2px !important; margin: 3px;
   line-height: 20px; background-color: transparent; background-repeat: no-repeat; background-position: top center;
   background-size: 112px 112px; font-size: 12px; border-radius: 6px; color: var(--jp-ui-font-color1, #222); }
+.cir-page .cir-bare { height: 116px !important; }
+@media (max-width: 480px) { .cir-page .cir-tile { width: 84px !important; height: 106px !important;
+  padding-top: 84px !important; background-size: 84px 84px; } .cir-page .cir-bare { height: 88px !important; } }
 .cir-page .cir-tile:hover, .cir-page .cir-tile:focus-visible { outline: 2px solid #0072B2; box-shadow: none; }
 .cir-page .cir-wrap { flex-flow: row wrap; }
 .cir-page .cir-side { flex: 1 1 340px; min-width: 0; margin-right: 12px; }
@@ -62,7 +66,8 @@ class Tiles:
         for number, (picture, caption, hint) in enumerate(zip(pictures, captions, hints, strict=True)):
             rules.append(f".cir-{self.name}-{number} {{ background-image: url({thumbnail(picture)}); }}")
             button = widgets.Button(description=caption, tooltip=hint)
-            button.add_class("cir-tile").add_class(f"cir-{self.name}-{number}")
+            for name in ("cir-tile", f"cir-{self.name}-{number}", *(() if caption else ("cir-bare",))):
+                button.add_class(name)
             button.on_click(lambda _, number=number: self.clicked(number))
             buttons.append(button)
         self.style.value = f"<style>{' '.join(rules)}</style>"
@@ -193,7 +198,7 @@ class SearchPage:
         self.picks.show(pictures, [""] * len(pictures), [f"start from {image}" for image in self.offered])
 
     def _controls(self) -> None:
-        wide = widgets.Layout(width="100%")
+        wide = widgets.Layout(width="auto")
         self.reference, self.status = widgets.HTML(), widgets.HTML()
         self.edit = widgets.Text(placeholder=WORDS, continuous_update=False, layout=wide)
         self.edit.observe(lambda change: self.type(change.new), "value")
@@ -249,7 +254,7 @@ class SearchPage:
         for column in self.columns:
             column.answer()
         if not self.turn.text:
-            checked_text(self.turn.text)
+            self.status.value = WORDS
 
     def _tell(self, act: Callable[[], None]) -> None:
         """Does something; what cannot be done is a sentence on the page."""

@@ -109,7 +109,8 @@ def open_stage(name: str) -> Stage:
     for folder in (out, figures) if name != "search" else ():
         folder.mkdir(parents=True, exist_ok=True)
     stage = Stage(name, study, root, out, figures, given)
-    print(f"{study.name} · {name} → {os.path.relpath(out, root)}" + (f"   {given}" if given else ""))
+    target = "" if name == "search" else f" → {os.path.relpath(out, root)}"
+    print(f"{study.name} · {name}{target}" + (f"   {given}" if given else ""))
     return stage
 
 

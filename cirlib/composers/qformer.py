@@ -21,7 +21,7 @@ from transformers import AutoModel, AutoTokenizer, Blip2QFormerConfig, Blip2QFor
 from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
 
 from cirlib.encoders.blip2 import load_blip2
-from cirlib.encoders.mini import IMAGE_WIDTH, ModelError, minilm_folder, reason
+from cirlib.encoders.mini import IMAGE_WIDTH, ModelError, minilm_folder, quiet_transformers, reason
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,8 @@ def mini_qformer(num_query_tokens: int, width: int, form: Form) -> QFormerCompos
     As BLIP-2 does with BERT: the text path is MiniLM itself, the query feed-forwards start as copies of it,
     cross-attention starts random.
     """
-    text = AutoModel.from_pretrained(minilm_folder())
+    with quiet_transformers():
+        text = AutoModel.from_pretrained(minilm_folder())
     bert = text.config
     config = Blip2QFormerConfig(
         vocab_size=bert.vocab_size,

@@ -126,13 +126,16 @@ class MiniVision:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keeps transformers from warning of what is meant, as that MiniLM's pooler is left unused."""
-    level = transformers.logging.get_verbosity()
+    """Keeps transformers from showing bars and from warning of what is meant, as that MiniLM's pooler is left unused."""
+    level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     try:
         yield
     finally:
         transformers.logging.set_verbosity(level)
+        if bars:
+            transformers.logging.enable_progress_bar()
 
 
 def build_two_towers(width: int) -> open_clip.CustomTextCLIP:

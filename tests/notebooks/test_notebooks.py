@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import shutil
 import subprocess
 import sys
@@ -14,14 +13,11 @@ import pandas as pd
 import papermill
 import pytest
 import yaml
-from dvc.utils.hydra import compose_and_dump
+from small_studies import NOTEBOOKS, ROOT, execute
 
-from cirlib.params import STAGES, load_study, overridable
-from cirlib.rehearsal import prepare
+from cirlib.params import STAGES, overridable
 from cirlib.stage import PARAMETERS_MARK, assigned_names
 
-ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 STAGE_OF = {path.name: path.stem.split("_", 1)[1] for path in NOTEBOOKS}
 
 
@@ -60,49 +56,6 @@ def test_a_notebook_defines_no_long_function(path):
 
 
 # ------------------------------------------------------------------------------------------ run small
-
-
-SMALL = {
-    "data_prep": {
-        "drawing": {
-            "train_triplets": 40, "val_queries": 12, "gallery_size": 40, "alignment_pairs": 64,
-            "pretraining_pairs": 64, "family_size": 8,
-        },
-        "alignment_epochs": 2, "num_workers": 0,
-    },
-    "zero_shot": {"weights": [0.0, 0.5, 1.0]},
-    "qformer": {
-        "pretraining_epochs": 1, "epochs": 2, "batch_size": 32, "num_query_tokens": 2, "width": 32, "range_max": 10,
-    },
-    "dpo": {
-        "epochs": 1, "num_negatives": 2, "range_max": 10, "grid": "small", "grid_edits": 24, "grid_epochs": 2,
-        "grid_batch_size": 8,
-    },
-}  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def small_project(tmp_path_factory) -> Path:
-    """A copy of the project's notebooks and a small garments study, with every stage run once through papermill."""
-    root = tmp_path_factory.mktemp("project")
-    shutil.copytree(ROOT / "notebooks", root / "notebooks")
-    shutil.copy(ROOT / "dvc.yaml", root)
-    study = load_study(ROOT / "params.yaml").model_dump(mode="json")
-    for stage, values in SMALL.items():
-        study[stage] |= values
-    study["models"]["image_size"] = 96
-    (root / "params.yaml").write_text(yaml.safe_dump(study))
-    (root / "executed").mkdir()
-    for path in NOTEBOOKS:
-        execute(root, path.name)
-    return root
-
-
-def execute(root: Path, name: str, *, cwd: Path | None = None, **parameters) -> nbformat.NotebookNode:
-    out = root / "executed" / name
-    return papermill.execute_notebook(
-        root / "notebooks" / name, out, parameters, kernel_name="python3", cwd=cwd or root, progress_bar=False
-    )
 
 
 def results_of(root: Path) -> dict[str, bytes]:
@@ -199,41 +152,6 @@ def test_real_photos_in_fashioniqs_format_take_the_same_road(small_project, real
     summary = pd.read_csv(tmp_path / "results" / "custom" / "summary.csv")
     assert list(summary["method"].unique()) == ["image_only", "text_only", "sum", "slerp", "qformer"]
     assert set(summary["queries"]) == {60}
-
-
-@pytest.fixture(scope="session")
-def small_rehearsal(tmp_path_factory) -> Path:
-    """The fashioniq_rehearsal study on a few made-up annotations, the tiny BLIP-2 and CLIP through the real loaders."""
-    root = tmp_path_factory.mktemp("rehearsal")
-    for category in ("dress", "shirt", "toptee"):
-        for split, queries in (("train", 30), ("val", 12)):
-            ids = [f"{category}-{split}-{i}" for i in range(queries + 1)]
-            records = [
-                {"candidate": ids[i], "target": ids[i + 1], "captions": ["is blue.", f"has {i} dots"]}
-                for i in range(queries)
-            ]
-            for kind, content in (("captions/cap", records), ("image_splits/split", ids)):
-                file = root / "annotations" / f"{kind}.{category}.{split}.json"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(json.dumps(content))
-    prepare(root / "data" / "fashioniq_rehearsal", root / "annotations")
-    small = [
-        "qformer.range_max=10",
-        "qformer.batch_size=16",
-        "dpo.range_max=10",
-        "dpo.batch_size=16",
-        "dpo.grid=small",
-        "dpo.grid_edits=12",
-    ]
-    compose_and_dump(
-        root / "params.yaml", str(ROOT / "conf"), None, "config", "", ["study=fashioniq_rehearsal", *small]
-    )
-    shutil.copy(ROOT / "dvc.yaml", root)
-    shutil.copytree(ROOT / "notebooks", root / "notebooks")
-    (root / "executed").mkdir()
-    for path in NOTEBOOKS:
-        execute(root, path.name)
-    return root
 
 
 @pytest.mark.slow
