@@ -126,7 +126,7 @@ class MiniVision:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keeps transformers from showing bars and from warning of what is meant, as that MiniLM's pooler is left unused."""
+    """Keeps transformers from showing bars and from warning of what is meant: MiniLM's pooler is left unused."""
     level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
