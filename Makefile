@@ -26,7 +26,7 @@ export TOKENIZERS_PARALLELISM := false
 RUNTIME := $(VENV)/installed-$(FAISS)
 DEVELOP := $(VENV)/installed-$(FAISS)-dev
 
-.PHONY: help study rehearsal test lint format benchmark readme lab clean
+.PHONY: help study rehearsal test lint format benchmark readme report search lab clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of"
@@ -43,7 +43,7 @@ rehearsal: $(RUNTIME) ## rehearse the FashionIQ study at full size with stand-in
 	dvc exp run -S study=fashioniq_rehearsal && python -m cirlib.report
 
 test: $(DEVELOP) lint ## lint, check the format and run all tests
-	@python -m pytest -n 2 tests
+	@python -m pytest -n 2 --dist loadgroup tests
 
 lint: $(DEVELOP) ## lint and check the format only
 	@ruff check .
@@ -58,6 +58,12 @@ benchmark: $(DEVELOP) ## measure speed and memory
 
 readme: $(RUNTIME) ## put the result table of the last study into README.md
 	@python -m cirlib.report --into README.md
+
+report: $(RUNTIME) ## write the study as one HTML file to hand over, and the notebooks as HTML
+	@python -m cirlib.report_page
+
+search: $(RUNTIME) ## serve the search page on http://localhost:8866
+	@voila notebooks/06_search.ipynb --no-browser --port=8866
 
 lab: $(RUNTIME) ## open the notebooks in JupyterLab
 	@jupyter lab notebooks
