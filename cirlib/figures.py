@@ -99,6 +99,7 @@ def save(figure: Figure, path: Path | str) -> None:
 def alt_text(figure: Figure) -> str:
     """What the figure says, for who cannot see it: headline, then of each chart its axes and the words in it."""
     parts = [text.get_text() for text in figure.texts]
+    parts += [", ".join(text.get_text() for text in legend.get_texts()) for legend in figure.legends]
     for axes in figure.axes:
         labels = [f"{name}: {label}" for name, label in (("x", axes.get_xlabel()), ("y", axes.get_ylabel())) if label]
         legend = axes.get_legend()

@@ -47,7 +47,7 @@ STAGES = {  # folder → (title of its section, its tables: file → caption)
         "exchanges.csv": "Who finds what another misses.",
     }),
 }  # fmt: skip
-FRACTIONS = ("value", "ci_low", "ci_high", "chance", "difference", "dev/recall@10", "recall@10", "q25", "q75")
+FRACTIONS = ("value", "chance", "difference", "q25", "q75")
 LONGEST = 40  # rows of a table
 
 
@@ -132,8 +132,10 @@ def results(home: Path, summary: pd.DataFrame) -> Section:
         tables.append(Table("Recall@10 by category, per cent with 95 % interval.", ["method", *categories], rows))
     file = home / "paper_vs_ours.csv"
     if file.is_file():
+        beside = pd.read_csv(file)
+        beside = beside.loc[beside["source"] != "published", ["method", "source", "recall@10", "protocol"]]
         tables.append(
-            table_of(pd.read_csv(file), "The paper, other publications, this study: compare like with like only.")
+            table_of(beside, "The paper and this study; only what is of the same data and protocol compares.")
         )
     return Section("results", "Results", tables=tables)
 
@@ -188,7 +190,7 @@ def table_of(table: pd.DataFrame, said: str) -> Table:
     table = table.head(LONGEST).drop(columns=["command"], errors="ignore")
     head = [name for name in table.columns if name not in ("ci_low", "ci_high")]
     rows = [[_cell(row, name) for name in head] for row in table.to_dict("records")]
-    return Table(said, [f"{name} (%)" if name in FRACTIONS else name.replace("_", " ") for name in head], rows)
+    return Table(said, [f"{name} (%)" if _is_fraction(name) else name.replace("_", " ") for name in head], rows)
 
 
 def picture(file: Path) -> Picture:
@@ -226,11 +228,15 @@ def _interval(cells: pd.DataFrame, method: str, category: str) -> str:
     return f"{percent(row['value'])} [{percent(row['ci_low'])}, {percent(row['ci_high'])}]"
 
 
+def _is_fraction(name: str) -> bool:
+    return name in FRACTIONS or "recall@" in name
+
+
 def _cell(row: dict[str, Any], name: str) -> str:
     value = row[name]
     if pd.isna(value):
         return "–"
-    if name in FRACTIONS and isinstance(value, float):
+    if _is_fraction(name) and isinstance(value, float):
         low, high = row.get("ci_low"), row.get("ci_high")
         beside = f" [{100 * low:.1f}, {100 * high:.1f}]" if name in ("value", "difference") and low is not None else ""
         return f"{100 * value:.1f}{beside}"
