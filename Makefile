@@ -26,7 +26,7 @@ export TOKENIZERS_PARALLELISM := false
 RUNTIME := $(VENV)/installed-$(FAISS)
 DEVELOP := $(VENV)/installed-$(FAISS)-dev
 
-.PHONY: help study rehearsal test lint format benchmark readme report search lab clean
+.PHONY: help study rehearsal test lint format bench readme report search lab clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of"
@@ -53,7 +53,7 @@ format: $(DEVELOP) ## format the code and the notebooks, fix what ruff can fix
 	@ruff check --fix .
 	@ruff format .
 
-benchmark: $(DEVELOP) ## measure speed and memory
+bench: $(DEVELOP) ## measure speed and memory side by side (docs/performance.md)
 	@python -m pytest tests/benchmarks
 
 readme: $(RUNTIME) ## put the result table of the last study into README.md
