@@ -119,6 +119,7 @@ class QFormer(Block):
     max_words: Count = 32  # text tokens kept
     accumulation: Count = 1
     processes: Count | None = None  # that train together; None: one a GPU
+    chunk_size: Count | None = None  # gradient caching: images whose activations are kept at a time
     gradient_checkpointing: bool = False  # less memory for more time
     hard_negatives: Count = 2  # mined images a query
     range_min: NonNegativeCount = 0

@@ -21,6 +21,7 @@ from cirlib.encoders.mini import quiet_transformers
 from cirlib.encoders.store import FeatureStore
 from cirlib.evaluation import Scored, average_texts, mean_recall, query_texts, score
 from cirlib.files import replace_file
+from cirlib.gradient_cache import in_chunks
 from cirlib.losses.info_nce import info_nce
 from cirlib.mining import mine_hard_negatives
 from cirlib.params import Evaluation, ParameterError, QFormer, Study
@@ -40,6 +41,11 @@ class TripletBatch:
     targets: np.ndarray  # (B,)
     texts: list[str]  # B
     negatives: np.ndarray  # (B, K)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Every row of the store that the batch reads."""
+        return np.concatenate([self.references, self.targets, self.negatives.ravel()])
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -79,14 +85,17 @@ def pretrain(
 
     def loss_of(batch: PairBatch) -> tuple[Tensor, dict]:
         mine = own_rows(len(batch))
-        images = composer.embed_targets(store.read(batch.images[mine], composer.device))
-        texts = composer.embed_texts([batch.captions[i] for i in mine])
+        images = _targets(composer, store, batch.images[mine], params.chunk_size)
+        texts = in_chunks(composer.embed_texts, [batch.captions[i] for i in mine], params.chunk_size)
         images, texts = gathered(images, len(batch)), gathered(texts, len(batch))
         return info_nce(texts, images, temperature=composer.temperature, symmetric=True), {}
 
     recipe = _recipe(study, params.pretraining_epochs, params.pretraining_lr)
     fingerprint = {"store": store.key, "params": params.model_dump(), "seed": study.seed, "pairs": pairs}
-    options = {"run": "pretraining", "fingerprint": fingerprint, "unit": "pairs"}
+    options = {
+        "run": "pretraining", "fingerprint": fingerprint, "unit": "pairs",
+        "names": lambda batch: [store.ids[row] for row in batch.images], "expect": lambda b: store.expect(b.images),
+    }  # fmt: skip
     return train(composer, batches, len(batches(1)), loss_of, recipe, folder, **options)
 
 
@@ -114,7 +123,7 @@ def finetune(
     mine = partial(_mined, folder, partial(_mine, composer, store, sampler, study)) if hard_negatives else None
 
     def loss_of(batch: TripletBatch) -> tuple[Tensor, dict]:
-        return triplet_loss(composer, store, batch), {}
+        return triplet_loss(composer, store, batch, params.chunk_size), {}
 
     def validate() -> dict[str, float]:
         scored = score_qformer(composer, store, dev_parts, study.evaluation, run)
@@ -126,25 +135,45 @@ def finetune(
         "study": study.model_dump(include={"seed", "qformer", "evaluation"}),
         "triplets": [(triplet.reference, triplet.targets, triplet.captions) for triplet in sampler.triplets],
     }
-    options = {"run": run, "validate": validate, "fingerprint": fingerprint, "keep": params.mine_from, "fork": fork}
+    options = {
+        "run": run, "validate": validate, "fingerprint": fingerprint, "keep": params.mine_from, "fork": fork,
+        "names": lambda batch: [store.ids[row] for row in batch.targets],
+        "expect": lambda batch: store.expect(batch.rows),
+    }  # fmt: skip
     return train(composer, partial(sampler.batches, mine=mine), sampler.steps, loss_of, recipe, folder, **options)
 
 
-def triplet_loss(composer: QFormerComposer, store: Features, batch: TripletBatch) -> Tensor:
+def triplet_loss(
+    composer: QFormerComposer, store: Features, batch: TripletBatch, chunk_size: int | None = None
+) -> Tensor:
     """InfoNCE of a batch of triplets, mined negatives included where it has any.
 
     Of several processes each embeds its rows, and all compute the loss of the whole batch.
+
+    Args:
+        chunk_size: images whose activations are kept at a time (:mod:`cirlib.gradient_cache`); None: of all.
     """
     device, mine, count = composer.device, own_rows(len(batch)), len(batch)
     texts = [batch.texts[i] for i in mine]
-    queries = gathered(composer.embed_queries(store.read(batch.references[mine], device), texts), count)  # (B, D)
-    targets = gathered(composer.embed_targets(store.read(batch.targets[mine], device)), count)  # (B, Q, D) or (B, D)
+
+    def embed(part: list[tuple[int, str]]) -> Tensor:
+        rows, words = zip(*part, strict=True)
+        return composer.embed_queries(store.read(np.array(rows), device), words)
+
+    queries = in_chunks(embed, list(zip(batch.references[mine].tolist(), texts, strict=True)), chunk_size)
+    queries = gathered(queries, count)  # (B, D)
+    targets = gathered(_targets(composer, store, batch.targets[mine], chunk_size), count)  # (B, Q, D) or (B, D)
     negatives = None
     if batch.negatives.shape[1]:
         rows = batch.negatives[mine]  # (b, K)
-        mined = composer.embed_targets(store.read(rows.ravel(), device)).unflatten(0, rows.shape)
+        mined = _targets(composer, store, rows.ravel(), chunk_size).unflatten(0, rows.shape)
         negatives = gathered(mined, count)  # (B, K, Q, D) or (B, K, D)
     return info_nce(queries, targets, temperature=composer.temperature, negatives=negatives)
+
+
+def _targets(composer: QFormerComposer, store: Features, rows: np.ndarray, chunk_size: int | None) -> Tensor:
+    """Target embeddings of the store's ``rows``."""
+    return in_chunks(lambda part: composer.embed_targets(store.read(part, composer.device)), rows, chunk_size)
 
 
 class TripletSampler:

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from math import isfinite
 from pathlib import Path
 
 import pandas as pd
@@ -27,6 +29,7 @@ from cirlib.files import replace_file
 from cirlib.processes import average_gradients, is_first, wait
 from cirlib.resources import ResourceError, StepWatch, require_disk, state_bytes
 
+NAMED = 8  # of a batch, in the sentence that stops a run
 PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -75,6 +78,8 @@ def train(
     unit: str = "triplets",
     keep: int = 0,
     fork: Path | None = None,
+    names: Callable[[object], Sequence[str]] = str,
+    expect: Callable[[object], None] | None = None,
 ) -> History:
     """Trains ``model`` and leaves it at its best epoch (at its last one where nothing validates).
 
@@ -90,6 +95,12 @@ def train(
             run with another one is not resumed.
         keep: sets the state after this epoch aside in ``folder``, for runs that start there.
         fork: the folder of a run that kept its state; this run starts from it, history included.
+        names: what is in a batch, for the sentence that stops a run which went wrong.
+        expect: is given each batch one step before its turn, to have its data fetched meanwhile.
+
+    Raises:
+        FloatingPointError: the loss or a gradient is not finite; with step, batch, and the last good state.
+        ResourceError: a batch does not fit into the GPU's memory; the state does not fit on the disk.
     """
     AcceleratorState._reset_state()  # else the precision of this process' first training would be that of all
     accelerator = Accelerator(
@@ -103,10 +114,9 @@ def train(
     optimizer = torch.optim.AdamW(_groups(model, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas, fused=True)
     schedule = _schedule(optimizer, recipe, steps)
     optimizer = accelerator.prepare(optimizer)
+    epoch_of = partial(_epoch, accelerator, model, loss_of, optimizer, schedule, recipe, history, unit, names, expect)
     if folder is None:
-        for epoch in range(1, recipe.epochs + 1):
-            options = (loss_of, optimizer, schedule, recipe, epoch, history, unit, None)
-            history.records.append(_epoch(accelerator, model, batches(epoch), *options))
+        history.records += [epoch_of(epoch, batches(epoch), None) for epoch in range(1, recipe.epochs + 1)]
         model.eval()
         return history
     state = _State(
@@ -119,9 +129,7 @@ def train(
         state.keep(again=False)  # for a run that was stopped before it could
     for epoch in range(first, recipe.epochs + 1):
         start = time.perf_counter()
-        record = _epoch(
-            accelerator, model, batches(epoch), loss_of, optimizer, schedule, recipe, epoch, history, unit, watch
-        )
+        record = epoch_of(epoch, batches(epoch), watch)
         if validate is not None:
             model.eval()
             record |= validate()
@@ -144,8 +152,8 @@ def as_table(*histories: History) -> pd.DataFrame:
 
 
 def _epoch(
-    accelerator, model, batches, loss_of, optimizer, schedule, recipe: Recipe, epoch: int, history: History, unit: str,
-    watch: StepWatch | None,
+    accelerator, model, loss_of, optimizer, schedule, recipe: Recipe, history: History, unit: str, names, expect,
+    epoch: int, batches: Sequence, watch: StepWatch | None,
 ) -> dict:  # fmt: skip
     model.train()
     total, seen, start = 0.0, 0, time.perf_counter()
@@ -155,27 +163,40 @@ def _epoch(
     )  # fmt: skip
     accelerator.step = 0  # gradients are never kept from one epoch to the next: a run may be stopped between them
     for number, batch in enumerate(bar, start=1):
+        if expect is not None and number < len(batches):
+            expect(batches[number])
         with accelerator.accumulate(model):
             accelerator.sync_gradients |= number == len(batches)
             loss, told = _forward(accelerator, loss_of, batch, watch, history.run, unit)
+            value = loss.item()
+            where = f"step {number} of epoch {epoch}"
+            _require_finite(value, f"the loss at {where} is {value}", history, recipe, names(batch))
             accelerator.backward(loss)
             if accelerator.sync_gradients:
                 average_gradients(model)
-                accelerator.clip_grad_norm_(model.parameters(), recipe.max_norm)
+                norm = accelerator.clip_grad_norm_(model.parameters(), recipe.max_norm)
+                if recipe.precision != "fp16":  # whose scaler leaves out such a step
+                    _require_finite(norm.item(), f"a gradient at {where} is not finite", history, recipe, names(batch))
             optimizer.step()
             if accelerator.sync_gradients:
                 schedule.step()
             optimizer.zero_grad()
-        total, seen = total + loss.item() * len(batch), seen + len(batch)
+        total, seen = total + value * len(batch), seen + len(batch)
         if watch is not None and is_first():
             watch.after_step(len(batch))
         if told:
-            history.steps.append({"step": len(history.steps) + 1, "loss": loss.item(), **told})
-    if not torch.isfinite(torch.tensor(total)):
-        raise FloatingPointError(
-            f"{history.run}: the loss of epoch {epoch} is not finite: lower lr (now {recipe.lr:g})"
-        )
+            history.steps.append({"step": len(history.steps) + 1, "loss": value, **told})
     return {"epoch": epoch, "loss": total / seen, f"{unit}/s": seen / (time.perf_counter() - start)}
+
+
+def _require_finite(value: float, what: str, history: History, recipe: Recipe, names: Sequence[str]) -> None:
+    """Stops a training that went wrong before it spoils its weights."""
+    if isfinite(value):
+        return
+    good = history.records[-1]["epoch"] if history.records else None
+    kept = f"the state after epoch {good} is kept" if good else "no epoch was finished"
+    batch = names if isinstance(names, str) else ", ".join(names[:NAMED]) + (" …" if len(names) > NAMED else "")
+    raise FloatingPointError(f"{history.run}: {what}: lower lr (now {recipe.lr:g}); {kept}. The batch: {batch}")
 
 
 def _forward(

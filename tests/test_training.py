@@ -376,6 +376,54 @@ def test_each_epoch_has_a_line_with_loss_score_speed_and_time_left(tmp_path, cap
     assert last.endswith(" pairs/s")
 
 
+def test_a_gradient_that_is_not_finite_stops_before_it_spoils_the_weights(tmp_path):
+    job = Job(tmp_path, names=lambda rows: [f"image-{row}" for row in rows.tolist()])
+    next(job.model.parameters()).register_hook(lambda gradient: gradient * math.inf)
+    before = weights(job.model)
+    with pytest.raises(FloatingPointError) as caught:
+        job()
+    said = str(caught.value)
+    assert said.startswith(
+        "toy: a gradient at step 1 of epoch 1 is not finite: lower lr (now 0.05); no epoch was finished."
+    )
+    assert 1 <= said.count("image-") <= 8
+    assert same(weights(job.model), before)
+
+
+def test_each_batch_but_the_first_is_announced_one_step_ahead(tmp_path):
+    seen: list[tuple[str, list[int]]] = []
+
+    class Watched(Job):
+        def loss_of(self, rows: Tensor) -> tuple[Tensor, dict[str, float]]:
+            seen.append(("used", rows.tolist()))
+            return super().loss_of(rows)
+
+    Watched(tmp_path, expect=lambda rows: seen.append(("expected", rows.tolist())))()
+    epoch = [part.tolist() for part in shuffled_batches(ROWS, Job(tmp_path / "x").size, 7, 1)]
+    first = seen[: 2 * len(epoch) - 1]
+    wanted = [
+        item
+        for now, after in zip(epoch, [*epoch[1:], None], strict=True)
+        for item in (("expected", after), ("used", now))
+    ]
+    assert first == [item for item in wanted if item[1] is not None]
+
+
+def test_a_small_run_without_a_folder_prints_nothing_keeps_nothing_and_stays_at_its_last_epoch(tmp_path, capsys):
+    kept, small = Job(tmp_path / "kept"), Job(tmp_path / "none")
+    small.folder = None
+    small.options.pop("validate", None)
+    kept.options.pop("validate", None)
+    assert [r["loss"] for r in small().records] == [r["loss"] for r in kept().records]
+    assert same(weights(small.model), weights(kept.model)) and not small.model.training
+    capsys.readouterr()
+    again = Job(tmp_path / "none")
+    again.folder = None
+    again.options.pop("validate", None)
+    again()
+    assert capsys.readouterr() == ("", "") and not (tmp_path / "none").exists()
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_with_one_sentence(tmp_path, value):
     class Diverging(Job):
@@ -386,7 +434,8 @@ def test_a_loss_that_is_not_finite_stops_with_one_sentence(tmp_path, value):
     job = Diverging(tmp_path)
     with pytest.raises(FloatingPointError) as caught:
         job()
-    assert str(caught.value) == "toy: the loss of epoch 2 is not finite: lower lr (now 0.05)"
+    said = f"toy: the loss at step 1 of epoch 2 is {value}: lower lr (now 0.05); the state after epoch 1 is kept."
+    assert str(caught.value).startswith(f"{said} The batch: tensor([")
     assert list(job.after) == [1]  # what diverged is not scored
     again = Job(tmp_path)
     again()

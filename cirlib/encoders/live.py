@@ -38,6 +38,9 @@ class LiveFeatures:
         """Rows (B,) int64 of ``ids``; StoreError names the first one that is absent."""
         return rows_of(self._row, ids, "the study")
 
+    def expect(self, rows: np.ndarray) -> None:
+        """Nothing: the pictures are decoded when they are read."""
+
     def read(self, rows: np.ndarray, device: torch.device) -> Tensor:
         """Features (B, *shape) float32 of ``rows``, on ``device``."""
         pixels = torch.stack(list(self._pool.map(self._pixels, rows.tolist())))

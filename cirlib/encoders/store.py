@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -51,6 +52,14 @@ class FeatureStore:
     def rows(self, ids: Sequence[str]) -> np.ndarray:
         """Rows (B,) int64 of ``ids``; StoreError names the first one that is absent."""
         return rows_of(self._row, ids, str(self.folder))
+
+    def expect(self, rows: np.ndarray) -> None:
+        """Has the system fetch ``rows`` (B,) from the disk in the background, for a :meth:`read` soon to come."""
+        size = self.array.strides[0]
+        for row in rows.tolist() if hasattr(mmap, "MADV_WILLNEED") else ():
+            start = self.array.offset + row * size
+            page = start // mmap.PAGESIZE * mmap.PAGESIZE
+            self.array._mmap.madvise(mmap.MADV_WILLNEED, page, start + size - page)
 
     def read(self, rows: np.ndarray, device: torch.device) -> Tensor:
         """Features (B, *shape) float32 of ``rows``, on ``device``."""
