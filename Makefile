@@ -54,7 +54,7 @@ format: $(DEVELOP) ## format the code and the notebooks, fix what ruff can fix
 	@ruff format .
 
 bench: $(DEVELOP) ## measure speed and memory side by side (docs/performance.md)
-	@python -m pytest tests/benchmarks
+	@python -m pytest tests/benchmarks --page=docs/performance.md
 
 readme: $(RUNTIME) ## put the result table of the last study into README.md
 	@python -m cirlib.report --into README.md

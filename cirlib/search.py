@@ -220,13 +220,13 @@ class Search:
         """The three queries of a method, and the gallery in its space."""
         if method in ZERO_SHOT:
             picture, words = reference.embedding, self.towers.encode_texts([text])[0]
-            return (picture, self._composed(method)(picture, words), words), self.embeddings
+            return unit(picture, self._composed(method)(picture, words), words), self.embeddings
         composer, gallery = self._composer(method)
         with torch.inference_mode(), torch.autocast(composer.device.type, torch.bfloat16):
             tokens = reference.tokens[None].to(composer.device)
             both = composer.embed_queries(tokens.expand(2, -1, -1), ["", text]).float().cpu()
             words = composer.embed_texts([text])[0].float().cpu()
-        return (both[0], both[1], words), gallery
+        return unit(both[0], both[1], words), gallery
 
     def _composed(self, method: str) -> Callable[[Tensor, Tensor], Tensor]:
         if method in MIXES:
@@ -239,6 +239,11 @@ class Search:
             composer, tokens = trained_composer(self.prepared, method), self.prepared.tokens
             self._composers[method] = (composer, embed_gallery(composer, tokens, tokens.rows(self.images)))
         return self._composers[method]
+
+
+def unit(*queries: Tensor) -> Queries:
+    """Queries (D,) at length 1: what comes out of bf16 or float16 has it only nearly."""
+    return tuple(normalize(query, dim=-1) for query in queries)
 
 
 def checked_text(text: str) -> str:

@@ -104,7 +104,7 @@ class Column:
             [f"{rank} · {hit.score:.3f}" for rank, hit in enumerate(hits, start=1)],
             [f"rank {rank}, {hit.image}: go on from this one" for rank, hit in enumerate(hits, start=1)],
         )
-        self.time.value = f"{self.found.milliseconds:.0f} ms"
+        self.time.value = f"{self.found.milliseconds:.0f}&nbsp;ms"
         self._explain()
 
     def _explain(self) -> None:
@@ -130,6 +130,7 @@ class SearchPage:
         for method in (left, right):
             if method not in search.methods:
                 raise SearchError(f"There is no method {method!r}, there are: {', '.join(search.methods)}.")
+            search.warm(method)
         self.search, self.hits = search, hits
         self.random = np.random.default_rng(search.study.seed)
         self.offered: list[str] = []

@@ -64,9 +64,9 @@ def test_the_ends_of_the_balance_are_the_picture_alone_and_the_words_alone(searc
         search.search(reference, "is red", method, balance=balance, count=5) for balance in (0, -1, 1)
     )
     for hit in picture.hits:
-        assert hit.score == pytest.approx(hit.picture_alone, abs=1e-4)  # stored as float16
+        assert hit.score == pytest.approx(hit.picture_alone, abs=1e-5)
     for hit in words.hits:
-        assert hit.score == pytest.approx(hit.words_alone, abs=1e-4)  # stored as float16
+        assert hit.score == pytest.approx(hit.words_alone, abs=1e-5)
     if method in ("sum", "slerp"):
         alone = [search.search(reference, "is red", m, count=5) for m in ("image_only", "text_only")]
         assert [[h.image for h in f.hits] for f in (picture, words)] == [[h.image for h in f.hits] for f in alone]
@@ -175,7 +175,7 @@ def tiles_of(page: SearchPage, side: int) -> tuple:
 def test_the_page_opens_with_an_answer_of_both_methods(page):
     assert [len(tiles_of(page, side)) for side in (0, 1)] == [4, 4]
     assert page.edit.value and page.status.value == ""
-    assert page.columns[0].time.value.endswith(" ms")
+    assert page.columns[0].time.value.endswith("&nbsp;ms")
     assert "background-image: url(data:image/jpeg" in page.columns[0].tiles.style.value
 
 
