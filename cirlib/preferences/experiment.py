@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cirlib import figures
-from cirlib.evaluation import Scored
+from cirlib.evaluation import Scored, protocol_name
 from cirlib.params import DPO
 from cirlib.preferences import grid, mistakes, recipe
 from cirlib.preferences.bench import Bench
@@ -44,15 +44,33 @@ class Experiment:
         for folder in (self.tables, self.pictures):
             folder.mkdir(parents=True, exist_ok=True)
 
-    def show(self, name: str, table: pd.DataFrame, draw: Callable[[pd.DataFrame], Figure]) -> Figure:
-        """Writes ``table`` as CSV and ``draw`` of it as a picture, which is a sentence where the table is empty."""
+    def show(self, name: str, table: pd.DataFrame, draw: Callable[..., Figure]) -> Figure:
+        """Writes ``table`` as CSV and ``draw`` of it as a picture, which is a sentence where the table is empty.
+
+        ``draw`` is given the table and ``context``, what its numbers were measured on.
+        """
         if len(table):
             table.round(6).to_csv(self.tables / f"{name}.csv", index=False)
-            figure = draw(table)
+            figure = draw(table, context=self.measured_on(name))
         else:
             figure = figures.note(self.why_not)
         figures.save(figure, self.pictures / f"{name}.png")
         return figure
+
+    def measured_on(self, name: str) -> str:
+        """Protocol, queries and gallery of the part that a table of ours is about."""
+        splits, evaluation = self.prepared.splits, self.prepared.stage.study.evaluation
+        if name == "negatives":
+            return "of train edits"
+        dev = name in ("trajectory", "mistakes")
+        parts = (splits.dev if dev else splits.reported).values()
+        queries, gallery = (
+            f"{min(counts):,}–{max(counts):,}" if len(set(counts)) > 1 else f"{counts[0]:,}"
+            for counts in ([len(p.triplets) for p in parts], [len(p.gallery) for p in parts])
+        )
+        each = " a category" if len(parts) > 1 else ""
+        where = "held-out part of train" if dev else f"protocol: {protocol_name(evaluation)}"
+        return f"{where}  ·  {queries} queries and {gallery} images{each}"
 
     @property
     def why_not(self) -> str:

@@ -440,19 +440,20 @@ def negative_quality(table: pd.DataFrame, *, context: str = "") -> Figure:
 def recipe_dots(table: pd.DataFrame, *, metric: str = "recall@10", context: str = "") -> Figure:
     """Recall and training time of whole recipes, in the table's order: dots with 95 % intervals.
 
-    `table`: method (at most 60 characters), value, ci_low, ci_high (fractions of `metric`), seconds of training
+    `table`: method (at most 60 characters), value, ci_low, ci_high (fractions of `metric`), chance, seconds of training
     (NaN: a dash). A NaN value reads "not run". Raises ValueError for missing columns, no rows, numbers that are no
     fractions and for too long methods.
     """
     fractions = ("value", "ci_low", "ci_high")
-    check_table(table, "recipe_dots", ("method", *fractions, "seconds"), fractions)
+    check_table(table, "recipe_dots", ("method", *fractions, "chance", "seconds"), fractions)
     _check_length(list(table["method"]), "recipe_dots")
     title = f"{metric_label(metric)} and training time by recipe"
-    notes = [context, "lines: 95 % interval"]
+    notes = [context, "lines: 95 % interval", "dashed: chance"]
     figure, (axes,) = _grid(1, 1, (12.5, 2.1 + 0.52 * len(table)), title, notes)
     places = np.arange(len(table), dtype=float)
     whiskers(axes, places, table, horizontal=True)
     axes.collections[-1].set(linewidth=3, color=BLUE)
+    axes.axvline(100 * table["chance"].mean(), **DASHED)
     axes.scatter(100 * table["value"], places, s=120, color=BLUE, zorder=3, clip_on=False)
     values = ["not run" if np.isnan(value) else f"{percent(value)} %" for value in table["value"]]
     text_column(axes, 1.13, metric_label(metric), places, values, size=12)

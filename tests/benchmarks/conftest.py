@@ -27,8 +27,8 @@ def page(lines: list[tuple[str, str, str, bool]]) -> str:
         for what, figure, target, met in lines
     )
     return (
-        "# Performance\n\nWritten by `make bench`: everything below was measured in one run, the ways taking turns. Ratios "
-        "compare; seconds belong to this machine.\n\n"
+        "# Performance\n\nWritten by `make bench`: everything below was measured in one run, the ways taking turns. "
+        "Ratios compare; seconds belong to this machine.\n\n"
         f"| | measured | aim | |\n|---|---|---|---|\n{rows}\n| machine | |\n|---|---|\n{machine}\n{packages}\n"
     )
 

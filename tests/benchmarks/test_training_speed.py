@@ -48,8 +48,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     from cirlib.benchmarks.garments import draw_garments
 
     root = tmp_path_factory.mktemp("drawn")
-    counts = {"train_triplets": 100, "val_queries": 20, "gallery_size": 100, "alignment_pairs": 0}
-    draw_garments(root, **counts, pretraining_pairs=0, family_size=25, image_size=SIDE)
+    counts = {"train_triplets": 100, "val_queries": 20, "gallery_size": 100, "alignment_pairs": 1}
+    draw_garments(root, **counts, pretraining_pairs=1, family_size=25, image_size=SIDE)
     files = sorted((root / "images").iterdir())[:IMAGES]
     return {file.stem: file for file in files}
 

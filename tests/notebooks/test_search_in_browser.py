@@ -95,7 +95,8 @@ def test_a_bad_upload_is_a_sentence_on_the_page(voila, tmp_path: Path):
         driver.get(voila)
         wait_for(driver, TILES, 20)
         driver.execute_script(  # a file dialog cannot be driven: the field that would open one is shown instead
-            "HTMLInputElement.prototype.click = function () { document.body.append(this); this.style.display = 'block' }"
+            "HTMLInputElement.prototype.click ="
+            " function () { document.body.append(this); this.style.display = 'block' }"
         )
         driver.find_element(By.CSS_SELECTOR, ".cir-page .widget-upload").click()
         (field,) = wait_for(driver, "input[type=file]")
