@@ -373,17 +373,6 @@ def protocol_bars(table: pd.DataFrame, *, metric: str = "recall@10") -> Figure:
     return _horizontal_bars(table, labels, metric, title, subtitle)
 
 
-@themed
-def edit_kind_bars(table: pd.DataFrame, *, metric: str = "recall@10") -> Figure:
-    """Recall by what the edit changes, best first: kind, queries, value, ci_low, ci_high (fractions)."""
-    columns = ("kind", "queries", "value", "ci_low", "ci_high")
-    check_table(table, "edit_kind_bars", columns, columns[2:])
-    table = table.sort_values("value", ascending=False, kind="stable")
-    labels = [f"{kind}  (n = {n:,})" for kind, n in zip(table["kind"], table["queries"], strict=True)]
-    title = f"{metric_label(metric)} by what the edit changes"
-    return _horizontal_bars(table, labels, metric, title, "n: queries with such an edit  ·  lines: 95 % interval")
-
-
 def _horizontal_bars(table: pd.DataFrame, labels: Sequence[str], metric: str, title: str, subtitle: str) -> Figure:
     """Horizontal bars, the first row on top, with whiskers and values."""
     figure, (axes,) = _panels(1, (10, 2.0 + 0.5 * len(table)), title, subtitle)

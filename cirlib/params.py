@@ -110,7 +110,7 @@ class QFormer(Block):
     width: Count = 256
     pretraining_epochs: NonNegativeCount = 2
     pretraining_lr: Positive = 2e-4
-    epochs: NonNegativeCount = 3
+    epochs: NonNegativeCount = 4
     lr: Positive = 2e-4
     batch_size: Annotated[Whole, Field(ge=2)] = 64
     weight_decay: Annotated[float, Field(ge=0)] = 0.05

@@ -14,10 +14,12 @@ from cirlib.failures.reasons import (
     IGNORED_REFERENCE,
     NEAR_MISS,
     NEITHER,
+    PART_OF_EDIT,
+    agreeing,
     agreement,
     attribute_reason,
     by_attributes,
-    by_towers,
+    by_likeness,
     confusions,
     first_wrong,
     reason_table,
@@ -36,9 +38,11 @@ def garment(colour="red", sleeves="long", neck="crew", fit="slim") -> dict[str, 
         (garment(fit="wide"), IGNORED_EDIT),  # its look-alike
         (garment("green", "short"), NEAR_MISS),
         (garment("blue", "long"), NEAR_MISS),
-        (garment("blue", "short", "boat"), ALSO_RIGHT),  # one thing more, that nobody spoke of
+        (garment("blue", "short", "boat"), NEAR_MISS),  # one thing more, that nobody spoke of
         (garment("blue", "short", "boat", "wide"), IGNORED_REFERENCE),
-        (garment("blue", "long", "boat"), NEITHER),
+        (garment("blue", "long", "boat"), PART_OF_EDIT),
+        (garment("blue", "long", "boat", "wide"), NEITHER),
+        (garment("blue", "short"), ALSO_RIGHT),
     ],
 )
 def test_the_attributes_of_what_was_retrieved_give_the_reason(found, reason):
@@ -56,39 +60,33 @@ def test_the_judge_looks_at_the_first_image_that_is_no_target(make_scored):
     assert by_attributes(attributes)(one) == [IGNORED_EDIT, IGNORED_EDIT]
 
 
-class Towers:
-    """Texts as they stand in a dictionary."""
-
-    def __init__(self, texts: dict[str, list[float]]) -> None:
-        self.texts = texts
-
-    def encode_texts(self, texts):
-        return torch.nn.functional.normalize(torch.tensor([self.texts[text.lower()] for text in texts]), dim=-1)
-
-
 @pytest.mark.parametrize(
     ("found", "reason"),
     [
-        ([0.95, 0.3, 0.0], IGNORED_EDIT),  # as the reference, nothing of the words
-        ([0.3, 0.95, 0.0], IGNORED_REFERENCE),  # as the words, little of the reference
-        ([0.0, 0.3, 0.95], NEITHER),
-        ([0.72, 0.69, 0.0], ALSO_RIGHT),  # more of both than the target has
+        ([0.1, 0.1], IGNORED_EDIT),
+        ([0.9, 0.1], NEAR_MISS),
+        ([0.9, 1.2], IGNORED_REFERENCE),
+        ([0.1, 1.2], NEITHER),
+        ([0.4, 0.7], IGNORED_EDIT),
+        ([0.6, 0.7], NEAR_MISS),
     ],
 )
-def test_likeness_to_reference_and_words_stands_in_for_attributes(make_scored, make_store, tmp_path, found, reason):
-    one = make_scored("m", "hat", [20], captions=[("is blue",)], size=3)
-    features = torch.tensor([[1.0, 0.0, 0.0], [0.68, 0.66, 0.32], found])  # reference, target, found
-    store = make_store(tmp_path / "clip", one.benchmark.gallery, torch.nn.functional.normalize(features, dim=-1))
-    assert by_towers(Towers({"is blue": [0.0, 1.0, 0.0]}), store, "and")(one) == [reason]
+def test_the_way_in_the_image_space_stands_in_for_attributes(make_scored, make_store, tmp_path, found, reason):
+    one = make_scored("m", "hat", [20], size=3)
+    features = torch.tensor([[0.0, 0.0], [1.0, 0.0], found])  # reference, target, found
+    assert by_likeness(make_store(tmp_path / "clip", one.benchmark.gallery, features))(one) == [reason]
 
 
 def test_what_another_query_asks_for_in_the_same_words_is_right_too(make_scored, make_store, tmp_path):
     one = make_scored("m", "hat", [20, 20], captions=[("is dark blue",), ("is dark blue",)], size=4)
-    features = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0], [0.7, 0.7], [0.9, 0.1], [0.9, 0.2]]), dim=-1)
-    store = make_store(tmp_path / "clip", one.benchmark.gallery, features)
+    store = make_store(tmp_path / "clip", one.benchmark.gallery, torch.tensor([[0.0], [1.0], [0.0], [5.0]]))
     assert one.top[0][0] == one.benchmark.triplets[1].targets[0] == "hat-2"
-    judge = by_towers(Towers({"is dark blue": [0.0, 1.0]}), store, "and")
-    assert judge(one)[0] == ALSO_RIGHT
+    assert by_likeness(store)(one)[0] == ALSO_RIGHT
+
+
+def test_agreement_is_said_as_a_share_and_beyond_chance():
+    assert agreeing([[NEITHER, NEAR_MISS]], [[NEITHER, NEAR_MISS]]) == (1.0, 1.0)
+    assert agreeing([[NEITHER, NEAR_MISS] * 2], [[NEITHER, NEITHER, NEAR_MISS, NEAR_MISS]]) == (0.5, 0.0)
 
 
 def test_words_overlap_by_their_share_of_all():

@@ -181,17 +181,6 @@ def test_protocol_bars_keep_the_order_and_show_intervals() -> None:
     assert {"30.0", "50.0", "Recall@10 (%)"} <= set(texts(figure))
 
 
-def test_edit_kind_bars_are_sorted_and_count_queries() -> None:
-    figure = figures.edit_kind_bars(intervals(kind=["neckline", "colour"], queries=[90, 1200]))
-    (axes,) = figure.axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == [
-        "colour  (n = 1,200)",
-        "neckline  (n = 90)",
-    ]
-    assert [bar.get_width() for bar in axes.patches] == pytest.approx([50, 30])
-    assert axes.yaxis_inverted()  # the first row is on top
-
-
 def test_paper_vs_ours_groups_sources_and_says_what_was_not_run() -> None:
     figure = figures.paper_vs_ours(numbers_of_papers())
     (axes,) = figure.axes
@@ -283,7 +272,6 @@ FROM_TABLES: dict[str, tuple[Callable[[pd.DataFrame], Figure], pd.DataFrame, str
         "chance",
     ),
     "protocol_bars": (figures.protocol_bars, intervals(protocol=["a", "b"]), "protocol"),
-    "edit_kind_bars": (figures.edit_kind_bars, intervals(kind=["a", "b"], queries=[1, 2]), "queries"),
     "paper_vs_ours": (figures.paper_vs_ours, numbers_of_papers(), "protocol"),
     "learning_curves": (figures.learning_curves, history_of_runs(), "dev/recall@10"),
     "dpo_curves": (figures.dpo_curves, dpo_history(), "margin"),

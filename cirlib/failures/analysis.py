@@ -49,12 +49,17 @@ class Analysis:
 
     @cached_property
     def by_likeness(self) -> reasons.Judge:
-        style = self.prepared.stage.study.evaluation.captions
-        return reasons.by_towers(self.prepared.towers(), self.prepared.clip, style)
+        """An estimate for data without attributes."""
+        return reasons.by_likeness(self.prepared.clip)
 
     def reasons_of(self, method: str) -> list[list[str]]:
         """The reason of each query, a list a category, as if it were missed."""
         return [self.judge(one) for one in of_method(self.all, method)]
+
+    @property
+    def estimated(self) -> str:
+        """For the figures: where reasons are an estimate."""
+        return "" if self.prepared.attributes else "  ·  reasons estimated by likeness, not known"
 
     def reasons(self) -> pd.DataFrame:
         """The reasons of the misses of each family's best method, the column ``method`` first."""
@@ -76,12 +81,16 @@ class Analysis:
         return {} if attributes is None else reasons.confusions(self.scored, attributes)
 
     def checked(self) -> pd.DataFrame:
-        """Reasons by true attributes against reasons by likeness; empty where there are no attributes."""
+        """Reasons by true attributes against reasons by likeness; empty where there are no attributes.
+
+        Prints how often the two agree.
+        """
         if self.prepared.attributes is None:
             return pd.DataFrame()
-        return reasons.agreement(
-            [self.judge(one) for one in self.scored], [self.by_likeness(one) for one in self.scored]
-        )
+        true, estimated = ([judge(one) for one in self.scored] for judge in (self.judge, self.by_likeness))
+        share, kappa = reasons.agreeing(true, estimated)
+        print(f"The two agree on {100 * share:.1f} % of the queries; Cohen's kappa {kappa:.2f} (0: as by chance).")
+        return reasons.agreement(true, estimated)
 
     def fixed(self, count: int) -> Figure:
         """What the best Q-Former finds and the best zero-shot method does not, as pictures."""

@@ -1,8 +1,8 @@
 """Why a query was missed: what the first image retrieved in the target's place has of the edit and of the reference.
 
-Where the true attributes of every picture are known, they decide. Elsewhere the two-tower model and the captions
-stand in: an image "fits the edit" when it is as near to the words as the target is, and "keeps the garment" when it is
-as near to the reference.
+Where the true attributes of every picture are known, they decide. Elsewhere the two-tower model's image space stands
+in: how far an image went from the reference in the target's direction says whether the edit is done, how far aside of
+it whether the garment is kept. That is an estimate; :func:`agreement` says how good a one where both are known.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-import torch
 
 from cirlib.benchmarks import Benchmark, Triplet
-from cirlib.encoders.clip import TwoTowers
 from cirlib.encoders.store import FeatureStore
 from cirlib.evaluation import Scored
 from cirlib.metrics import bootstrap_ci
 from cirlib.preparation import Attributes
-from cirlib.zero_shot import embed_texts
 
 IGNORED_EDIT = "ignored the edit"
+PART_OF_EDIT = "did part of the edit"
 IGNORED_REFERENCE = "ignored the reference"
 NEAR_MISS = "near miss in one attribute"
 ALSO_RIGHT = "arguably right too"
-NEITHER = "part of each"
-REASONS = (IGNORED_EDIT, IGNORED_REFERENCE, NEAR_MISS, ALSO_RIGHT, NEITHER)
+NEITHER = "part of the edit, another garment"
+REASONS = (IGNORED_EDIT, PART_OF_EDIT, IGNORED_REFERENCE, NEAR_MISS, ALSO_RIGHT, NEITHER)
 AGREEMENT = 0.5  # share of words that two edits must have in common to ask the same
+DONE = 0.5  # of the way from the reference to the target
+ASIDE = 0.8  # of the mean distance between reference and target: further aside is another garment
 
 Judge = Callable[[Scored], list[str]]
 
@@ -56,35 +56,45 @@ def by_attributes(attributes: Attributes) -> Judge:
 def attribute_reason(reference: Mapping[str, str], target: Mapping[str, str], found: Mapping[str, str]) -> str:
     """The reason that one image was retrieved instead of the target.
 
-    ``ignored the edit``: of what the edit changes, nothing is as asked. ``near miss``: one asked thing is not, all
-    else is. ``arguably right too``: everything asked for, and at most one thing changed that nobody spoke of.
-    ``ignored the reference``: everything asked for, but more is changed. ``part of each``: the rest.
+    ``arguably right too``: every attribute is as the target's. ``ignored the edit``: of what the edit changes, nothing
+    is as asked. ``near miss``: one attribute is off. ``ignored the reference``: everything asked for, but two or more
+    things changed that nobody spoke of. The rest did part of the edit: of the same garment where at most one such
+    thing changed, else of another.
     """
     changed = [name for name in target if target[name] != reference[name]]
     undone = sum(found[name] != target[name] for name in changed)
     lost = sum(found[name] != target[name] for name in target if name not in changed)
-    if undone == 0:
-        return ALSO_RIGHT if lost <= 1 else IGNORED_REFERENCE
-    if undone == 1 and lost == 0 and len(changed) > 1:
+    if undone + lost == 0:
+        return ALSO_RIGHT
+    if undone == len(changed):
+        return IGNORED_EDIT
+    if undone + lost == 1:
         return NEAR_MISS
-    return IGNORED_EDIT if undone == len(changed) else NEITHER
+    if undone == 0:
+        return IGNORED_REFERENCE
+    return PART_OF_EDIT if lost <= 1 else NEITHER
 
 
-def by_towers(towers: TwoTowers, store: FeatureStore, style: str) -> Judge:
-    """Reasons by likeness in the two-tower space; captions joined as ``style`` says."""
+def by_likeness(store: FeatureStore) -> Judge:
+    """Reasons by where images lie in the two-tower space; half-done edits are none of them.
+
+    With r, t and x the reference, the target and the image found, the edit is done where
+    ``(x - r)·(t - r) / |t - r|² >= DONE``, and the garment kept where what remains of ``x - r`` aside of ``t - r`` is
+    shorter than ``ASIDE`` times the mean ``|t - r|`` of all queries.
+    """
 
     def judge(one: Scored) -> list[str]:
         triplets, found = one.benchmark.triplets, first_wrong(one)
-        texts = embed_texts(towers, one.benchmark, style)  # (N, D)
         references = store[[triplet.reference for triplet in triplets]]  # (N, D)
-        targets = store[[triplet.targets[0] for triplet in triplets]]
-        others = store[found]
-        fits = (texts * others).sum(-1) >= (texts * targets).sum(-1)  # (N,)
-        keeps = (references * others).sum(-1) >= (references * targets).sum(-1)
-        same = torch.tensor(_asked_alike(one.benchmark, found))
+        wanted = store[[triplet.targets[0] for triplet in triplets]] - references  # (N, D)
+        moved = store[found] - references  # (N, D)
+        along = (moved * wanted).sum(-1) / (wanted * wanted).sum(-1).clamp_min(1e-12)  # (N,)
+        aside = (moved - along[:, None] * wanted).norm(dim=-1)  # (N,)
+        done, kept = along >= DONE, aside <= ASIDE * wanted.norm(dim=-1).mean()
+        reasons = {(True, True): NEAR_MISS, (False, True): IGNORED_EDIT, (True, False): IGNORED_REFERENCE}
         return [
-            ALSO_RIGHT if alike or (fit and keep) else IGNORED_EDIT if keep else IGNORED_REFERENCE if fit else NEITHER
-            for alike, fit, keep in zip(same.tolist(), fits.tolist(), keeps.tolist(), strict=True)
+            ALSO_RIGHT if alike else reasons.get(tuple(pair), NEITHER)
+            for alike, *pair in zip(_asked_alike(one.benchmark, found), done.tolist(), kept.tolist(), strict=True)
         ]
 
     return judge
@@ -116,6 +126,16 @@ def reason_table(scored: Sequence[Scored], reasons: Sequence[Sequence[str]], k: 
         inside = (missed == reason).astype(float)
         rows.append([reason, int(inside.sum()), inside.mean(), *bootstrap_ci(inside)])
     return pd.DataFrame(rows, columns=["reason", "misses", "value", "ci_low", "ci_high"])
+
+
+def agreeing(true: Sequence[Sequence[str]], estimated: Sequence[Sequence[str]]) -> tuple[float, float]:
+    """The share of queries on whose reason the two agree, in [0, 1], and Cohen's kappa, 0 for agreement by chance."""
+    table = agreement(true, estimated)
+    names = table.index.union(table.columns)
+    counts = table.reindex(index=names, columns=names, fill_value=0).to_numpy(float)
+    shares = counts / max(1.0, counts.sum())
+    same, by_chance = float(np.trace(shares)), float(shares.sum(0) @ shares.sum(1))
+    return same, (same - by_chance) / (1 - by_chance) if by_chance < 1 else 1.0
 
 
 def agreement(true: Sequence[Sequence[str]], estimated: Sequence[Sequence[str]]) -> pd.DataFrame:
