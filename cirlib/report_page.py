@@ -239,7 +239,7 @@ def _cell(row: dict[str, Any], name: str) -> str:
     if _is_fraction(name) and isinstance(value, float):
         low, high = row.get("ci_low"), row.get("ci_high")
         beside = f" [{100 * low:.1f}, {100 * high:.1f}]" if name in ("value", "difference") and low is not None else ""
-        return f"{100 * value:.1f}{beside}"
+        return f"{percent(value)}{beside}"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

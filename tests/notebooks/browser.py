@@ -47,6 +47,9 @@ def chromium(size: tuple[int, int] = DESK, dark: bool = False) -> Iterator[WebDr
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         driver.set_page_load_timeout(120)
         yield driver
+    except BaseException:
+        screenshot(driver, "failed")
+        raise
     finally:
         driver.quit()
 

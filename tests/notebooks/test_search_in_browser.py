@@ -38,7 +38,7 @@ def wait_for(driver: WebDriver, selector: str, count: int = 1, seconds: int = 24
 
 
 def tooltips(driver: WebDriver) -> list[str]:
-    return [tile.get_attribute("title") for tile in driver.find_elements(By.CSS_SELECTOR, TILES)]
+    return driver.execute_script(f"return [...document.querySelectorAll('{TILES}')].map(tile => tile.title)")
 
 
 def type_edit(driver: WebDriver, text: str) -> list[str]:
@@ -61,9 +61,7 @@ def test_jupyterlab_runs_the_notebook_and_an_edit_brings_results(small_project):
     with served(small_project, "jupyterlab", *options) as port, chromium(DESK) as driver:
         driver.get(f"http://127.0.0.1:{port}/lab/tree/notebooks/06_search.ipynb")
         wait_for(driver, ".jp-Notebook .jp-CodeCell", 3)
-        WebDriverWait(driver, 120).until(
-            lambda d: d.execute_script("return !document.querySelector('.jp-Toolbar-kernelStatus[title*=Connecting]')")
-        )
+        WebDriverWait(driver, 120).until(lambda d: "| Idle" in d.find_element(By.ID, "jp-main-statusbar").text)
         driver.find_element(By.XPATH, "//*[contains(@class,'lm-MenuBar-itemLabel')][text()='Run']").click()
         driver.find_element(By.XPATH, "//*[contains(@class,'lm-Menu-itemLabel')][text()='Run All Cells']").click()
         wait_for(driver, TILES, 20)
