@@ -412,6 +412,15 @@ def test_approximate_indexes_work_on_a_tiny_gallery(index: str) -> None:
     assert (mine_hard_negatives(*data, index=index).indices == exact.indices).all()
 
 
+def test_searching_all_lists_of_an_inverted_file_is_exact(clustered: tuple) -> None:
+    exact = mine_hard_negatives(*clustered, num_negatives=10)
+    all_lists, one_list = (
+        mine_hard_negatives(*clustered, num_negatives=10, index="ivf", nlist=20, nprobe=probed) for probed in (20, 1)
+    )
+    assert (all_lists.indices == exact.indices).all()
+    assert shared_part(one_list, exact) < 1
+
+
 def test_building_a_graph_leaves_the_number_of_threads_alone(clustered: tuple) -> None:
     threads = faiss.omp_get_max_threads()
     mine_hard_negatives(*clustered, index="hnsw")
@@ -462,6 +471,12 @@ def test_no_gpu_is_tried_without_one(monkeypatch: pytest.MonkeyPatch, without: s
     mine_hard_negatives(*make_data())
 
 
+def test_the_block_size_of_the_rest_of_the_process_is_left_alone(clustered: tuple) -> None:
+    before = faiss.cvar.distance_compute_blas_database_bs
+    mine_hard_negatives(*clustered)
+    assert faiss.cvar.distance_compute_blas_database_bs == before
+
+
 def test_no_queries_give_no_negatives() -> None:
     mined = mine_hard_negatives(np.zeros((0, 4)), np.ones((3, 4)), [])
     assert mined.indices.shape == mined.scores.shape == (0, 3)
@@ -505,6 +520,12 @@ def test_wrong_input_is_named(options: dict, message: str) -> None:
         ({"max_score": float("nan")}, "max_score must be a number, got nan"),
         ({"queries": np.full((3, 4), 1e30)}, "queries row 0 has values that are not finite in float32 or too large"),
         ({"queries": np.ones((3, 4), complex)}, "queries must be real numbers, got complex128"),
+        ({"nlist": 2}, "nlist goes with index 'ivf' only, got 'flat'"),
+        ({"nprobe": 2, "index": "hnsw"}, "nprobe goes with index 'ivf' only, got 'hnsw'"),
+        ({"nlist": 0, "index": "ivf"}, "nlist must be from 1 to 9, got 0"),
+        ({"nlist": 10, "index": "ivf"}, "nlist must be from 1 to 9, got 10"),
+        ({"nprobe": 0, "index": "ivf"}, "nprobe must be from 1 to nlist, got 0"),
+        ({"nlist": 3, "nprobe": 4, "index": "ivf"}, "nprobe must be from 1 to 3, got 4"),
     ],
 )
 def test_what_would_mine_something_else_is_refused(options, said):

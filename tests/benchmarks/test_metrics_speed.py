@@ -6,11 +6,7 @@ reported and not asserted, for a busy machine makes them lie; memory and equal r
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,13 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from measuring import measured, needs_linux
 from ways import SIZES, WAYS, WIDTH, Category, counted, load, sorted_names
 
-import cirlib
-
-HERE = Path(__file__).parent
 MEGABYTE = 2**20
-needs_linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read from /proc")
 
 
 @pytest.fixture(scope="module")
@@ -37,16 +30,6 @@ def seconds(run: Callable[[Category], object], categories: list[Category]) -> fl
     for category in categories:
         run(category)
     return time.perf_counter() - begun
-
-
-def measured(*arguments: str) -> dict[str, float]:
-    """What memory.py prints, from a fresh process."""
-    root = str(Path(cirlib.__path__[0]).parent)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, str(HERE / "memory.py"), *arguments]
-    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
 
 
 def test_recalls_are_the_same_to_the_last_digit(categories: list[Category], report: Any) -> None:
@@ -79,7 +62,7 @@ def test_speed_on_the_whole_of_fashioniq_val(benchmark: Any, categories: list[Ca
 @pytest.mark.parametrize("category", SIZES)
 def test_memory_on_fashioniq_val(benchmark: Any, category: str, report: Any) -> None:
     ways = ("product", "counted", "evaluated", "sorted_names")
-    extra = {way: measured(way, category)["extra_bytes"] for way in ways}
+    extra = {way: measured("memory.py", way, category)["extra_bytes"] for way in ways}
     benchmark.extra_info |= {f"{way}_bytes": size for way, size in extra.items()}
     benchmark.pedantic(counted, args=(load(category),), rounds=3)
     sizes = ", ".join(f"{extra[way] / MEGABYTE:.0f}" for way in ("counted", "sorted_names", "product"))
@@ -97,7 +80,7 @@ def test_a_million_images_on_disk(benchmark: Any, tmp_path: Path, report: Any) -
         block = rng.standard_normal((50_000, WIDTH), dtype=np.float32)
         stored[start : start + 50_000] = block / np.linalg.norm(block, axis=1, keepdims=True)
     del stored
-    found = benchmark.pedantic(measured, args=("disk", str(path)), rounds=1)
+    found = benchmark.pedantic(measured, args=("memory.py", "disk", str(path)), rounds=1)
     path.unlink()
     benchmark.extra_info |= found
     extra, ratio = found["extra_bytes"] / MEGABYTE, found["counted_s"] / found["product_s"]
