@@ -292,7 +292,7 @@ class _State:
             "history": history.records,
             "steps": history.steps,
         }
-        replace_file(self.folder / "state.pt", lambda path: torch.save(state, path))
+        replace_file(self.folder / "state.pt", lambda path: _save_state(path, state))
 
     def keep(self, again: bool = True) -> None:
         """Sets the state of this epoch aside for runs that fork here; ``again``: also where that was done before."""
@@ -313,6 +313,11 @@ class _State:
             return torch.load(self.folder / "state.pt", map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
             return None
+
+
+def _save_state(path: Path, state: dict) -> None:
+    with path.open("wb") as stream:  # given a path, torch would say nothing of why a disk refuses
+        torch.save(state, stream)
 
 
 def _generators() -> list[Tensor]:
