@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from cirlib.benchmarks.expected import EXPECTED
 from cirlib.benchmarks.fashioniq_files import REPLACEMENTS, fetch_annotations, read_links
 from cirlib.benchmarks.garments import draw_garments
 from cirlib.benchmarks.image_sources import take_images
-from cirlib.files import replace_file
+from cirlib.files import write_json, write_table
 from cirlib.preparation import unusable_file
 from cirlib.stage import Stage
 
@@ -99,16 +98,15 @@ def inspect(stage: Stage) -> Audit:
     data = stage.study.data
     report = audit(data.benchmark, stage.images, splits=_splits(stage), categories=data.categories)
     stage.data.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(report.undecodable, indent=1) + "\n"
-    replace_file(unusable_file(stage), lambda path: path.write_text(text))
+    write_json(report.undecodable, unusable_file(stage), indent=1)
     return report
 
 
 def write_audit(report: Audit, folder: Path) -> None:
     """The report as ``audit.csv`` (a row a split and category), ``overlaps.csv`` and ``missing_images.csv``."""
-    report.to_frame().to_csv(folder / "audit.csv", index=False)
-    report.overlap_frame().to_csv(folder / "overlaps.csv", index=False)
-    missing_table(report).to_csv(folder / "missing_images.csv", index=False)
+    write_table(report.to_frame(), folder / "audit.csv")
+    write_table(report.overlap_frame(), folder / "overlaps.csv")
+    write_table(missing_table(report), folder / "missing_images.csv")
 
 
 def overview(report: Audit) -> pd.DataFrame:

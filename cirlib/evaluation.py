@@ -7,7 +7,6 @@ rankings; ``--help`` says more, :mod:`cirlib.run_files` what a run file holds.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import sys
@@ -24,6 +23,7 @@ from torch import Tensor
 from cirlib.benchmarks import NAMES, Benchmark, BenchmarkError, join_captions, load_benchmark
 from cirlib.benchmarks.base import PROTOCOLS_OF_GALLERY, check_choice
 from cirlib.benchmarks.protocols import REFERENCES
+from cirlib.files import write_json, write_table
 from cirlib.measures import (
     Values,
     chance,
@@ -307,7 +307,7 @@ def write_ranks(scored: Sequence[Scored], path: Path) -> None:
         )
         for one in scored
     ]
-    pd.concat(frames or [pd.DataFrame(columns=columns)]).to_csv(path, index=False)
+    write_table(pd.concat(frames or [pd.DataFrame(columns=columns)]), path)
 
 
 def read_ranks(path: Path, benchmarks: Mapping[str, Benchmark], evaluation: Evaluation) -> list[Scored]:
@@ -350,8 +350,8 @@ def write_results(scored: Sequence[Scored], folder: Path) -> pd.DataFrame:
 
 def write_summary(summary: pd.DataFrame, folder: Path) -> None:
     """Writes ``summary.csv`` and ``metrics.json`` into ``folder``."""
-    summary.round(6).to_csv(folder / "summary.csv", index=False)
-    (folder / "metrics.json").write_text(json.dumps(metrics_tree(summary), indent=2) + "\n")
+    write_table(summary.round(6), folder / "summary.csv")
+    write_json(metrics_tree(summary), folder / "metrics.json")
 
 
 def result_table(summary: pd.DataFrame, category: str = "mean") -> pd.DataFrame:
@@ -408,7 +408,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.out:
             write_summary(summary, options.out)
             if tests is not None:
-                tests.to_csv(options.out / "tests.csv", index=False)
+                write_table(tests, options.out / "tests.csv")
     except FileExistsError as error:
         print(f"{error.filename} is a file, expected a folder", file=sys.stderr)
         return 2

@@ -23,6 +23,7 @@ from cirlib.encoders.images import ImageEncoder, encode_images
 from cirlib.encoders.live import LiveFeatures
 from cirlib.encoders.mini import MiniVision, build_two_towers
 from cirlib.encoders.store import FeatureStore, build_store, contents_key, remaining
+from cirlib.files import write_json, write_table
 from cirlib.resources import encoding_needs, require_disk
 from cirlib.splits import Splits, load_splits
 from cirlib.stage import Stage
@@ -249,7 +250,7 @@ def example_triplets(parts: Mapping[str, Benchmark], number: int, seed: int) -> 
 def write_report(prepared: Prepared, folder: Path) -> None:
     """The counts, to ``counts.csv`` and in short to ``metrics.json``."""
     counts = count(prepared)
-    counts.to_csv(folder / "counts.csv", index=False)
+    write_table(counts, folder / "counts.csv")
     queries = {part: int(rows["queries"].sum()) for part, rows in counts.groupby("part", sort=False)}
     values = {"queries": queries, "images": len(prepared.tokens)}
-    (folder / "metrics.json").write_text(json.dumps(values, indent=2) + "\n")
+    write_json(values, folder / "metrics.json")

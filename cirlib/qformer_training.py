@@ -20,7 +20,7 @@ from cirlib.encoders.live import LiveFeatures
 from cirlib.encoders.mini import quiet_transformers
 from cirlib.encoders.store import FeatureStore
 from cirlib.evaluation import Scored, average_texts, mean_recall, query_texts, score
-from cirlib.files import replace_file
+from cirlib.files import replace_file, write_table
 from cirlib.gradient_cache import in_chunks
 from cirlib.losses.info_nce import info_nce
 from cirlib.mining import mine_hard_negatives
@@ -213,7 +213,8 @@ def _mined(folder: Path, mine: Callable[[], np.ndarray], epoch: int) -> np.ndarr
     """The negatives mined at ``epoch``, (N, K): kept in ``folder``, so that a resumed run has the same."""
     file = folder / f"negatives-{epoch}.npy"
     if not file.is_file() and is_first():
-        replace_file(file, lambda path: _save_array(path, mine()))
+        array = mine()
+        replace_file(file, lambda path: _save_array(path, array))
     wait()
     return np.load(file)
 
@@ -391,7 +392,7 @@ def _train_in_worker(stage: Stage) -> None:
     composers, history = train_here(Prepared(stage))
     if is_first():
         save_all(composers, stage.unfinished / "trained")
-        history.to_csv(stage.unfinished / "trained" / "history.csv", index=False)
+        write_table(history, stage.unfinished / "trained" / "history.csv")
 
 
 def train_here(prepared: Prepared) -> tuple[dict[str, QFormerComposer], pd.DataFrame]:

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from cirlib.benchmarks import BenchmarkError
 from cirlib.benchmarks.base import read_ids, scan_images
 from cirlib.benchmarks.fashioniq_files import fetch_annotations
+from cirlib.files import replace_file
 from cirlib.stage import project_root
 
 STUDY = "fashioniq_rehearsal"
@@ -77,9 +78,8 @@ def draw_stand_ins(ids: Iterable[str], folder: Path) -> None:
 
 
 def _save_stand_in(folder: Path, image: str) -> None:
-    temporary = folder / f"{image}.part"
-    stand_in(image).save(temporary, "JPEG", quality=85)
-    temporary.replace(folder / f"{image}.jpg")
+    picture = stand_in(image)
+    replace_file(folder / f"{image}.jpg", lambda path: picture.save(path, "JPEG", quality=85))
 
 
 def stand_in(image: str) -> Image.Image:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from cirlib.benchmarks import Benchmark
 from cirlib.evaluation import Scored, read_ranks, result_table
 from cirlib.figures import rank_histogram
+from cirlib.files import replace_file
 from cirlib.params import load_study
 from cirlib.stage import Stage, project_root
 
@@ -74,7 +75,8 @@ def update_page(page: Path, summary: pd.DataFrame) -> None:
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise ValueError(f"{page} must have {BEGIN} and {END} once each: the table goes between them")
     before, after = text.split(BEGIN)[0], text.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n{markdown(summary)}{END}{after}")
+    changed = f"{before}{BEGIN}\n{markdown(summary)}{END}{after}"
+    replace_file(page, lambda path: path.write_text(changed))
 
 
 def show(root: Path, study: str, summary: pd.DataFrame) -> None:

@@ -14,14 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from cirlib.encoders.images import ImageEncoder, open_rgb
+from cirlib.memory import ResourceError
 
 OPTIMISER_COPIES = 2  # AdamW keeps two moments of every trained weight
 WORKER_BYTES = 100_000_000  # what a decoding process has of its own, about
 SPARE_DISK = 500_000_000  # bytes that are to stay free
-
-
-class ResourceError(RuntimeError):
-    """There is too little disk or memory; the message says how much is wanted and which parameter wants less."""
 
 
 @dataclass(frozen=True)

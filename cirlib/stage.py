@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cirlib.locks import hold, release
 from cirlib.params import ParameterError, Study, load_study, override
 
 # The cell that papermill injects starts so; the notebooks' own parameters cells do too.
@@ -70,8 +71,9 @@ class Stage:
         return self.out / "unfinished"
 
     def finish(self) -> None:
-        """Clears what was kept for going on after an interruption."""
+        """Clears what was kept for going on after an interruption, and leaves the folder to other runs."""
         shutil.rmtree(self.unfinished, ignore_errors=True)
+        release(self.out)
 
     @property
     def table(self) -> Path:
@@ -98,6 +100,7 @@ def open_stage(name: str) -> Stage:
 
     Raises:
         ParameterError: an unknown parameter, or a value that is not allowed.
+        StageError: another run writes to the same folder, or the folder may not be written.
     """
     _quiet_tracebacks()
     _whole_cells()
@@ -106,8 +109,8 @@ def open_stage(name: str) -> Stage:
     study = override(load_study(root / "params.yaml"), name, given)
     seed_everything(study.seed)
     out, figures = _folders(root, study, name, given)
-    for folder in (out, figures) if name != "search" else ():
-        folder.mkdir(parents=True, exist_ok=True)
+    if name != "search":
+        _take(root, out, figures)
     stage = Stage(name, study, root, out, figures, given)
     target = "" if name == "search" else f" → {os.path.relpath(out, root)}"
     print(f"{study.name} · {name}{target}" + (f"   {given}" if given else ""))
@@ -142,6 +145,24 @@ def _folders(root: Path, study: Study, name: str, given: Mapping[str, Any]) -> t
         return root / "results" / study.name / name, root / "figures" / study.name / name
     run = root / "runs" / study.name / f"{name}-{_label(given)}"
     return run, run / "figures"
+
+
+def _take(root: Path, out: Path, figures: Path) -> None:
+    """Makes a run's folders and holds the first against other runs.
+
+    Raises:
+        StageError: they may not be written, or another run is at work there.
+    """
+    where = os.path.relpath(out, root)
+    try:
+        for folder in (out, figures):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StageError(f"{where} cannot be made: {error.strerror}: move the project to where it may write") from None
+    if not os.access(out, os.W_OK):
+        raise StageError(f"{where} may not be written: change its permissions, or those of its file system")
+    if not hold(out):
+        raise StageError(f"another run writes to {where}: wait for it, or stop it (JupyterLab: shut its kernel down)")
 
 
 def _label(given: Mapping[str, Any]) -> str:
@@ -197,9 +218,13 @@ def _quiet_tracebacks() -> None:
     from cirlib.benchmarks import BenchmarkError
     from cirlib.encoders.mini import ModelError
     from cirlib.encoders.store import StoreError
+    from cirlib.files import WriteError
     from cirlib.resources import ResourceError
 
-    meant = (ParameterError, StageError, BenchmarkError, StoreError, ModelError, ResourceError, FloatingPointError)
+    meant = (
+        ParameterError, StageError, BenchmarkError, StoreError, ModelError, ResourceError, WriteError,
+        FloatingPointError,
+    )  # fmt: skip
 
     def show(self: Any, kind: type, error: BaseException, trace: Any, tb_offset: int | None = None) -> list[str]:
         lines = [f"{kind.__name__}: {error}"]

@@ -26,9 +26,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from cirlib.files import replace_file
+from cirlib.memory import within_memory
 from cirlib.processes import average_gradients, is_first, wait
-from cirlib.resources import ResourceError, StepWatch, require_disk, state_bytes
+from cirlib.resources import StepWatch, require_disk, state_bytes
 
+SMALLER_STEPS = (
+    "lower batch_size and raise accumulation by the same factor, or set qformer.gradient_checkpointing to true"
+)
 NAMED = 8  # of a batch, in the sentence that stops a run
 PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
@@ -100,7 +104,7 @@ def train(
 
     Raises:
         FloatingPointError: the loss or a gradient is not finite; with step, batch, and the last good state.
-        ResourceError: a batch does not fit into the GPU's memory; the state does not fit on the disk.
+        ResourceError: a batch does not fit into the memory; the state does not fit on the disk.
     """
     AcceleratorState._reset_state()  # else the precision of this process' first training would be that of all
     accelerator = Accelerator(
@@ -165,9 +169,13 @@ def _epoch(
     for number, batch in enumerate(bar, start=1):
         if expect is not None and number < len(batches):
             expect(batches[number])
-        with accelerator.accumulate(model):
+        with (
+            within_memory(f"{history.run}: a batch of {len(batch)} {unit}", SMALLER_STEPS),
+            accelerator.accumulate(model),
+        ):
             accelerator.sync_gradients |= number == len(batches)
-            loss, told = _forward(accelerator, loss_of, batch, watch, history.run, unit)
+            with accelerator.autocast(), watch.forward() if watch else nullcontext():
+                loss, told = loss_of(batch)
             value = loss.item()
             where = f"step {number} of epoch {epoch}"
             _require_finite(value, f"the loss at {where} is {value}", history, recipe, names(batch))
@@ -197,24 +205,6 @@ def _require_finite(value: float, what: str, history: History, recipe: Recipe, n
     kept = f"the state after epoch {good} is kept" if good else "no epoch was finished"
     batch = names if isinstance(names, str) else ", ".join(names[:NAMED]) + (" …" if len(names) > NAMED else "")
     raise FloatingPointError(f"{history.run}: {what}: lower lr (now {recipe.lr:g}); {kept}. The batch: {batch}")
-
-
-def _forward(
-    accelerator, loss_of, batch, watch: StepWatch | None, run: str, unit: str
-) -> tuple[Tensor, dict[str, float]]:
-    """The loss of a batch.
-
-    Raises:
-        ResourceError: it does not fit into the GPU's memory.
-    """
-    try:
-        with accelerator.autocast(), watch.forward() if watch else nullcontext():
-            return loss_of(batch)
-    except torch.OutOfMemoryError:
-        raise ResourceError(
-            f"{run}: a batch of {len(batch)} {unit} does not fit into the GPU's memory: lower batch_size and raise "
-            "accumulation by the same factor, or set qformer.gradient_checkpointing to true"
-        ) from None
 
 
 def _report(record: dict, run: str, unit: str, epochs: int, seconds_left: float) -> None:
@@ -292,7 +282,7 @@ class _State:
             "history": history.records,
             "steps": history.steps,
         }
-        replace_file(self.folder / "state.pt", lambda path: torch.save(state, path))
+        replace_file(self.folder / "state.pt", lambda path: _save_state(path, state))
 
     def keep(self, again: bool = True) -> None:
         """Sets the state of this epoch aside for runs that fork here; ``again``: also where that was done before."""
@@ -313,6 +303,11 @@ class _State:
             return torch.load(self.folder / "state.pt", map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
             return None
+
+
+def _save_state(path: Path, state: dict) -> None:
+    with path.open("wb") as stream:  # given a path, torch would say nothing of why a disk refuses
+        torch.save(state, stream)
 
 
 def _generators() -> list[Tensor]:

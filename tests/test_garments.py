@@ -131,7 +131,7 @@ def test_a_killed_run_is_completed(drawn: Path, tmp_path: Path) -> None:
     images[0].unlink()
     images[1].write_bytes(images[1].read_bytes()[:300])
     images[2].write_bytes(images[2].read_bytes()[:-2])
-    images[3].with_name(f"{images[3].name}.part").write_bytes(b"half")
+    images[3].with_name(f"{images[3].name}.tmp").write_bytes(b"half")
     (tmp_path / "captions" / "cap.dress.val.json").write_text("[")
     (tmp_path / "drawn.json").unlink()
     whole = images[4].stat().st_mtime_ns

@@ -122,7 +122,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path, cirr, recall, 
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("cirlib.benchmarks.server_files.os.replace", fail)
+    monkeypatch.setattr("pathlib.Path.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         write_cirr(path, recall, "recall", cirr)
     assert [p.name for p in tmp_path.iterdir()] == ["recall.json"]

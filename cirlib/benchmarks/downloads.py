@@ -20,6 +20,8 @@ import httpx
 from PIL import Image, UnidentifiedImageError
 from tqdm.auto import tqdm
 
+from cirlib.files import write_bytes
+
 EXTENSION_OF = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 MIN_SIDE = 8  # pixels; shops answer with a picture of one pixel where they have none
 ASK_AGAIN = {408, 425, 429, 500, 502, 503, 504}  # statuses that may pass
@@ -191,9 +193,7 @@ def save_picture(content: bytes, stem: Path) -> Outcome:
         return Outcome("broken", "the answer is not an image")
     except Exception as error:  # Pillow's decoders raise many types on damaged data
         return Outcome("broken", f"cannot be decoded: {error}")
-    temporary = stem.with_name(stem.name + ".part")
-    temporary.write_bytes(content)
-    temporary.replace(stem.with_name(stem.name + extension))
+    write_bytes(content, stem.with_name(stem.name + extension))
     return Outcome("there")
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import httpx
 from tqdm.auto import tqdm
 
+from cirlib.files import write_bytes
+
 from .base import BenchmarkError
 from .downloads import fetch_bytes
 
@@ -32,11 +34,7 @@ def fetch_annotations(root: Path, fetch: Callable[[str], bytes] = fetch_bytes) -
         found = hashlib.sha256(content).hexdigest()
         if found != sha256:
             raise BenchmarkError(f"{url} has the SHA-256 {found}, the published file has {sha256}: it has changed.")
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".part")
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        write_bytes(content, root / name)
 
 
 def changed_files(root: Path) -> list[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
+
+from cirlib.files import write_bytes
 
 from . import cirr
 from .base import Benchmark, BenchmarkError, Triplet, check_choice
@@ -96,11 +97,4 @@ def _check_list(triplet: Triplet, images: Sequence[str], length: int, allowed: C
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes beside the goal and renames, so that a file of this name is always whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(json.dumps(content), encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_bytes(json.dumps(content).encode(), path)

@@ -22,6 +22,7 @@ from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
 
 from cirlib.encoders.blip2 import load_blip2
 from cirlib.encoders.mini import IMAGE_WIDTH, ModelError, minilm_folder, quiet_transformers, reason
+from cirlib.files import replace_file, write_json
 
 
 @dataclass(frozen=True)
@@ -237,10 +238,8 @@ def build_qformer(
 def save_weights(composer: QFormerComposer, folder: Path) -> None:
     """Writes ``model.safetensors`` and ``settings.json`` into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {k: v.detach().cpu().contiguous() for k, v in composer.state_dict().items()},
-        folder / "model.safetensors",
-    )
+    tensors = {k: v.detach().cpu().contiguous() for k, v in composer.state_dict().items()}
+    replace_file(folder / "model.safetensors", lambda path: save_file(tensors, path))
     settings = {
         "fusion": composer.form.fusion,
         "target": composer.form.target,
@@ -249,7 +248,7 @@ def save_weights(composer: QFormerComposer, folder: Path) -> None:
         "width": composer.vision_projection.out_features,
         "image_width": composer.qformer.config.encoder_hidden_size,
     }
-    (folder / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
+    write_json(settings, folder / "settings.json")
 
 
 def load_weights(composer: QFormerComposer, folder: Path) -> None:

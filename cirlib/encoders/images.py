@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cirlib.encoders.store import FeatureStore, build_store, contents_key
+from cirlib.memory import within_memory
 from cirlib.pictures import to_rgb
 
 
@@ -70,7 +71,8 @@ def encode_images(
     def encode(rows: slice) -> Iterator[Tensor]:
         loader = DataLoader(_Files(files[rows], encoder.transform), batch_size, num_workers=num_workers)
         for pixels in loader:
-            with torch.inference_mode():  # not around the yield, which would put the caller in this mode too
+            batch = within_memory(f"{description}: a batch of {len(pixels)} images", "lower data_prep.batch_size")
+            with batch, torch.inference_mode():  # not around the yield, which would put the caller in this mode too
                 features = encoder.encode_pixels(pixels)
             yield features
 

@@ -22,6 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from cirlib.files import replace_file
+
 EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 IMAGE_WIDTH = 1280  # channels of the last grid of EfficientNet-Lite0
@@ -168,7 +170,8 @@ def heads(model: open_clip.CustomTextCLIP) -> dict[str, Tensor]:
 
 def save_heads(model: open_clip.CustomTextCLIP, path: Path) -> None:
     """Writes :func:`heads` as safetensors."""
-    save_file({name: tensor.contiguous().cpu() for name, tensor in heads(model).items()}, path)
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in heads(model).items()}
+    replace_file(path, lambda part: save_file(tensors, part))
 
 
 def load_two_towers(path: Path) -> open_clip.CustomTextCLIP:

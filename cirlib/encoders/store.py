@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from cirlib.files import ADVICE, WriteError, write_json
+
 FEATURES, MANIFEST, PROGRESS = "features.npy", "store.json", "progress.json"
 
 
@@ -114,7 +116,8 @@ def build_store(
         for start in range(done, len(ids), shard_size):
             _write_shard(array, slice(start, min(start + shard_size, len(ids))), encode, bar)
             array.flush()
-            _write_json(partial / PROGRESS, {"done": min(start + shard_size, len(ids)), **wanted})
+            progress = {"done": min(start + shard_size, len(ids)), **wanted}
+            write_json(progress, partial / PROGRESS, indent=None)
     del array
     _finish(partial, folder, wanted)
     return FeatureStore(folder)
@@ -148,7 +151,23 @@ def _resume(partial: Path, wanted: dict) -> tuple[np.memmap, int]:
         return np.load(partial / FEATURES, mmap_mode="r+"), done
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    return np.lib.format.open_memmap(partial / FEATURES, "w+", np.float16, shape), 0
+    return _allocated(partial / FEATURES, shape), 0
+
+
+def _allocated(file: Path, shape: tuple[int, ...]) -> np.memmap:
+    """A new array whose bytes are all on the disk: one that ran full under a memory map would kill the process.
+
+    Raises:
+        WriteError: there is no room for it.
+    """
+    array = np.lib.format.open_memmap(file, "w+", np.float16, shape)
+    if hasattr(os, "posix_fallocate"):
+        try:
+            with file.open("r+b") as stream:
+                os.posix_fallocate(stream.fileno(), 0, array.offset + array.nbytes)
+        except OSError as error:
+            raise WriteError(f"{file} could not be written: {error.strerror}: {ADVICE}") from error
+    return array
 
 
 def _done(partial: Path, wanted: dict) -> int:
@@ -159,7 +178,7 @@ def _done(partial: Path, wanted: dict) -> int:
 
 
 def _finish(partial: Path, folder: Path, manifest: dict) -> None:
-    _write_json(partial / MANIFEST, manifest)
+    write_json(manifest, partial / MANIFEST, indent=None)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
     (folder / PROGRESS).unlink(missing_ok=True)  # last: a run killed before the rename only has to rename again
@@ -185,9 +204,3 @@ def _read_json(path: Path) -> dict | None:
         return json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-
-
-def _write_json(path: Path, values: dict) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(values))
-    os.replace(temporary, path)

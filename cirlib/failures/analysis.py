@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,7 @@ from cirlib.failures import groups, reasons
 from cirlib.failures.exchanges import best_of_families
 from cirlib.failures.looks import look_rows
 from cirlib.failures.rows import fixed_queries, fixed_rows, of_method
+from cirlib.files import write_json
 from cirlib.preparation import Prepared
 from cirlib.qformer_training import trained_composer
 
@@ -125,7 +125,7 @@ class Analysis:
             "reasons": {row.reason: round(row.value, 6) for row in table.itertuples()},
             "unclassified": round(groups.unclassified(self.scored), 6),
         }
-        (folder / "metrics.json").write_text(json.dumps(content, indent=2) + "\n")
+        write_json(content, folder / "metrics.json")
 
 
 def _stacked(tables: Mapping[str, pd.DataFrame], column: str) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 import cirlib
 from cirlib.benchmarks import Benchmark
 from cirlib.evaluation import Scored, average_texts, mean_recall, query_texts, score, summarise
-from cirlib.files import replace_file
+from cirlib.files import write_json
 from cirlib.metrics import median_rank
 from cirlib.params import DPO, Evaluation, Study
 from cirlib.preferences import geometry
@@ -135,7 +135,7 @@ class _Track:
         self.sides.train(mode)
         torch.set_rng_state(generator)
         if self.file:
-            replace_file(self.file, lambda path: path.write_text(json.dumps(self.records)))
+            write_json(self.records, self.file, indent=None)
         self.seconds += time.perf_counter() - start
 
 
@@ -167,7 +167,7 @@ class _Pairs:
             negatives = self._mine(sides.eval(), since)
             sides.train(mode)
             if file:
-                replace_file(file, lambda path: path.write_text(json.dumps(negatives.tolist())))
+                write_json(negatives.tolist(), file, indent=None)
         self._take(negatives)
         self.mined_at = since
 
@@ -297,7 +297,7 @@ def measure(bench: Bench, params: DPO, keep_dev: bool = False) -> dict:
         dev = embed_parts(outcome.sides, splits.dev, study.evaluation)
         record["dev/recall@10"] = mean_recall(score_embedded(dev, study.evaluation, "dev"), 10)
     file.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(file, lambda path: path.write_text(json.dumps(record)))
+    write_json(record, file, indent=None)
     return record
 
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from cirlib import figures
 from cirlib.evaluation import Scored, protocol_name
+from cirlib.files import write_table
 from cirlib.params import DPO
 from cirlib.preferences import grid, mistakes, recipe
 from cirlib.preferences.bench import Bench
@@ -50,7 +51,7 @@ class Experiment:
         ``draw`` is given the table and ``context``, what its numbers were measured on.
         """
         if len(table):
-            table.round(6).to_csv(self.tables / f"{name}.csv", index=False)
+            write_table(table.round(6), self.tables / f"{name}.csv")
             figure = draw(table, context=self.measured_on(name))
         else:
             figure = figures.note(self.why_not)

@@ -30,9 +30,10 @@ from cirlib.benchmarks.garments.catalogue import (
     plan_catalogue,
 )
 from cirlib.benchmarks.garments.drawing import render_garment
+from cirlib.files import write_bytes
 
 JPEG_QUALITY = 92
-IMAGE_NAME = re.compile(r"G[A-Z2-7]{9}\.jpg(\.part)?")
+IMAGE_NAME = re.compile(r"G[A-Z2-7]{9}\.jpg(\.tmp)?")
 
 
 def draw_garments(
@@ -169,7 +170,7 @@ def _write_image(folder: Path, size: int, drawing: Drawing) -> None:
     rng = np.random.default_rng(np.random.SeedSequence((*drawing.seed, len(STREAMS))))
     buffer = io.BytesIO()
     render_garment(drawing.garment, rng, size).save(buffer, "JPEG", quality=JPEG_QUALITY)
-    _write_bytes(path, buffer.getvalue())
+    write_bytes(buffer.getvalue(), path)
 
 
 def _is_whole(data: bytes, size: int) -> bool:
@@ -183,12 +184,4 @@ def _is_whole(data: bytes, size: int) -> bool:
 
 
 def _write_json(path: Path, value: object) -> None:
-    _write_bytes(path, json.dumps(value, indent=1).encode())
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    """The file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(data)
-    os.replace(part, path)
+    write_bytes(json.dumps(value, indent=1).encode(), path)
