@@ -12,7 +12,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from cirlib.benchmarks.base import read_ids, scan_images
 from cirlib.benchmarks.fashioniq_files import fetch_annotations
 from cirlib.files import replace_file
 from cirlib.stage import project_root
+from cirlib.workers import process_pool
 
 STUDY = "fashioniq_rehearsal"
 STAND_IN_SIZE = (30, 40)
@@ -71,7 +71,7 @@ def draw_stand_ins(ids: Iterable[str], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     there = scan_images(folder)
     missing = [image for image in ids if image not in there]
-    with ProcessPoolExecutor() as pool:
+    with process_pool() as pool:
         done = pool.map(partial(_save_stand_in, folder), missing, chunksize=500)
         for _ in tqdm(done, total=len(missing), desc="stand-in pictures", unit="image", disable=not missing):
             pass

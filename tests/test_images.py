@@ -111,3 +111,11 @@ def test_other_modes_become_rgb(tmp_path, mode):
     image = open_rgb(tmp_path / "a.tif")
     assert image.mode == "RGB"
     assert (np.asarray(image) == 255).all()
+
+
+def test_encoding_leaves_the_common_generator_alone(tmp_path, pictures):
+    """Else what is drawn afterwards would depend on how much was encoded before a kill."""
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    encode_images(MeanColour(), pictures, tmp_path / "store", num_workers=0)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -83,7 +83,8 @@ def test_a_stage_names_parameters_that_exist_and_its_own_block(stage):
 # What shows, names or places numbers and computes none.
 PRESENTATION = {
     "cirlib/__init__.py", "cirlib/composers/__init__.py", "cirlib/stage.py", "cirlib/params.py", "cirlib/figures.py",
-    "cirlib/devices.py", "cirlib/locks.py", "cirlib/memory.py", "cirlib/resources.py", "cirlib/sheets.py",
+    "cirlib/devices.py", "cirlib/locks.py", "cirlib/memory.py", "cirlib/workers.py", "cirlib/resources.py",
+    "cirlib/sheets.py",
 }  # fmt: skip
 
 

@@ -69,7 +69,8 @@ def encode_images(
     ids, files = list(images), list(images.values())
 
     def encode(rows: slice) -> Iterator[Tensor]:
-        loader = DataLoader(_Files(files[rows], encoder.transform), batch_size, num_workers=num_workers)
+        options = {"num_workers": num_workers, "generator": torch.Generator()}  # else it would draw from the common one
+        loader = DataLoader(_Files(files[rows], encoder.transform), batch_size, **options)
         for pixels in loader:
             batch = within_memory(f"{description}: a batch of {len(pixels)} images", "lower data_prep.batch_size")
             with batch, torch.inference_mode():  # not around the yield, which would put the caller in this mode too

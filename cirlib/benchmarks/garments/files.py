@@ -6,7 +6,6 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -31,6 +30,7 @@ from cirlib.benchmarks.garments.catalogue import (
 )
 from cirlib.benchmarks.garments.drawing import render_garment
 from cirlib.files import write_bytes
+from cirlib.workers import process_pool
 
 JPEG_QUALITY = 92
 IMAGE_NAME = re.compile(r"G[A-Z2-7]{9}\.jpg(\.tmp)?")
@@ -159,7 +159,7 @@ def _mapper(workers: int) -> Iterator[Callable[..., Iterator[None]]]:
     if workers == 1:
         yield map
         return
-    with ProcessPoolExecutor(workers) as pool:
+    with process_pool(workers) as pool:
         yield partial(pool.map, chunksize=32)
 
 
