@@ -116,6 +116,8 @@ def read_json(path: Path, expected: str) -> Any:
         raise BenchmarkError(f"{path}: nested too deep, expected {expected}.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise BenchmarkError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
+    except ValueError:  # of Python, which reads no longer number
+        raise BenchmarkError(f"{path}: holds a number of thousands of digits, expected {expected}.") from None
 
 
 def read_records(path: Path, expected: str) -> list[dict[str, Any]]:
@@ -136,10 +138,11 @@ def read_ids(path: Path, expected: str) -> list[str]:
         raise BenchmarkError(f"{path}: expected a list of image ids, found {_kind(ids)}.")
     for index, image in enumerate(ids):
         if not isinstance(image, str) or not image:
-            raise BenchmarkError(f"{path}, record {index}: expected an image id (non-empty text), found {image!r}.")
+            found = short(image)
+            raise BenchmarkError(f"{path}, record {index}: expected an image id (non-empty text), found {found}.")
         if not _is_file_name(image):
             raise BenchmarkError(
-                f"{path}, record {index}: image id {_short(image)} is no file name: slashes, NUL and halves of "
+                f"{path}, record {index}: image id {short(image)} is no file name: slashes, NUL and halves of "
                 f"characters are not allowed, nor more than {LONGEST_ID} bytes."
             )
     check_unique(ids, path, "image ids")
@@ -194,7 +197,7 @@ class Record:
         if key not in self.data:
             raise BenchmarkError(f"{where}: no key {key!r}, expected {expected}.")
         if not accepts(self.data[key]):
-            raise BenchmarkError(f"{where}: {key!r} must be {expected}, found {_short(self.data[key])}.")
+            raise BenchmarkError(f"{where}: {key!r} must be {expected}, found {short(self.data[key])}.")
         return self.data[key]
 
 
@@ -202,7 +205,8 @@ def check_unique(ids: Sequence[Any], path: Path, what: str) -> None:
     """Refuses ids that appear more than once; gives the first and how many there are."""
     repeated = [i for i, n in Counter(ids).items() if n > 1]
     if repeated:
-        raise BenchmarkError(f"{path}: {len(repeated)} {what} appear more than once, the first is {repeated[0]!r}.")
+        first = short(repeated[0])
+        raise BenchmarkError(f"{path}: {len(repeated)} {what} appear more than once, the first is {first}.")
 
 
 def check_triplets(triplets: Sequence[Triplet], gallery: Sequence[str], source: Path) -> None:
@@ -222,13 +226,13 @@ def check_triplets(triplets: Sequence[Triplet], gallery: Sequence[str], source: 
             query, image = outside[0]
             raise BenchmarkError(
                 f"{source}: {len(outside)} {role}s are not in the split's gallery of {len(gallery)} images, "
-                f"the first is {image!r} of query {query!r}."
+                f"the first is {short(image)} of query {query!r}."
             )
     same = [t for t in triplets if t.reference in t.targets]
     if same:
         raise BenchmarkError(
             f"{source}: {len(same)} queries have their own reference as a target, "
-            f"the first is {same[0].id!r} ({same[0].reference!r})."
+            f"the first is {same[0].id!r} ({short(same[0].reference)})."
         )
 
 
@@ -246,10 +250,11 @@ def _list_of(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 def _kind(value: object) -> str:
     names = {dict: "an object", list: "a list", str: "a text", type(None): "null"}
-    return names.get(type(value), _short(value))
+    return names.get(type(value), short(value))
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """A value as a sentence shows it, long ones cut."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 

@@ -25,6 +25,7 @@ from .base import (
     read_json,
     read_records,
     scan_images,
+    short,
 )
 
 SPLITS = ("train", "val", "test1")
@@ -56,7 +57,7 @@ def _triplet(record: Record, split: str) -> Triplet:
     members = record.nested("img_set").texts("members")
     if reference not in members:
         raise BenchmarkError(
-            f"{record.path}, record {record.index}: the reference {reference!r} must be one of 'members'."
+            f"{record.path}, record {record.index}: the reference {short(reference)} must be one of 'members'."
         )
     targets = () if split == SERVER_SPLIT else (record.text("target_hard"),)
     subset = tuple(member for member in members if member != reference)
@@ -69,7 +70,7 @@ def _read_files(path: Path) -> dict[str, str]:
         raise BenchmarkError(f"{path}: expected an object from image id to image file.")
     for image, file in files.items():
         if not isinstance(file, str) or not file:
-            raise BenchmarkError(f"{path}: {image!r} must be an image file's path, found {file!r}.")
+            raise BenchmarkError(f"{path}: {short(image)} must be an image file's path, found {short(file)}.")
     return files
 
 
