@@ -7,11 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 from cirlib import figures, training
@@ -92,9 +92,9 @@ def fill(folder: Path, left: int = 4096) -> None:
 NOISE = np.random.default_rng(0).random((400, 400))
 
 
-def noisy_figure() -> plt.Figure:
-    figure, axes = plt.subplots()
-    axes.imshow(NOISE)
+def noisy_figure() -> Figure:
+    figure = Figure()
+    figure.subplots().imshow(NOISE)
     return figure
 
 
