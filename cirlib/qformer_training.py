@@ -42,10 +42,9 @@ class TripletBatch:
     texts: list[str]  # B
     negatives: np.ndarray  # (B, K)
 
-    @property
-    def rows(self) -> np.ndarray:
-        """Every row of the store that the batch reads."""
-        return np.concatenate([self.references, self.targets, self.negatives.ravel()])
+    def rows(self, own: np.ndarray) -> np.ndarray:
+        """Every row of the store that the queries ``own`` (b,) of the batch read."""
+        return np.concatenate([self.references[own], self.targets[own], self.negatives[own].ravel()])
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -94,7 +93,8 @@ def pretrain(
     fingerprint = {"store": store.key, "params": params.model_dump(), "seed": study.seed, "pairs": pairs}
     options = {
         "run": "pretraining", "fingerprint": fingerprint, "unit": "pairs",
-        "names": lambda batch: [store.ids[row] for row in batch.images], "expect": lambda b: store.expect(b.images),
+        "names": lambda batch: [store.ids[row] for row in batch.images],
+        "expect": lambda batch: store.expect(batch.images[own_rows(len(batch))], composer.device),
     }  # fmt: skip
     return train(composer, batches, len(batches(1)), loss_of, recipe, folder, **options)
 
@@ -138,7 +138,7 @@ def finetune(
     options = {
         "run": run, "validate": validate, "fingerprint": fingerprint, "keep": params.mine_from, "fork": fork,
         "names": lambda batch: [store.ids[row] for row in batch.targets],
-        "expect": lambda batch: store.expect(batch.rows),
+        "expect": lambda batch: store.expect(batch.rows(own_rows(len(batch))), composer.device),
     }  # fmt: skip
     return train(composer, partial(sampler.batches, mine=mine), sampler.steps, loss_of, recipe, folder, **options)
 

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -91,34 +92,44 @@ def stand_in(image: str) -> Image.Image:
 
 def save_tiny_blip2(folder: Path) -> Path:
     """A random ``Blip2ForImageTextRetrieval`` with its processor, saved as the real ones: 28 px, 5 tokens of 24."""
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = {"hidden_size": 24, "intermediate_size": 40, "image_size": 28, "patch_size": 14, **layers}
+    qformer = {"hidden_size": 32, "intermediate_size": 48, "max_position_embeddings": 64, **layers}
+    return save_random_blip2(folder, vision, qformer, num_query_tokens=4, image_text_hidden_size=16)
+
+
+def save_random_blip2(
+    folder: Path, vision: dict[str, Any], qformer: dict[str, Any], *, noise: float = 0.2, **sizes: int
+) -> Path:
+    """A random ``Blip2ForImageTextRetrieval`` of any size; what is not given is as in BLIP-2 with its ViT-g."""
     import torch
-    from transformers import BertTokenizer, Blip2Config, Blip2ForImageTextRetrieval, Blip2Processor, BlipImageProcessor
+    from transformers import (
+        BertTokenizer,
+        Blip2Config,
+        Blip2ForImageTextRetrieval,
+        Blip2Processor,
+        Blip2VisionConfig,
+        BlipImageProcessor,
+    )
 
     from cirlib.encoders.mini import minilm_folder
 
     tokenizer = BertTokenizer(vocab=str(minilm_folder() / "vocab.txt"))  # BERT's, as the real ones have
-    layers = {"num_hidden_layers": 2, "num_attention_heads": 2}
+    tower = Blip2VisionConfig(**vision)
+    text = {"vocab_size": len(tokenizer) + 1, "use_qformer_text_input": True}  # one token more than BERT's
     config = Blip2Config(
-        vision_config={"hidden_size": 24, "intermediate_size": 40, "image_size": 28, "patch_size": 14, **layers},
-        qformer_config={
-            "vocab_size": len(tokenizer) + 1,  # BLIP-2 has one token more than BERT
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "encoder_hidden_size": 24,
-            "max_position_embeddings": 64,
-            "use_qformer_text_input": True,
-            **layers,
-        },
-        num_query_tokens=4,
-        image_text_hidden_size=16,
+        vision_config=tower.to_dict(),
+        qformer_config=text | {"encoder_hidden_size": tower.hidden_size} | qformer,
+        **sizes,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Blip2ForImageTextRetrieval(config)
         for parameter in model.parameters():
-            parameter.data.add_(0.2 * torch.randn(parameter.shape))
+            parameter.data.add_(noise * torch.randn(parameter.shape))
     model.save_pretrained(folder)
-    Blip2Processor(BlipImageProcessor(size={"height": 28, "width": 28}), tokenizer).save_pretrained(folder)
+    pixels = BlipImageProcessor(size={"height": tower.image_size, "width": tower.image_size})
+    Blip2Processor(pixels, tokenizer).save_pretrained(folder)
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from test_images import MeanColour
@@ -54,3 +55,14 @@ def test_features_computed_live_can_be_learned_from(pictures):
     weight = torch.ones(3, requires_grad=True)
     (live.read(live.rows(["p1", "p2"]), torch.device("cpu")).clone() * weight).sum().backward()
     assert weight.grad.abs().sum() > 0
+
+
+def test_what_is_expected_is_decoded_once_and_read_like_the_rest(pictures, monkeypatch):
+    live, cpu, decoded = LiveFeatures(LiveMeanColour(), pictures, 2), torch.device("cpu"), []
+    pixels = live._pixels
+    monkeypatch.setattr(live, "_pixels", lambda row: decoded.append(row) or pixels(row))
+    live.expect(np.array([4, 1, 4, 2]), cpu)
+    live.expect(np.array([5]), cpu)
+    rows = np.array([2, 4, 2, 6])
+    torch.testing.assert_close(live.read(rows, cpu), live[[f"p{row}" for row in rows]])
+    assert sorted(decoded[:5]) == [1, 2, 4, 5, 6]

@@ -256,3 +256,26 @@ def test_rows_are_read_in_the_order_asked_for(tmp_path, make_store):
     assert store.read(rows, cpu).dtype == torch.float32
     assert torch.equal(store.read(rows, cpu), features.half().float()[rows])
     assert store.read(rows[:0], cpu).shape == (0, 4, 6)
+
+
+def test_what_is_expected_is_read_once_and_given_like_the_rest(tmp_path, make_store, monkeypatch):
+    features = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
+    store, cpu, fetched = (
+        make_store(tmp_path / "store", [f"i{i}" for i in range(20)], features),
+        torch.device("cpu"),
+        [],
+    )
+    fetch = store._fetch
+    monkeypatch.setattr(store, "_fetch", lambda rows, device: fetched.append(rows.tolist()) or fetch(rows, device))
+    now, after = np.array([7, 3, 7, 19]), np.array([0, 2])
+    store.expect(now, cpu)
+    store.expect(after, cpu)
+    for rows in (now, now[:2], now[3:], after):
+        assert torch.equal(store.read(rows, cpu), features.half().float()[rows])
+    assert fetched == [[3, 7, 19], [0, 2]]
+    for rows in (np.array([3, 8]), np.array([19, 0])):
+        assert torch.equal(store.read(rows, cpu), features.half().float()[rows])
+    assert fetched[2:] == [[3, 8], [0, 19]]
+    for row in (-1, 20):
+        with pytest.raises(IndexError, match=f"rows run from 0 to 19, got {row} to {row}"):
+            store.read(np.array([row]), cpu)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ class LiveFeatures:
         self.shape = (len(self.ids), *encoder.shape)
         self._row = {image: row for row, image in enumerate(self.ids)}
         self._pool = ThreadPoolExecutor(max(1, num_workers))
+        self._ahead: deque[dict[int, Future[Tensor]]] = deque(maxlen=2)  # pixels of the batch at work, and the next
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -38,14 +40,20 @@ class LiveFeatures:
         """Rows (B,) int64 of ``ids``; StoreError names the first one that is absent."""
         return rows_of(self._row, ids, "the study")
 
-    def expect(self, rows: np.ndarray) -> None:
-        """Nothing: the pictures are decoded when they are read."""
+    def expect(self, rows: np.ndarray, device: torch.device) -> None:
+        """Decodes ``rows`` (B,) in the background, for a :meth:`read` soon to come."""
+        self._ahead.append(self._decoding(rows))
 
     def read(self, rows: np.ndarray, device: torch.device) -> Tensor:
         """Features (B, *shape) float32 of ``rows``, on ``device``."""
-        pixels = torch.stack(list(self._pool.map(self._pixels, rows.tolist())))
+        coming = {row: future for ahead in self._ahead for row, future in ahead.items()}
+        coming |= self._decoding([row for row in rows.tolist() if row not in coming])
+        pixels = torch.stack([coming[row].result() for row in rows.tolist()])
         with torch.no_grad():
             return self.encoder.encode_pixels(pixels).float().to(device)
+
+    def _decoding(self, rows: Sequence[int] | np.ndarray) -> dict[int, Future[Tensor]]:
+        return {row: self._pool.submit(self._pixels, row) for row in np.unique(np.asarray(rows, int)).tolist()}
 
     def __getitem__(self, ids: Sequence[str]) -> Tensor:
         return self.read(self.rows(ids), torch.device("cpu"))

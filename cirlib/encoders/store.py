@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 import os
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,8 @@ class FeatureStore:
         self.array: np.ndarray = np.load(folder / FEATURES, mmap_mode="r")
         self.shape: tuple[int, ...] = self.array.shape
         self._row = {image: row for row, image in enumerate(self.ids)}
+        self._fetcher = ThreadPoolExecutor(1)
+        self._ahead: deque[tuple[np.ndarray, Future[Tensor]]] = deque(maxlen=2)  # of the batch at work, and the next
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -55,19 +58,30 @@ class FeatureStore:
         """Rows (B,) int64 of ``ids``; StoreError names the first one that is absent."""
         return rows_of(self._row, ids, str(self.folder))
 
-    def expect(self, rows: np.ndarray) -> None:
-        """Has the system fetch ``rows`` (B,) from the disk in the background, for a :meth:`read` soon to come."""
-        size = self.array.strides[0]
-        for row in rows.tolist() if hasattr(mmap, "MADV_WILLNEED") else ():
-            start = self.array.offset + row * size
-            page = start // mmap.PAGESIZE * mmap.PAGESIZE
-            self.array._mmap.madvise(mmap.MADV_WILLNEED, page, start + size - page)
+    def expect(self, rows: np.ndarray, device: torch.device) -> None:
+        """Fetches ``rows`` (B,) to ``device`` in the background, for a :meth:`read` soon to come."""
+        wanted = np.unique(rows)  # sorted: the memory map is read front to back
+        self._ahead.append((wanted, self._fetcher.submit(self._fetch, wanted, device)))
 
     def read(self, rows: np.ndarray, device: torch.device) -> Tensor:
         """Features (B, *shape) float32 of ``rows``, on ``device``."""
-        order = np.argsort(rows, kind="stable")  # the memory map is read front to back
-        values = torch.from_numpy(self.array[rows[order]])[torch.from_numpy(np.argsort(order))]
-        return values.to(device, non_blocking=True).float()
+        for wanted, fetched in self._ahead:
+            at = np.searchsorted(wanted[:-1], rows)
+            if len(wanted) and np.array_equal(wanted[at], rows):
+                values = fetched.result()
+                break
+        else:
+            wanted, at = np.unique(rows, return_inverse=True)
+            values = self._fetch(wanted, device)
+        return values[torch.from_numpy(at).to(values.device)].float()
+
+    def _fetch(self, rows: np.ndarray, device: torch.device) -> Tensor:
+        """Features (B, *shape) float16 of sorted ``rows``; on their way to a GPU from memory it reads by itself."""
+        if len(rows) and not 0 <= rows[0] <= rows[-1] < len(self):
+            raise IndexError(f"rows run from 0 to {len(self) - 1}, got {rows[0]} to {rows[-1]}")
+        values = torch.empty((len(rows), *self.shape[1:]), dtype=torch.float16, pin_memory=device.type == "cuda")
+        np.take(self.array, rows, axis=0, out=values.numpy(), mode="clip")
+        return values.to(device, non_blocking=True)
 
     def __getitem__(self, ids: Sequence[str]) -> Tensor:
         return torch.from_numpy(self.array[self.rows(ids)].astype(np.float32))

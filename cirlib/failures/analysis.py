@@ -98,8 +98,10 @@ class Analysis:
             return figures.note("The study has no Q-Former beside a zero-shot method.")
         before, after = (of_method(self.all, self.best[family]) for family in ("zero-shot", "Q-Former"))
         rows = fixed_rows(after, before, count)
-        title = f"Fixed by the {figures.method_label(self.best['Q-Former'])}"
-        return sheets.retrieval_rows(rows, title=title) if rows else figures.note("Nothing was fixed.")
+        names = [figures.method_label(self.best[family]) for family in ("Q-Former", "zero-shot")]
+        if not rows:
+            return figures.note(f"{names[0]} brought no target into its top ten that {names[1]} left out.")
+        return sheets.retrieval_rows(rows, title=f"Fixed by the {names[0]}")
 
     def looks(self, count: int) -> Figure:
         """Where the best Q-Former's tokens look: in queries it fixed, and in its worst misses."""

@@ -12,10 +12,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+import torch
 
 import cirlib
 
 HERE = Path(__file__).parent
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
 needs_linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read from /proc")
 
 
@@ -26,8 +28,15 @@ def taking_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[
         for name, run in ways.items():
             begun = time.perf_counter()
             run()
+            wait_for_gpu()
             times[name].append(time.perf_counter() - begun)
     return {name: statistics.median(own[1:]) for name, own in times.items()}
+
+
+def wait_for_gpu() -> None:
+    """Returns when the GPU, where there is one, has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def measured(script: str, *arguments: str) -> dict[str, float]:

@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import os
 import statistics
-import time
-from collections.abc import Callable
-from itertools import pairwise
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,22 +16,23 @@ import torch
 from measuring import measured, needs_linux, taking_turns
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
+from training_ways import TimedStore, Trainer, batch_of, run_steps, share_waiting
 from transformers import AutoTokenizer, Blip2QFormerConfig, Blip2VisionConfig, Blip2VisionModel
 
 from cirlib.composers.qformer import Form, QFormerComposer, mini_qformer
+from cirlib.devices import best_device
 from cirlib.encoders.images import encode_images
 from cirlib.encoders.live import LiveFeatures
 from cirlib.encoders.mini import MiniVision, minilm_folder
 from cirlib.encoders.store import FeatureStore, build_store
-from cirlib.qformer_training import TripletBatch, triplet_loss
 
 BATCH, IMAGES, SIDE = 64, 512, 160
-TEXTS = ["is blue with long sleeves and a v-neck", "is shorter and has a floral print, not stripes"]
+DEVICE = best_device()
 
 
 @pytest.fixture(scope="module")
 def vision() -> MiniVision:
-    return MiniVision(SIDE, device=torch.device("cpu"), dtype=torch.bfloat16)
+    return MiniVision(SIDE, device=DEVICE, dtype=torch.bfloat16)
 
 
 @pytest.fixture(scope="module")
@@ -54,35 +52,16 @@ def stored(vision: MiniVision, images: dict[str, Path], tmp_path_factory: pytest
     return encode_images(vision, images, tmp_path_factory.mktemp("stored") / "tokens")
 
 
-def batch_of(rows: np.ndarray) -> TripletBatch:
-    texts = [TEXTS[number % 2] for number in range(len(rows))]
-    return TripletBatch(rows, np.roll(rows, 1), texts, np.empty((len(rows), 0), np.int64))
-
-
-def step_of(composer: QFormerComposer, store: Any) -> Callable[[], None]:
-    """A training step of a batch drawn at random: forward, backward, AdamW."""
-    optimizer = torch.optim.AdamW(composer.parameters(), lr=1e-5, fused=True)
-    rng = np.random.default_rng(0)
-
-    def step() -> None:
-        batch = batch_of(rng.permutation(len(store.ids))[:BATCH])
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = triplet_loss(composer, store, batch)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
-
-
 def test_a_step_on_cached_tokens_and_with_the_frozen_tower_in_it(vision, images, stored, report, benchmark) -> None:
-    composers = [mini_qformer(8, 256, Form()).train() for _ in range(2)]
-    cached, live = step_of(composers[0], stored), step_of(composers[1], LiveFeatures(vision, images))
-    spent = taking_turns({"cached": cached, "live": live}, rounds=7)
+    rng, steps = np.random.default_rng(0), 6
+    batches = [batch_of(rng.permutation(len(images))[:BATCH]) for _ in range(steps)]
+    stores = {"cached": stored, "live": LiveFeatures(vision, images, os.cpu_count() or 1)}
+    trainers = {way: Trainer(mini_qformer(8, 256, Form()).train().to(DEVICE), own) for way, own in stores.items()}
+    spent = taking_turns({way: partial(run_steps, own, batches) for way, own in trainers.items()}, rounds=3)
     benchmark.extra_info |= spent
-    benchmark.pedantic(cached, rounds=3)
+    benchmark.pedantic(run_steps, args=(trainers["cached"], batches[:1]), rounds=3)
     ratio = spent["live"] / spent["cached"]
-    speed = BATCH / spent["cached"]
+    speed = steps * BATCH / spent["cached"]
     report(
         f"garments: {speed:.0f} triplets/s on cached tokens, over those with the tower",
         f"{ratio:.1f}",
@@ -113,69 +92,31 @@ def test_the_same_at_the_size_of_blip2_by_counted_operations(report) -> None:
     assert frozen > trained > 0
 
 
+@needs_linux
 def test_share_of_a_step_that_waits_for_features_from_a_cold_disk(stored, tmp_path, report, benchmark) -> None:
-    """The page cache is dropped before every step, as if the store were larger than memory."""
+    """The page cache is dropped before the steps, as if the store were larger than memory."""
     tokens = stored[stored.ids]
     count = 6000
     many = build_store(tmp_path / "tokens", "key", [str(n) for n in range(count)], tuple(tokens.shape[1:]),
                        lambda rows: [tokens[np.arange(rows.start, rows.stop) % len(tokens)]])  # fmt: skip
-    store = Timed(many.folder)
-    composer = mini_qformer(8, 256, Form()).train()
-    optimizer = torch.optim.AdamW(composer.parameters(), lr=1e-5, fused=True)
+    store = TimedStore(many.folder)
+    trainer = Trainer(mini_qformer(8, 256, Form()).train().to(DEVICE), store)
     rng = np.random.default_rng(0)
-    rows = [rng.permutation(count)[:BATCH] for _ in range(9)]
-
-    def share(ahead: bool) -> float:
-        store.waited, total = 0.0, 0.0
-        for now, after in pairwise(rows):
-            if not ahead:
-                store.forget(now)
-            begun = time.perf_counter()
-            if ahead:
-                store.expect(batch_of(after).rows)
-            with torch.autocast("cpu", torch.bfloat16):
-                triplet_loss(composer, store, batch_of(now)).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            total += time.perf_counter() - begun
-            store.forget(now)
-        return store.waited / total
-
-    for own in rows:
-        store.forget(own)
-    found = {way: statistics.median(share(way == "ahead") for _ in range(3)) for way in ("ahead", "on demand")}
+    batches = [batch_of(rng.permutation(count)[:BATCH]) for _ in range(9)]
+    found: dict[str, list[float]] = {"ahead": [], "on demand": []}
+    for _ in range(3):
+        for way, shares in found.items():
+            shares.append(share_waiting(trainer, batches, ahead=way == "ahead", cold=True))
     benchmark.extra_info |= found
-    benchmark.pedantic(lambda: store.read(rows[0], torch.device("cpu")), rounds=3)
-    for way, value in found.items():
+    benchmark.pedantic(lambda: store.read(batches[0].references, DEVICE), rounds=3)
+    for way, shares in found.items():
+        value = statistics.median(shares)
         report(
             f"share of a step spent on reading features, cold disk, {way}",
             f"{100 * value:.1f} %",
-            "< 5 %",
+            "< 5 %" if way == "ahead" else "",
             value < 0.05,
         )
-
-
-class Timed(FeatureStore):
-    """A store that counts the seconds spent on reading."""
-
-    waited = 0.0
-
-    def read(self, rows: np.ndarray, device: torch.device) -> torch.Tensor:
-        begun = time.perf_counter()
-        features = super().read(rows, device)
-        self.waited += time.perf_counter() - begun
-        return features
-
-    def forget(self, rows: np.ndarray) -> None:
-        """Drops the rows' pages from memory."""
-        import mmap
-
-        size = self.array.strides[0]
-        with (self.folder / "features.npy").open("rb") as file:
-            for row in rows.tolist():
-                start = (self.array.offset + row * size) // mmap.PAGESIZE * mmap.PAGESIZE
-                self.array._mmap.madvise(mmap.MADV_DONTNEED, start, size + mmap.PAGESIZE)
-                os.posix_fadvise(file.fileno(), start, size + mmap.PAGESIZE, os.POSIX_FADV_DONTNEED)
 
 
 @needs_linux
