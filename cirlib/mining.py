@@ -51,6 +51,7 @@ def mine_hard_negatives(
     nlist: int | None = None,
     nprobe: int | None = None,
     seed: int = 0,
+    rows: Rows | None = None,
     progress: bool = True,
 ) -> MinedNegatives:
     """Mine hard negatives with FAISS, by the rules of sentence-transformers' function of the same name.
@@ -85,6 +86,8 @@ def mine_hard_negatives(
         nlist: lists of "ivf"; None: some 4 √M, no fewer than 39 images a list.
         nprobe: lists that "ivf" searches, at most ``nlist``; None: an eighth of them, at least 8.
         seed: of the random draw and of the k-means of "ivf".
+        rows: the queries to mine for, where several processes share them out: what each finds is what one process
+            finds for them, and the rows of the others are padding. None: all.
         progress: a bar over batches of queries.
 
     Returns:
@@ -114,7 +117,9 @@ def mine_hard_negatives(
     check_fit(asked, searched)
     padded = _as_padded(positives, len(asked), len(searched))  # (N, P)
     ceilings = _score_ceilings(asked, searched, padded, rules)  # (N,)
-    return _Miner(asked, padded, ceilings, Neighbours(searched, index, seed, nlist, nprobe), rules, progress).mine()
+    chosen = np.arange(len(asked)) if rows is None else _query_rows(rows, len(asked))  # (n,)
+    neighbours = Neighbours(searched, index, seed, nlist, nprobe)
+    return _Miner(asked, padded, ceilings, neighbours, rules, progress).mine(chosen)
 
 
 @dataclass(frozen=True)
@@ -243,10 +248,11 @@ def _build_hnsw(gallery: Floats) -> faiss.IndexHNSWFlat:
 
 
 def _to_gpu(index: faiss.Index) -> faiss.Index | None:
-    """A copy of the index on the first GPU; None where faiss has no GPU."""
+    """A copy of the index on this process' GPU; None where faiss has no GPU."""
     if not hasattr(faiss, "get_num_gpus") or faiss.get_num_gpus() == 0:
         return None
-    return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
+    own = torch.cuda.current_device() if torch.cuda.is_available() else 0
+    return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), own, index)
 
 
 def _effort(index: faiss.Index, depth: int, nprobe: int | None) -> faiss.SearchParameters | None:
@@ -272,11 +278,12 @@ class _Miner:
     rules: _Rules
     progress: bool
 
-    def mine(self) -> MinedNegatives:
+    def mine(self, pending: Rows) -> MinedNegatives:
+        """The negatives of the queries ``pending`` (n,); padding for the rest."""
         shape = (len(self.queries), self.rules.num_negatives)
         mined = MinedNegatives(np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32))  # (N, K) both
         most_positives, size = self.positives.shape[1], self.neighbours.size
-        pending, range_max = np.arange(len(self.queries)), self.rules.first_range_max(most_positives)  # (N,)
+        range_max = self.rules.first_range_max(most_positives)
         while len(pending):
             depth = min(range_max + most_positives, size)
             progress = tqdm(batches(pending, depth), desc=f"Mining in the top {depth}", unit="batch",
@@ -396,6 +403,14 @@ def check_fit(queries: Floats, gallery: Floats) -> None:
         raise ValueError("gallery must have at least one row, got none")
     if queries.shape[1] != gallery.shape[1]:
         raise ValueError(f"queries and gallery must be of one width, got {queries.shape[1]} and {gallery.shape[1]}")
+
+
+def _query_rows(rows: Rows, num_queries: int) -> Rows:
+    """Rows (n,) of queries, checked."""
+    rows = np.asarray(rows, np.int64)
+    if rows.ndim != 1 or (len(rows) and not 0 <= rows.min() <= rows.max() < num_queries):
+        raise ValueError(f"rows must be queries from 0 to {num_queries - 1}, got {rows.tolist()[:5]}")
+    return rows
 
 
 def _as_padded(positives: Positives, num_queries: int, num_gallery: int) -> Rows:

@@ -93,7 +93,8 @@ class Drawing(Block):
 class DataPrep(Block):
     drawing: Drawing | None = None
     batch_size: Count = 64
-    num_workers: NonNegativeCount = 2
+    num_workers: NonNegativeCount = 2  # that decode, for each process
+    processes: Count | None = None  # that encode together; None: one a GPU
     alignment_epochs: Count = 20
     alignment_lr: Positive = 1e-3
     alignment_batch_size: Count = 256

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cirlib import processes
 from cirlib.benchmarks import Benchmark, join_captions
 from cirlib.devices import DTYPES, best_device
 from cirlib.encoders.blip2 import Blip2Vision
@@ -65,12 +66,7 @@ class Prepared:
 
     def towers(self) -> TwoTowers:
         """The two-tower model, freshly loaded."""
-        models, device = self.stage.study.models, best_device()
-        dtype = DTYPES[models.precision]
-        if models.clip != "mini":
-            names = [local_name(self.stage, name) for name in (models.clip, models.clip_pretrained)]
-            return load_clip(*names, device=device, dtype=dtype)
-        return load_mini_towers(_heads_file(self.stage), models.image_size, device=device, dtype=dtype)
+        return two_towers(self.stage)
 
     @cached_property
     def attributes(self) -> Attributes | None:
@@ -132,26 +128,54 @@ def encode_tokens(prepared: Prepared, images: dict[str, Path]) -> FeatureStore |
     if not stage.study.models.cache_tokens:
         print("models.cache_tokens is false: no tokens on disk, the vision tower runs whenever they are wanted")
         return prepared.tokens
-    return _encode(stage, vision_tower(stage), images, "tokens", "image tokens", CACHE_ADVICE)
+    return _encode(_Encoding(stage, vision_tower, images, stage.data / "tokens", "image tokens"), CACHE_ADVICE)
 
 
-def _encode(
-    stage: Stage, encoder: ImageEncoder, images: dict[str, Path], folder: str, what: str, advice: str
-) -> FeatureStore:
+@dataclass(frozen=True)
+class _Encoding:
+    """What to encode, by which tower, into which folder; to be done by one process or by several."""
+
+    stage: Stage
+    tower: Callable[[Stage], ImageEncoder]
+    images: Mapping[str, Path]
+    folder: Path
+    what: str
+    key: str | None = None
+
+    def run(self, encoder: ImageEncoder | None = None) -> FeatureStore:
+        params, encoder = self.stage.params, encoder or self.tower(self.stage)
+        options = {"batch_size": params.batch_size, "num_workers": params.num_workers}
+        return encode_images(encoder, self.images, self.folder, key=self.key, description=self.what, **options)
+
+
+def _encode(encoding: _Encoding, advice: str) -> FeatureStore:
     """Encodes what is not encoded yet, after saying what that takes.
 
     Raises:
         ResourceError: the disk is too small.
     """
-    params, files, to = stage.params, list(images.values()), stage.data / folder
-    key = contents_key(encoder.key, files)
-    if left := remaining(to, key, list(images), encoder.shape):
+    params, files, ids = encoding.stage.params, list(encoding.images.values()), list(encoding.images)
+    count, encoder = processes.available(params.processes), encoding.tower(encoding.stage)
+    encoding = replace(encoding, key=contents_key(encoder.key, files))
+    if left := remaining(encoding.folder, encoding.key, ids, encoder.shape):
         bytes_an_image = 2 * math.prod(encoder.shape)  # float16
-        needs = encoding_needs(f"{what} of {left:,} images", encoder, files[-left:], bytes_an_image, params.num_workers)
+        what = f"{encoding.what} of {left:,} images"
+        needs = encoding_needs(what, encoder, files[-left:], bytes_an_image, params.num_workers)
         print(needs, flush=True)
-        require_disk(to, needs.disk, advice)
-    options = {"batch_size": params.batch_size, "num_workers": params.num_workers}
-    return encode_images(encoder, images, to, key=key, description=what, **options)
+        require_disk(encoding.folder, needs.disk, advice)
+        if count > 1:
+            processes.run(_Encoding.run, encoding, count)
+    return encoding.run(encoder)
+
+
+def two_towers(stage: Stage) -> TwoTowers:
+    """The two-tower model, freshly loaded."""
+    models, device = stage.study.models, best_device()
+    dtype = DTYPES[models.precision]
+    if models.clip != "mini":
+        names = [local_name(stage, name) for name in (models.clip, models.clip_pretrained)]
+        return load_clip(*names, device=device, dtype=dtype)
+    return load_mini_towers(_heads_file(stage), models.image_size, device=device, dtype=dtype)
 
 
 def vision_tower(stage: Stage) -> ImageEncoder:
@@ -205,11 +229,11 @@ def encode_two_towers(prepared: Prepared, images: dict[str, Path]) -> FeatureSto
     The mini pair shares its vision tower with the Q-Former: its embeddings are the head on the mean of the stored
     tokens, no second pass over the pictures.
     """
-    stage, towers = prepared.stage, prepared.towers()
-    folder = stage.data / "clip"
+    stage, folder = prepared.stage, prepared.stage.data / "clip"
     if stage.study.models.clip != "mini" or stage.study.models.fusion != "mini":
-        return _encode(stage, towers, images, "clip", "image embeddings", "make room on it, or move data/ to another")
-    ids = list(images)
+        encoding = _Encoding(stage, two_towers, images, folder, "image embeddings")
+        return _encode(encoding, "make room on it, or move data/ to another")
+    ids, towers = list(images), two_towers(stage)
 
     def encode(rows: slice) -> Iterator[Tensor]:
         with torch.inference_mode():

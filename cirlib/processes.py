@@ -1,44 +1,91 @@
-"""One training on several processes: each computes a part of every batch, all see the loss of the whole batch.
+"""One study on several processes: encoding, mining and every batch of a training are shared out.
 
-Every process holds the whole model. Embeddings are gathered with their gradients, so that in-batch negatives come from
-all processes; averaging the gradients then gives those of one process with the same batch.
+Every process holds the whole model. In training each computes a part of every batch and sees the loss of the whole
+batch: embeddings are gathered with their gradients, so that in-batch negatives come from all processes; averaging the
+gradients then gives those of one process with the same batch.
+
+:func:`run` starts the processes on one machine; where a launcher has (``accelerate launch``, ``torchrun``, on one
+machine or several), they find each other in :func:`together`.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_gather
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+
+from cirlib.memory import ResourceError
+from cirlib.params import ParameterError
+from cirlib.workers import end_with_parent
+
+T = TypeVar("T")
 
 
 def run(work: Callable[[Any], None], argument: Any, size: int) -> None:
     """Calls ``work(argument)`` in ``size`` new processes that know of each other, one a GPU where there are GPUs.
 
+    They end with this process, killed or not. What one of them raises ends the others, and is raised here.
+
     Raises:
-        torch.multiprocessing.ProcessRaisedException: one of them failed; the others are stopped.
+        ResourceError: one of them was killed.
     """
-    torch.multiprocessing.spawn(_enter, (size, _free_port(), work, argument), nprocs=size)
+    errors = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    try:
+        torch.multiprocessing.spawn(_enter, (size, _free_port(), work, argument, errors), nprocs=size)
+    except ProcessRaisedException:
+        if errors.empty():
+            raise
+        raise errors.get() from None
+    except ProcessExitedException as error:
+        text = f"one of {size} processes was ended from outside ({error.signal_name or error.exit_code}): run it again"
+        raise ResourceError(f"{text}; where memory is short, with fewer processes") from None
 
 
-def _enter(rank: int, size: int, port: int, work: Callable[[Any], None], argument: Any) -> None:
+def _enter(rank: int, size: int, port: int, work: Callable[[Any], None], argument: Any, errors: Any) -> None:
+    end_with_parent()
     names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in names.items()} | {"MASTER_ADDR": "127.0.0.1"}
-    if torch.cuda.is_available():
-        torch.cuda.set_device(rank)
-    else:
+    if not torch.cuda.is_available():
         torch.set_num_threads(max(1, torch.get_num_threads() // size))
-    PartialState(cpu=not torch.cuda.is_available())  # opens the process group
+    with together():
+        try:
+            work(argument)
+        except Exception as error:
+            errors.put(error)
+            raise
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """The processes that a launcher started, of which the environment tells, know of each other inside."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        PartialState(cpu=not torch.cuda.is_available())  # opens the process group, and takes a GPU of its own
     try:
-        work(argument)
+        yield
     finally:
-        PartialState().destroy_process_group()
+        if distributed.is_initialized():
+            PartialState().destroy_process_group()
+
+
+def available(asked: int | None) -> int:
+    """How many processes to start for ``asked``; None: one a GPU, or one.
+
+    Raises:
+        ParameterError: there are GPUs, but fewer.
+    """
+    gpus = torch.cuda.device_count()
+    if gpus and (asked or 1) > gpus:
+        raise ParameterError(f"processes is {asked}, at most {gpus} is allowed: so many GPUs are here")
+    return asked or max(1, gpus)
 
 
 def _free_port() -> int:
@@ -48,19 +95,46 @@ def _free_port() -> int:
 
 
 def size() -> int:
-    """How many processes train together; 1 outside of :func:`run`."""
+    """How many processes work together; 1 outside of :func:`together`."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def is_first() -> bool:
     """Whether this process is the one that writes and prints."""
-    return not distributed.is_initialized() or distributed.get_rank() == 0
+    return rank() == 0
 
 
 def wait() -> None:
     """Returns when every process has come here."""
     if size() > 1:
         distributed.barrier()
+
+
+def share(items: Sequence[T]) -> Sequence[T]:
+    """The items that this process works on: every size-th."""
+    return items[rank() :: size()]
+
+
+def joined(whole: Tensor) -> Tensor:
+    """All processes' rows, of which each filled its own into zeros."""
+    if size() > 1:
+        on = whole.cuda() if distributed.get_backend() == "nccl" else whole
+        distributed.all_reduce(on)
+        return on.to(whole.device)
+    return whole
+
+
+def told(value: T | None) -> T:
+    """What the first process has, on every process."""
+    values = [value]
+    if size() > 1:
+        distributed.broadcast_object_list(values)
+    return values[0]
 
 
 def own_rows(count: int) -> np.ndarray:
@@ -70,7 +144,7 @@ def own_rows(count: int) -> np.ndarray:
     """
     if size() == 1:
         return np.arange(count)
-    return (distributed.get_rank() + size() * np.arange(-(-count // size()))) % count
+    return (rank() + size() * np.arange(-(-count // size()))) % count
 
 
 def gathered(local: Tensor, count: int) -> Tensor:

@@ -26,8 +26,8 @@ from cirlib.losses.info_nce import info_nce
 from cirlib.mining import mine_hard_negatives
 from cirlib.params import Evaluation, ParameterError, QFormer, Study
 from cirlib.preparation import Prepared, local_name
-from cirlib.processes import gathered, is_first, own_rows, run, wait
-from cirlib.stage import Stage, seed_everything
+from cirlib.processes import available, gathered, is_first, joined, own_rows, run, share, size, together, told, wait
+from cirlib.stage import Stage, open_stage, seed_everything
 from cirlib.training import History, Recipe, as_table, shuffled_batches, train
 
 Features = FeatureStore | LiveFeatures
@@ -212,10 +212,13 @@ class TripletSampler:
 def _mined(folder: Path, mine: Callable[[], np.ndarray], epoch: int) -> np.ndarray:
     """The negatives mined at ``epoch``, (N, K): kept in ``folder``, so that a resumed run has the same."""
     file = folder / f"negatives-{epoch}.npy"
-    if not file.is_file() and is_first():
+    kept = file.is_file()
+    wait()  # until every process has looked
+    if not kept:
         array = mine()
-        replace_file(file, lambda path: _save_array(path, array))
-    wait()
+        if is_first():
+            replace_file(file, lambda path: _save_array(path, array))
+        wait()
     return np.load(file)
 
 
@@ -225,7 +228,10 @@ def _save_array(path: Path, array: np.ndarray) -> None:
 
 
 def _mine(composer: QFormerComposer, store: Features, sampler: TripletSampler, study: Study) -> np.ndarray:
-    """Hard negatives of every train query among its category's train images, rows of the store (N, K)."""
+    """Hard negatives of every train query among its category's train images, rows of the store (N, K).
+
+    Of several processes each embeds and searches for a part; all get the whole.
+    """
     params = study.qformer
     negatives = np.empty((len(sampler.triplets), params.hard_negatives), np.int64)
     composer.eval()
@@ -237,11 +243,13 @@ def _mine(composer: QFormerComposer, store: Features, sampler: TripletSampler, s
         mined = mine_hard_negatives(
             queries, images, _positions(gallery, own), num_negatives=params.hard_negatives,
             range_min=params.range_min, range_max=params.range_max, sampling_strategy="random", seed=study.seed,
+            rows=share(np.arange(len(mine))), progress=is_first(),
         )  # fmt: skip
-        negatives[mine] = gallery[mined.indices]
+        indices = joined(torch.from_numpy(mined.indices)).numpy() + (size() - 1)  # -1 is what the others left
+        negatives[mine] = gallery[indices]
         rng = np.random.default_rng(study.seed)
-        for row in np.flatnonzero((mined.indices < 0).any(1)):  # too few: others of the gallery for the rest
-            few = mined.indices[row] < 0
+        for row in np.flatnonzero((indices < 0).any(1)):  # too few: others of the gallery for the rest
+            few = indices[row] < 0
             negatives[mine[row], few] = rng.choice(np.setdiff1d(gallery, own[row]), few.sum())
     composer.train()
     return negatives
@@ -257,7 +265,6 @@ def _positions(gallery: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return order[np.searchsorted(gallery, rows, sorter=order)]
 
 
-@torch.inference_mode()
 def embed_queries(
     composer: QFormerComposer,
     store: Features,
@@ -266,24 +273,31 @@ def embed_queries(
     batch_size: int = 256,
 ) -> Tensor:
     """Query embeddings (N, D) on the CPU for reference rows and texts."""
-    parts = []
-    with _autocast(composer):
-        for start in range(0, len(texts), batch_size):
-            rows = slice(start, start + batch_size)
-            image = store.read(references[rows], composer.device)
-            parts.append(composer.embed_queries(image, texts[rows]).float().cpu())
-    return torch.cat(parts)
+
+    def embed(rows: slice) -> Tensor:
+        return composer.embed_queries(store.read(references[rows], composer.device), texts[rows])
+
+    return _embedded(composer, embed, len(texts), batch_size)
+
+
+def embed_gallery(composer: QFormerComposer, store: Features, rows: np.ndarray, batch_size: int = 256) -> Tensor:
+    """Target embeddings (M, D) or (M, Q, D) on the CPU for rows of the store."""
+
+    def embed(part: slice) -> Tensor:
+        return composer.embed_targets(store.read(rows[part], composer.device))
+
+    return _embedded(composer, embed, len(rows), batch_size)
 
 
 @torch.inference_mode()
-def embed_gallery(composer: QFormerComposer, store: Features, rows: np.ndarray, batch_size: int = 256) -> Tensor:
-    """Target embeddings (M, D) or (M, Q, D) on the CPU for rows of the store."""
+def _embedded(composer: QFormerComposer, embed: Callable[[slice], Tensor], count: int, batch_size: int) -> Tensor:
+    """What ``embed`` gives for ``count`` rows, on the CPU; of several processes each does some of the batches."""
     with _autocast(composer):
-        parts = [
-            composer.embed_targets(store.read(rows[i : i + batch_size], composer.device)).float().cpu()
-            for i in range(0, len(rows), batch_size)
-        ]
-    return torch.cat(parts)
+        whole = torch.zeros(count, *embed(slice(0, 1)).shape[1:])
+        for start in share(range(0, count, batch_size)):
+            rows = slice(start, min(start + batch_size, count))
+            whole[rows] = embed(rows).float().cpu()
+    return joined(whole)
 
 
 def _autocast(composer: QFormerComposer) -> torch.autocast:
@@ -360,8 +374,8 @@ def train_qformer(prepared: Prepared) -> tuple[dict[str, QFormerComposer], pd.Da
     """:func:`train_here`, or the same on ``qformer.processes`` processes where that is more than one."""
     stage = prepared.stage
     require_negatives(prepared.splits.train, stage.study.qformer)
-    count = stage.study.qformer.processes or max(1, torch.cuda.device_count())
-    if count == 1 or not prepared.splits.train:
+    count = available(stage.study.qformer.processes)
+    if count == 1 or size() > 1 or not prepared.splits.train:
         return train_here(prepared)
     run(_train_in_worker, stage, count)
     trained = stage.unfinished / "trained"
@@ -438,3 +452,16 @@ def save_all(composers: Mapping[str, QFormerComposer], folder: Path) -> None:
     """Each composer's weights in a folder of its name."""
     for method, composer in composers.items():
         save_weights(composer, folder / method)
+
+
+def main() -> None:
+    """Trains on the processes that a launcher started on one machine or several, which see the same folder.
+
+    ``accelerate launch -m cirlib.qformer_training``; what it leaves is what 03_qformer finds and goes on from.
+    """
+    with together():
+        _train_in_worker(told(open_stage("qformer") if is_first() else None))
+
+
+if __name__ == "__main__":
+    main()

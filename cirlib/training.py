@@ -31,7 +31,8 @@ from cirlib.processes import average_gradients, is_first, wait
 from cirlib.resources import StepWatch, require_disk, state_bytes
 
 SMALLER_STEPS = (
-    "lower batch_size and raise accumulation by the same factor, or set qformer.gradient_checkpointing to true"
+    "lower batch_size and raise accumulation by the same factor; for the Q-Former, qformer.gradient_checkpointing=true "
+    "or qformer.chunk_size=16 keep the batch as it is"
 )
 NAMED = 8  # of a batch, in the sentence that stops a run
 PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}

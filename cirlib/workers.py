@@ -10,10 +10,11 @@ from threading import Thread
 
 def process_pool(workers: int | None = None) -> ProcessPoolExecutor:
     """A pool of ``workers`` processes (None: one a core), none of which outlives this one."""
-    return ProcessPoolExecutor(workers, initializer=_end_with_parent)
+    return ProcessPoolExecutor(workers, initializer=end_with_parent)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Has this process end when the one that started it ends."""
     Thread(target=_wait_and_end, daemon=True).start()
 
 

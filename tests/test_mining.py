@@ -234,6 +234,19 @@ def test_random_of_a_query_does_not_depend_on_the_others(monkeypatch: pytest.Mon
     assert (in_batches.indices == together.indices).all()
 
 
+@pytest.mark.parametrize("strategy", ["top", "random"])
+def test_shares_of_the_queries_together_give_what_all_give(strategy: str) -> None:
+    queries, gallery, positives = make_data()
+    options = {"num_negatives": 3, "range_max": 20, "sampling_strategy": strategy, "seed": 4}
+    whole = mine_hard_negatives(queries, gallery, positives, **options)
+    for start in range(3):
+        rows = np.arange(start, len(queries), 3)
+        part = mine_hard_negatives(queries, gallery, positives, rows=rows, **options)
+        assert (part.indices[rows] == whole.indices[rows]).all()
+        assert (part.scores[rows] == whole.scores[rows]).all()
+        assert (np.delete(part.indices, rows, axis=0) == -1).all()
+
+
 def test_random_draws_evenly() -> None:
     queries, gallery = np.ones((4000, 1)), np.arange(10, dtype=float)[:, None]
     mined = mine_hard_negatives(
@@ -499,6 +512,7 @@ def test_no_queries_give_no_negatives() -> None:
         ({"positives": [[0]] * 19 + [[100]]}, r"from 0 to 99, query 19 has \[100\]"),
         ({"positives": [[0]] * 19 + [[-2]]}, r"from 0 to 99, query 19 has \[-2\]"),
         ({"positives": np.full(20, 0.5)}, "whole numbers, got 0.5"),
+        ({"rows": [3, 20]}, r"rows must be queries from 0 to 19, got \[3, 20\]"),
     ],
 )
 def test_wrong_input_is_named(options: dict, message: str) -> None:

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+import yaml
 from torch.nn import functional as F
 
+from cirlib.encoders.store import FeatureStore, build_store
 from cirlib.losses.info_nce import info_nce
+from cirlib.memory import ResourceError
+from cirlib.params import ParameterError
 from cirlib.preparation import Prepared, encode_tokens, needed_images
-from cirlib.processes import average_gradients, gathered, is_first, own_rows, run, size
+from cirlib.processes import available, average_gradients, gathered, is_first, joined, own_rows, rank, run, share, size
 from cirlib.qformer_training import train_qformer
 
 WIDTH = 6
+MODELS = {"image_size": 64, "precision": "fp32"}
+GPUS = torch.cuda.device_count()
+
+
+def several(count: int) -> pytest.MarkDecorator:
+    """Marks a test that starts ``count`` processes."""
+    return pytest.mark.skipif(0 < GPUS < count, reason=f"{count} processes need as many GPUs, {GPUS} is here")
 
 
 def step(count: int) -> tuple[torch.nn.Module, torch.Tensor]:
@@ -42,7 +57,9 @@ def save_step(asked: tuple[Path, int]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "count"), [(2, 8), (2, 7), (3, 7)])
+@pytest.mark.parametrize(
+    ("processes", "count"), [pytest.param(n, count, marks=several(n)) for n, count in ((2, 8), (2, 7), (3, 7))]
+)
 def test_loss_and_gradients_are_those_of_one_process(tmp_path, processes, count):
     model, loss = step(count)
     run(save_step, (tmp_path, count), processes)
@@ -58,10 +75,50 @@ def fail_second(_: None) -> None:
         raise ValueError("the second process fails")
 
 
+@several(2)
 @pytest.mark.slow
 def test_a_process_that_fails_ends_all_with_its_error():
-    with pytest.raises(torch.multiprocessing.ProcessRaisedException, match="the second process fails"):
+    with pytest.raises(ValueError, match="the second process fails"):
         run(fail_second, None, 2)
+
+
+def kill_second(_: None) -> None:
+    if not is_first():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@several(2)
+@pytest.mark.slow
+def test_a_process_that_is_killed_ends_all_with_a_sentence():
+    with pytest.raises(ResourceError, match=r"one of 2 processes was ended from outside \(SIGKILL\): run it again"):
+        run(kill_second, None, 2)
+
+
+def save_joined(folder: Path) -> None:
+    items = list(range(5))
+    whole = torch.zeros(5, dtype=torch.int64)
+    whole[share(items)] = torch.tensor(share(items)) + 10
+    torch.save(joined(whole), folder / f"{rank()}.pt")
+
+
+@several(2)
+@pytest.mark.slow
+def test_what_is_shared_out_is_joined_whole_on_every_process(tmp_path):
+    run(save_joined, tmp_path, 2)
+    for number in range(2):
+        assert torch.load(tmp_path / f"{number}.pt", weights_only=True).tolist() == [10, 11, 12, 13, 14]
+
+
+def test_no_more_processes_than_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert (available(None), available(1), available(2)) == (2, 1, 2)
+    with pytest.raises(ParameterError, match="processes is 3, at most 2 is allowed: so many GPUs are here"):
+        available(3)
+
+
+def test_without_gpus_as_many_processes_as_are_asked_for(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert (available(None), available(3)) == (1, 3)
 
 
 def test_alone_everything_is_as_it_was():
@@ -70,17 +127,86 @@ def test_alone_everything_is_as_it_was():
     assert gathered(rows, 6) is rows
 
 
+@several(2)
+@pytest.mark.slow
+def test_two_processes_write_the_store_that_one_writes(custom_stage):
+    stores = []
+    for processes in (1, 2):
+        prepared = Prepared(custom_stage("data_prep", models=MODELS, data_prep={"processes": processes}))
+        encode_tokens(prepared, needed_images(prepared))
+        folder = prepared.stage.data / "tokens"
+        stores.append({file.name: file.read_bytes() for file in folder.iterdir()})
+        for file in folder.iterdir():
+            file.unlink()
+    assert sorted(stores[0]) == ["features.npy", "store.json"]
+    assert stores[0] == stores[1]
+
+
+def build(asked: tuple[Path, Path]) -> None:
+    """A store in shards of two, the second process' second of which kills it where ``mark`` is missing."""
+    folder, mark = asked
+
+    def encode(rows: slice) -> list[torch.Tensor]:
+        if rows.start == 6 and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [torch.arange(rows.start, rows.stop).float()[:, None].expand(-1, 3)]
+
+    build_store(folder, "key", [str(n) for n in range(9)], (3,), encode, shard_size=2)
+
+
+@several(2)
+@pytest.mark.slow
+def test_a_store_goes_on_where_a_killed_process_left_it(tmp_path):
+    with pytest.raises(ResourceError, match="SIGKILL"):
+        run(build, (tmp_path / "tokens", tmp_path / "killed"), 2)
+    assert not (tmp_path / "tokens").exists()
+    left = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "tokens.partial").glob("*.written")}
+    assert "2.written" in left
+    assert "6.written" not in left
+    run(build, (tmp_path / "tokens", tmp_path / "killed"), 2)
+    store = FeatureStore(tmp_path / "tokens")
+    assert store[store.ids].tolist() == [[n, n, n] for n in range(9)]
+    assert sorted(file.name for file in store.folder.iterdir()) == ["features.npy", "store.json"]
+
+
+def qformer_params(**changed: object) -> dict[str, object]:
+    return {"pretraining_epochs": 1, "epochs": 2, "mine_from": 1, "batch_size": 5, "num_query_tokens": 2,
+            "width": 16, "hard_negatives": 2, "range_max": 4, **changed}  # fmt: skip
+
+
+@several(2)
+@pytest.mark.slow
+def test_processes_of_a_launcher_train_what_the_notebook_goes_on_from(custom_stage, capsys):
+    """As `accelerate launch` starts them; then one process only reads what they left."""
+    prepared = Prepared(custom_stage("data_prep", models=MODELS))
+    encode_tokens(prepared, needed_images(prepared))
+    stage = custom_stage("qformer", models=MODELS, qformer=qformer_params())
+    (stage.root / "params.yaml").write_text(yaml.safe_dump(stage.study.model_dump(mode="json")))
+    (stage.root / "dvc.yaml").touch()
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1",
+              "--mixed_precision", "no", "--dynamo_backend", "no", "--multi_gpu" if GPUS else "--cpu",
+              "-m", "cirlib.qformer_training"]  # fmt: skip
+    done = subprocess.run(launch, cwd=stage.root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("small · qformer") == 1
+    steps = [file.stat().st_mtime_ns for file in sorted(stage.unfinished.rglob("*.safetensors"))]
+    assert steps
+    composers, history = train_qformer(Prepared(stage))
+    assert [file.stat().st_mtime_ns for file in sorted(stage.unfinished.rglob("*.safetensors"))] == steps
+    assert set(history["run"]) == {"pretraining", "qformer", "qformer_hard_negatives"}
+    assert list(composers) == ["qformer", "qformer_hard_negatives"]
+
+
+@several(2)
 @pytest.mark.slow
 def test_two_processes_train_the_qformer_that_one_trains(custom_stage):
     """Batches of five: one row more on the first process than on the second."""
     histories, weights = {}, {}
-    models = {"image_size": 64, "precision": "fp32"}
-    prepared = Prepared(custom_stage("data_prep", models=models))
+    prepared = Prepared(custom_stage("data_prep", models=MODELS))
     encode_tokens(prepared, needed_images(prepared))
     for processes in (1, 2):
-        qformer = {"pretraining_epochs": 1, "epochs": 2, "mine_from": 1, "batch_size": 5, "num_query_tokens": 2,
-                   "width": 16, "hard_negatives": 2, "range_max": 4, "processes": processes}  # fmt: skip
-        stage = custom_stage("qformer", models=models, qformer=qformer)
+        stage = custom_stage("qformer", models=MODELS, qformer=qformer_params(processes=processes))
         torch.manual_seed(stage.study.seed)
         composers, histories[processes] = train_qformer(Prepared(stage))
         weights[processes] = {name: c.state_dict()["vision_projection.weight"].cpu() for name, c in composers.items()}

@@ -1,4 +1,7 @@
-"""Features of images on disk: memory-mapped float16 plus ids, written in shards, finished by one rename."""
+"""Features of images on disk: memory-mapped float16 plus ids, written in shards, finished by one rename.
+
+Several processes (:mod:`cirlib.processes`) share the shards out; what they write is what one would have written.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +21,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from cirlib.files import ADVICE, WriteError, write_json
+from cirlib.processes import is_first, share, wait
 
 FEATURES, MANIFEST, PROGRESS = "features.npy", "store.json", "progress.json"
+SHARD_SIZE = 1024  # images
 
 
 class StoreError(RuntimeError):
@@ -100,7 +106,8 @@ def remaining(folder: Path, key: str, ids: Sequence[str], shape: tuple[int, ...]
     wanted = {"key": key, "shape": list(shape), "ids": list(ids)}
     if _read_manifest(folder) == wanted:
         return 0
-    return len(ids) - _done(folder.with_name(folder.name + ".partial"), wanted)
+    shards = _Shards(_partial(folder), wanted, SHARD_SIZE)
+    return _images(shards.open() if shards.are_whole() else shards.all())
 
 
 def build_store(
@@ -110,7 +117,7 @@ def build_store(
     shape: tuple[int, ...],
     encode: Callable[[slice], Iterable[Tensor]],
     *,
-    shard_size: int = 1024,
+    shard_size: int = SHARD_SIZE,
     description: str = "encoding",
 ) -> FeatureStore:
     """The store of ``ids`` under ``key`` in ``folder``: opened where it is finished and current, else built.
@@ -123,18 +130,71 @@ def build_store(
     """
     wanted = {"key": key, "shape": list(shape), "ids": list(ids)}
     if _read_manifest(folder) == wanted:
+        wait()  # none begins to replace it while another still looks
         return FeatureStore(folder)
-    partial = folder.with_name(folder.name + ".partial")
-    array, done = _resume(partial, wanted)
-    with tqdm(total=len(ids), initial=done, desc=description, unit="image") as bar:
-        for start in range(done, len(ids), shard_size):
-            _write_shard(array, slice(start, min(start + shard_size, len(ids))), encode, bar)
+    shards = _Shards(_partial(folder), wanted, shard_size)
+    wait()
+    if is_first() and not shards.are_whole():
+        shards.begin()
+    wait()
+    todo = shards.open()
+    wait()  # else the first to finish a shard would change the others' shares
+    own = share(todo)
+    array = np.load(shards.folder / FEATURES, mmap_mode="r+")
+    done, total = len(ids) - _images(todo), len(ids) - _images(todo) + _images(own)
+    with tqdm(total=total, initial=done, desc=description, unit="image", disable=not is_first()) as bar:
+        for rows in own:
+            _write_shard(array, rows, encode, bar)
             array.flush()
-            progress = {"done": min(start + shard_size, len(ids)), **wanted}
-            write_json(progress, partial / PROGRESS, indent=None)
+            shards.close(rows)
     del array
-    _finish(partial, folder, wanted)
+    wait()
+    if is_first():
+        _finish(shards.folder, folder, wanted)
+    wait()
     return FeatureStore(folder)
+
+
+class _Shards:
+    """A store under way: its array, what it is of, and a mark beside it for every shard that is written."""
+
+    def __init__(self, folder: Path, wanted: Mapping[str, Any], size: int) -> None:
+        self.folder, self.wanted, self.size = folder, {"shard_size": size, **wanted}, size
+
+    def all(self) -> list[slice]:
+        """Every shard, as rows of the store."""
+        count = len(self.wanted["ids"])
+        return [slice(start, min(start + self.size, count)) for start in range(0, count, self.size)]
+
+    def open(self) -> list[slice]:
+        """The shards that are still to be written."""
+        return [rows for rows in self.all() if not self._mark(rows).is_file()]
+
+    def are_whole(self) -> bool:
+        """Whether an interrupted run of the same store left them."""
+        return _read_json(self.folder / PROGRESS) == self.wanted and _is_whole(self.folder, self.wanted)
+
+    def begin(self) -> None:
+        """Afresh, with room for every row."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        _allocate(self.folder / FEATURES, (len(self.wanted["ids"]), *self.wanted["shape"]))
+        write_json(self.wanted, self.folder / PROGRESS, indent=None)
+
+    def close(self, rows: slice) -> None:
+        """Notes that ``rows`` are on the disk."""
+        self._mark(rows).touch()
+
+    def _mark(self, rows: slice) -> Path:
+        return self.folder / f"{rows.start}.written"
+
+
+def _partial(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".partial")
+
+
+def _images(shards: Sequence[slice]) -> int:
+    return sum(rows.stop - rows.start for rows in shards)
 
 
 def contents_key(model_key: str, files: Sequence[Path]) -> str:
@@ -158,18 +218,8 @@ def _write_shard(array: np.memmap, rows: slice, encode: Callable[[slice], Iterab
         raise StoreError(f"the encoder gave {at - rows.start} features for {rows.stop - rows.start} images")
 
 
-def _resume(partial: Path, wanted: dict) -> tuple[np.memmap, int]:
-    """The half-written array and how many images are done; a fresh one where the key or list differs."""
-    shape = (len(wanted["ids"]), *wanted["shape"])
-    if done := _done(partial, wanted):
-        return np.load(partial / FEATURES, mmap_mode="r+"), done
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    return _allocated(partial / FEATURES, shape), 0
-
-
-def _allocated(file: Path, shape: tuple[int, ...]) -> np.memmap:
-    """A new array whose bytes are all on the disk: one that ran full under a memory map would kill the process.
+def _allocate(file: Path, shape: tuple[int, ...]) -> None:
+    """Writes a new array whose bytes are all on the disk: one that ran full under a memory map would kill the process.
 
     Raises:
         WriteError: there is no room for it.
@@ -181,21 +231,14 @@ def _allocated(file: Path, shape: tuple[int, ...]) -> np.memmap:
                 os.posix_fallocate(stream.fileno(), 0, array.offset + array.nbytes)
         except OSError as error:
             raise WriteError(f"{file} could not be written: {error.strerror}: {ADVICE}") from error
-    return array
-
-
-def _done(partial: Path, wanted: dict) -> int:
-    """Images that an interrupted run left encoded."""
-    progress = _read_json(partial / PROGRESS)
-    same = progress and {k: v for k, v in progress.items() if k != "done"} == wanted
-    return progress["done"] if same and _is_whole(partial, wanted) else 0
 
 
 def _finish(partial: Path, folder: Path, manifest: dict) -> None:
     write_json(manifest, partial / MANIFEST, indent=None)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
-    (folder / PROGRESS).unlink(missing_ok=True)  # last: a run killed before the rename only has to rename again
+    for left in (folder / PROGRESS, *folder.glob("*.written")):  # last: a run killed before only has to rename again
+        left.unlink(missing_ok=True)
 
 
 def _read_manifest(folder: Path) -> dict | None:
@@ -204,7 +247,7 @@ def _read_manifest(folder: Path) -> dict | None:
     return manifest if manifest is not None and _is_whole(folder, manifest) else None
 
 
-def _is_whole(folder: Path, manifest: dict) -> bool:
+def _is_whole(folder: Path, manifest: Mapping[str, Any]) -> bool:
     """Whether the features file has the size ``manifest`` says; opened to read, as opening to write would grow it."""
     try:
         array = np.load(folder / FEATURES, mmap_mode="r")

@@ -20,7 +20,8 @@ SMALL = {
     },
     "zero_shot": {"weights": [0.0, 0.5, 1.0]},
     "qformer": {
-        "pretraining_epochs": 1, "epochs": 2, "batch_size": 32, "num_query_tokens": 2, "width": 32, "range_max": 10,
+        "pretraining_epochs": 1, "epochs": 2, "mine_from": 1, "batch_size": 32, "num_query_tokens": 2, "width": 32,
+        "range_max": 10,
     },
     "dpo": {
         "epochs": 1, "num_negatives": 2, "range_max": 10, "grid": "small", "grid_edits": 24, "grid_epochs": 2,
