@@ -402,7 +402,6 @@ def require_negatives(parts: Mapping[str, Benchmark], params: QFormer) -> None:
 
 
 def _train_in_worker(stage: Stage) -> None:
-    seed_everything(stage.study.seed)
     composers, history = train_here(Prepared(stage))
     if is_first():
         save_all(composers, stage.unfinished / "trained")
@@ -420,6 +419,7 @@ def train_here(prepared: Prepared) -> tuple[dict[str, QFormerComposer], pd.DataF
         ``pretrained``, for preferences to start from.
     """
     stage, splits = prepared.stage, prepared.splits
+    seed_everything(stage.study.seed)  # the same start wherever it is called from
     composer, study, folder = new_composer(prepared), stage.study, stage.unfinished
     if not splits.train:
         return {"qformer": composer.eval()}, as_table()

@@ -51,9 +51,8 @@ def step(count: int) -> tuple[torch.nn.Module, torch.Tensor]:
 def save_step(asked: tuple[Path, int]) -> None:
     folder, count = asked
     model, loss = step(count)
-    rank = torch.distributed.get_rank()
-    assert is_first() == (rank == 0)
-    torch.save({"loss": loss.detach(), "weight": model.weight.grad, "size": size()}, folder / f"{rank}.pt")
+    assert is_first() == (rank() == 0)
+    torch.save({"loss": loss.detach(), "weight": model.weight.grad, "size": size()}, folder / f"{rank()}.pt")
 
 
 @pytest.mark.slow
@@ -63,8 +62,8 @@ def save_step(asked: tuple[Path, int]) -> None:
 def test_loss_and_gradients_are_those_of_one_process(tmp_path, processes, count):
     model, loss = step(count)
     run(save_step, (tmp_path, count), processes)
-    for rank in range(processes):
-        saved = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+    for number in range(processes):
+        saved = torch.load(tmp_path / f"{number}.pt", weights_only=True)
         assert saved["size"] == processes
         torch.testing.assert_close(saved["loss"], loss.detach())
         torch.testing.assert_close(saved["weight"], model.weight.grad, atol=1e-5, rtol=1e-5)
@@ -207,7 +206,6 @@ def test_two_processes_train_the_qformer_that_one_trains(custom_stage):
     encode_tokens(prepared, needed_images(prepared))
     for processes in (1, 2):
         stage = custom_stage("qformer", models=MODELS, qformer=qformer_params(processes=processes))
-        torch.manual_seed(stage.study.seed)
         composers, histories[processes] = train_qformer(Prepared(stage))
         weights[processes] = {name: c.state_dict()["vision_projection.weight"].cpu() for name, c in composers.items()}
         stage.finish()
