@@ -12,3 +12,26 @@ def best_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether ``device`` computes bfloat16 in hardware; elsewhere it is many times slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    known = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return any(known.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16"))
+
+
+def precision_here(asked: str) -> str:
+    """A key of ``DTYPES``: what was asked for; for "auto" ``bf16`` where hardware has it, else ``fp32``."""
+    return asked if asked != "auto" else "bf16" if has_bf16(best_device()) else "fp32"
+
+
+def dtype_of(asked: str) -> torch.dtype:
+    """The dtype of a precision, see :func:`precision_here`."""
+    return DTYPES[precision_here(asked)]
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 where the device has it in hardware, else what the weights have."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device))

@@ -68,7 +68,7 @@ class Models(Block):
     fusion_checkpoint: Path | None = None  # a Q-Former trained by this study to start from
     image_size: Count = 160  # pixels a side, for mini
     cache_tokens: bool = True  # False: no image tokens on disk, the vision tower runs in every training step
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 where hardware has it, else fp32
 
 
 class Evaluation(Block):

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from cirlib import processes
 from cirlib.benchmarks import Benchmark, join_captions
-from cirlib.devices import DTYPES, best_device
+from cirlib.devices import best_device, dtype_of
 from cirlib.encoders.blip2 import Blip2Vision
 from cirlib.encoders.clip import TwoTowers, align, load_clip, load_mini_towers, save_heads, wrap_mini_towers
 from cirlib.encoders.images import ImageEncoder, encode_images
@@ -171,7 +171,7 @@ def _encode(encoding: _Encoding, advice: str) -> FeatureStore:
 def two_towers(stage: Stage) -> TwoTowers:
     """The two-tower model, freshly loaded."""
     models, device = stage.study.models, best_device()
-    dtype = DTYPES[models.precision]
+    dtype = dtype_of(models.precision)
     if models.clip != "mini":
         names = [local_name(stage, name) for name in (models.clip, models.clip_pretrained)]
         return load_clip(*names, device=device, dtype=dtype)
@@ -182,8 +182,8 @@ def vision_tower(stage: Stage) -> ImageEncoder:
     """The vision tower whose tokens the Q-Former reads."""
     models, device = stage.study.models, best_device()
     if models.fusion == "mini":
-        return MiniVision(models.image_size, device=device, dtype=DTYPES[models.precision])
-    return Blip2Vision(local_name(stage, models.fusion), device=device, dtype=DTYPES[models.precision])
+        return MiniVision(models.image_size, device=device, dtype=dtype_of(models.precision))
+    return Blip2Vision(local_name(stage, models.fusion), device=device, dtype=dtype_of(models.precision))
 
 
 def align_towers(prepared: Prepared) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cirlib.benchmarks import Benchmark, sample_join
 from cirlib.composers.qformer import Form, QFormerComposer, build_qformer, load_weights, one_vector, save_weights
-from cirlib.devices import best_device
+from cirlib.devices import autocast, best_device
 from cirlib.encoders.live import LiveFeatures
 from cirlib.encoders.mini import quiet_transformers
 from cirlib.encoders.store import FeatureStore
@@ -292,16 +292,12 @@ def embed_gallery(composer: QFormerComposer, store: Features, rows: np.ndarray, 
 @torch.inference_mode()
 def _embedded(composer: QFormerComposer, embed: Callable[[slice], Tensor], count: int, batch_size: int) -> Tensor:
     """What ``embed`` gives for ``count`` rows, on the CPU; of several processes each does some of the batches."""
-    with _autocast(composer):
+    with autocast(composer.device):
         whole = torch.zeros(count, *embed(slice(0, 1)).shape[1:])
         for start in share(range(0, count, batch_size)):
             rows = slice(start, min(start + batch_size, count))
             whole[rows] = embed(rows).float().cpu()
     return joined(whole)
-
-
-def _autocast(composer: QFormerComposer) -> torch.autocast:
-    return torch.autocast(composer.device.type, torch.bfloat16)
 
 
 def benchmark_queries(

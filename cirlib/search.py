@@ -24,6 +24,7 @@ from torch.nn.functional import normalize
 from cirlib.benchmarks import Triplet
 from cirlib.composers.attention import attention_maps
 from cirlib.composers.qformer import QFormerComposer
+from cirlib.devices import autocast
 from cirlib.encoders.clip import TwoTowers
 from cirlib.encoders.images import ImageEncoder
 from cirlib.pictures import to_rgb
@@ -222,7 +223,7 @@ class Search:
             picture, words = reference.embedding, self.towers.encode_texts([text])[0]
             return unit(picture, self._composed(method)(picture, words), words), self.embeddings
         composer, gallery = self._composer(method)
-        with torch.inference_mode(), torch.autocast(composer.device.type, torch.bfloat16):
+        with torch.inference_mode(), autocast(composer.device):
             tokens = reference.tokens[None].to(composer.device)
             both = composer.embed_queries(tokens.expand(2, -1, -1), ["", text]).float().cpu()
             words = composer.embed_texts([text])[0].float().cpu()

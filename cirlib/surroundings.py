@@ -16,12 +16,15 @@ def hardware() -> list[list[str]]:
     """(what, value) of this machine."""
     import torch
 
+    from cirlib.devices import precision_here
+
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     return [
         ["processor", _processor()],
         ["cores", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())],
         ["memory", f"{psutil.virtual_memory().total / 2**30:.0f} GB"],
         ["GPU", ", ".join(gpus) or "none"],
+        ["precision", f"{precision_here('auto')} where models.precision is auto"],
         ["system", platform.platform()],
         ["Python", platform.python_version()],
     ]

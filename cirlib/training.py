@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import isfinite
 from pathlib import Path
@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from cirlib.devices import precision_here
 from cirlib.files import replace_file
 from cirlib.memory import within_memory
 from cirlib.processes import average_gradients, is_first, wait
@@ -47,7 +48,7 @@ class Recipe:
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.98)
     schedule: str = "one_cycle"
-    precision: str = "bf16"
+    precision: str = "auto"
     accumulation: int = 1
     max_norm: float = 1.0
 
@@ -107,6 +108,7 @@ def train(
         FloatingPointError: the loss or a gradient is not finite; with step, batch, and the last good state.
         ResourceError: a batch does not fit into the memory; the state does not fit on the disk.
     """
+    recipe = replace(recipe, precision=precision_here(recipe.precision))
     AcceleratorState._reset_state()  # else the precision of this process' first training would be that of all
     accelerator = Accelerator(
         mixed_precision=PRECISION[recipe.precision], gradient_accumulation_steps=recipe.accumulation

@@ -10,6 +10,7 @@ import torch
 from memory import extra_peak
 
 from cirlib.composers.qformer import Form, mini_qformer
+from cirlib.devices import autocast
 from cirlib.qformer_training import TripletBatch, triplet_loss
 
 TOKENS = torch.randn(256, 25, 1280).half().numpy()
@@ -30,7 +31,7 @@ def main(batch: int, chunk: int) -> None:
     triplet_loss(composer, Store(), few).backward()  # gradients and libraries are there before
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(torch.device("cpu")):
             triplet_loss(composer, Store(), triplets, chunk or None).backward()
 
     print(json.dumps({"extra_bytes": extra_peak(step)}))

@@ -14,6 +14,7 @@ import torch
 from measuring import wait_for_gpu
 
 from cirlib.composers.qformer import QFormerComposer
+from cirlib.devices import autocast
 from cirlib.encoders.store import FeatureStore
 from cirlib.qformer_training import TripletBatch, triplet_loss
 
@@ -40,7 +41,7 @@ class Trainer:
         self.store.expect(batch.rows(np.arange(len(batch))), self.composer.device)
 
     def step(self, batch: TripletBatch) -> None:
-        with torch.autocast(self.composer.device.type, torch.bfloat16):
+        with autocast(self.composer.device):
             loss = triplet_loss(self.composer, self.store, batch, self.chunk_size)
         loss.backward()
         self.optimizer.step()
