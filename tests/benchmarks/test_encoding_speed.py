@@ -16,7 +16,7 @@ import torch
 from measuring import taking_turns
 
 from cirlib.benchmarks.garments import draw_garments
-from cirlib.devices import best_device
+from cirlib.devices import DTYPES, best_device, dtype_of, precision_here
 from cirlib.encoders.images import encode_images, open_rgb
 from cirlib.encoders.mini import MiniVision
 
@@ -50,17 +50,31 @@ def encode(vision: MiniVision, images: Mapping[str, Path], root: Path) -> None:
 
 
 def test_encoding_against_the_plain_loop(images, tmp_path, report, benchmark) -> None:
-    towers = {name: MiniVision(SIDE, device=DEVICE, dtype=getattr(torch, name)) for name in ("float32", "bfloat16")}
-    ways = {f"batches in {name}": partial(encode, tower, images, tmp_path / name) for name, tower in towers.items()}
-    ways["plain loop in float32"] = partial(plain_loop, towers["float32"], images)
+    towers = {dtype: MiniVision(SIDE, device=DEVICE, dtype=dtype) for dtype in {torch.float32, dtype_of("auto")}}
+    ways = {
+        "batches": partial(encode, towers[dtype_of("auto")], images, tmp_path),
+        "plain loop": partial(plain_loop, towers[torch.float32], images),
+    }
     spent = taking_turns(ways, rounds=3)
     benchmark.extra_info |= spent
-    benchmark.pedantic(ways["batches in bfloat16"], rounds=1)
-    plain = spent["plain loop in float32"]
-    for name in towers:
-        ours = spent[f"batches in {name}"]
-        what = f"encoding in {name}: {len(images) / ours:.0f} images/s, over the plain loop's {len(images) / plain:.0f}"
-        report(what, f"{plain / ours:.1f}", ">= 1" if name == "bfloat16" else "", plain >= ours)
+    benchmark.pedantic(ways["batches"], rounds=1)
+    ratio = spent["plain loop"] / spent["batches"]
+    speed = f"{len(images) / spent['batches']:.0f} images/s in {precision_here('auto')}"
+    report(f"encoding: {speed}, over one after the other in fp32", f"{ratio:.1f}", ">= 1", ratio >= 1)
+
+
+def test_auto_is_the_faster_precision(report, benchmark) -> None:
+    pixels = torch.randn(16, 3, SIDE, SIDE)
+    towers = {name: MiniVision(SIDE, device=DEVICE, dtype=DTYPES[name]) for name in ("fp32", "bf16")}
+    with torch.inference_mode():
+        ways = {name: partial(tower.encode_pixels, pixels) for name, tower in towers.items()}
+        spent = taking_turns(ways, rounds=5)
+        benchmark.extra_info |= spent
+        benchmark.pedantic(ways[precision_here("auto")], rounds=1)
+    taken = precision_here("auto")
+    (other,) = spent.keys() - {taken}
+    ratio = spent[other] / spent[taken]
+    report(f"a vision tower in {taken}, which auto takes here, over {other}", f"{ratio:.1f}", ">= 1", ratio >= 1)
 
 
 def test_drawing_on_all_cores_against_one(tmp_path, report, benchmark) -> None:
