@@ -11,9 +11,12 @@ machine or several), they find each other in :func:`together`.
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
@@ -38,19 +41,25 @@ def run(work: Callable[[Any], None], argument: Any, size: int) -> None:
     Raises:
         ResourceError: one of them was killed.
     """
-    errors = torch.multiprocessing.get_context("spawn").SimpleQueue()
-    try:
-        torch.multiprocessing.spawn(_enter, (size, _free_port(), work, argument, errors), nprocs=size)
-    except ProcessRaisedException:
-        if errors.empty():
-            raise
-        raise errors.get() from None
-    except ProcessExitedException as error:
-        text = f"one of {size} processes was ended from outside ({error.signal_name or error.exit_code}): run it again"
-        raise ResourceError(f"{text}; where memory is short, with fewer processes") from None
+    with TemporaryDirectory() as folder:
+        try:
+            torch.multiprocessing.spawn(_enter, (size, _free_port(), work, argument, Path(folder)), nprocs=size)
+        except ProcessRaisedException as error:
+            raise (_first_error(Path(folder)) or error) from None
+        except ProcessExitedException as error:
+            how = error.signal_name or error.exit_code
+            text = f"one of {size} processes was ended from outside ({how}): run it again"
+            raise ResourceError(f"{text}; where memory is short, with fewer processes") from None
 
 
-def _enter(rank: int, size: int, port: int, work: Callable[[Any], None], argument: Any, errors: Any) -> None:
+def _first_error(folder: Path) -> Exception | None:
+    """What a process raised, whole: the first, as those of the others only follow from it."""
+    for file in sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime_ns):
+        return pickle.loads(file.read_bytes())
+    return None
+
+
+def _enter(rank: int, size: int, port: int, work: Callable[[Any], None], argument: Any, errors: Path) -> None:
     end_with_parent()
     names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in names.items()} | {"MASTER_ADDR": "127.0.0.1"}
@@ -60,7 +69,7 @@ def _enter(rank: int, size: int, port: int, work: Callable[[Any], None], argumen
         try:
             work(argument)
         except Exception as error:
-            errors.put(error)
+            (errors / str(rank)).write_bytes(pickle.dumps(error))
             raise
 
 

@@ -212,9 +212,7 @@ class TripletSampler:
 def _mined(folder: Path, mine: Callable[[], np.ndarray], epoch: int) -> np.ndarray:
     """The negatives mined at ``epoch``, (N, K): kept in ``folder``, so that a resumed run has the same."""
     file = folder / f"negatives-{epoch}.npy"
-    kept = file.is_file()
-    wait()  # until every process has looked
-    if not kept:
+    if not told(file.is_file()):
         array = mine()
         if is_first():
             replace_file(file, lambda path: _save_array(path, array))
@@ -369,9 +367,8 @@ def trained_composer(prepared: Prepared, name: str) -> QFormerComposer:
 def train_qformer(prepared: Prepared) -> tuple[dict[str, QFormerComposer], pd.DataFrame]:
     """:func:`train_here`, or the same on ``qformer.processes`` processes where that is more than one."""
     stage = prepared.stage
-    require_negatives(prepared.splits.train, stage.study.qformer)
     count = available(stage.study.qformer.processes)
-    if count == 1 or size() > 1 or not prepared.splits.train:
+    if count == 1 or not prepared.splits.train:
         return train_here(prepared)
     run(_train_in_worker, stage, count)
     trained = stage.unfinished / "trained"
@@ -413,8 +410,12 @@ def train_here(prepared: Prepared) -> tuple[dict[str, QFormerComposer], pd.DataF
         Method → composer at its best epoch, and a row an epoch of every training. Where the data has no train
         split, the composer as the study gives it and no rows. What came out of pretraining is kept as well, as
         ``pretrained``, for preferences to start from.
+
+    Raises:
+        ParameterError: a category has too few images for the hard negatives that are asked for.
     """
     stage, splits = prepared.stage, prepared.splits
+    require_negatives(splits.train, stage.study.qformer)
     seed_everything(stage.study.seed)  # the same start wherever it is called from
     composer, study, folder = new_composer(prepared), stage.study, stage.unfinished
     if not splits.train:

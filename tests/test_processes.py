@@ -71,7 +71,7 @@ def test_loss_and_gradients_are_those_of_one_process(tmp_path, processes, count)
 
 def fail_second(_: None) -> None:
     if not is_first():
-        raise ValueError("the second process fails")
+        raise ValueError("the second process fails" + 100_000 * "!")
 
 
 @several(2)
