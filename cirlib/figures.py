@@ -36,17 +36,17 @@ P = ParamSpec("P")
 Floats = NDArray[np.float64]
 
 INK, MUTED, FAINT, PAPER = "#222222", "#6B6B6B", "#C9C9C9", "#F3F3F3"
-GREEN, BLUE, ORANGE = "#009E73", "#0072B2", "#D55E00"  # Okabe and Ito's palette, as most colours below
+GREEN, BLUE, ORANGE = "#009E73", "#0072B2", "#D55E00"  # Okabe and Ito's palette, as most colours below; Tol's wine
 METHODS = {  # name in the tables: (name in the figures, colour)
     "image_only": ("image only", "#9A9A9A"),
     "text_only": ("text only", "#56B4E9"),
     "sum": ("sum", BLUE),
-    "slerp": ("slerp", "#7E6BC4"),
+    "slerp": ("slerp", "#882255"),
     "qformer": ("Q-Former", "#E69F00"),
     "qformer_hard_negatives": ("Q-Former + hard negatives", ORANGE),
     "retrieval_dpo": ("Retrieval-DPO", GREEN),
 }
-OTHER_COLOURS = ("#CC79A7", "#000000", "#999933", "#882255")
+OTHER_COLOURS = ("#CC79A7", "#000000", "#999933", "#5B3A9B")
 SOURCES = {  # source in `paper_vs_ours`: (name in the legend, colour)
     "paper": ("the paper", ORANGE),
     "published": ("other publications", "#9A9A9A"),
