@@ -87,7 +87,7 @@ def mine_hard_negatives(
         nprobe: lists that "ivf" searches, at most ``nlist``; None: an eighth of them, at least 8.
         seed: of the random draw and of the k-means of "ivf".
         rows: the queries to mine for, where several processes share them out: what each finds is what one process
-            finds for them, and the rows of the others are padding. None: all.
+            finds for them, up to the rounding of scores, and the rows of the others are padding. None: all.
         progress: a bar over batches of queries.
 
     Returns:

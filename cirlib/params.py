@@ -94,7 +94,7 @@ class DataPrep(Block):
     drawing: Drawing | None = None
     batch_size: Count = 64
     num_workers: NonNegativeCount = 2  # that decode, for each process
-    processes: Count | None = None  # that encode together; None: one a GPU
+    processes: Count | None = None  # that encode together; None: one a GPU, without GPUs one
     alignment_epochs: Count = 20
     alignment_lr: Positive = 1e-3
     alignment_batch_size: Count = 256
@@ -119,7 +119,7 @@ class QFormer(Block):
     temperature: Positive = 0.07
     max_words: Count = 32  # text tokens kept
     accumulation: Count = 1
-    processes: Count | None = None  # that train together; None: one a GPU
+    processes: Count | None = None  # that train together; None: one a GPU, without GPUs one
     chunk_size: Count | None = None  # gradient caching: images whose activations are kept at a time
     gradient_checkpointing: bool = False  # less memory for more time
     hard_negatives: Count = 2  # mined images a query

@@ -23,7 +23,7 @@ from cirlib.encoders.clip import TwoTowers, align, load_clip, load_mini_towers, 
 from cirlib.encoders.images import ImageEncoder, encode_images
 from cirlib.encoders.live import LiveFeatures
 from cirlib.encoders.mini import MiniVision, build_two_towers
-from cirlib.encoders.store import FeatureStore, build_store, contents_key, remaining
+from cirlib.encoders.store import FeatureStore, StoreError, build_store, contents_key, is_allocated, remaining
 from cirlib.files import write_json, write_table
 from cirlib.resources import encoding_needs, require_disk
 from cirlib.splits import Splits, load_splits
@@ -140,10 +140,13 @@ class _Encoding:
     images: Mapping[str, Path]
     folder: Path
     what: str
-    key: str | None = None
+    encoder_key: str = ""
+    key: str = ""
 
     def run(self, encoder: ImageEncoder | None = None) -> FeatureStore:
         params, encoder = self.stage.params, encoder or self.tower(self.stage)
+        if encoder.key != self.encoder_key:
+            raise StoreError(f"processes encode differently, one by {encoder.key}, another by {self.encoder_key}")
         options = {"batch_size": params.batch_size, "num_workers": params.num_workers}
         return encode_images(encoder, self.images, self.folder, key=self.key, description=self.what, **options)
 
@@ -155,16 +158,20 @@ def _encode(encoding: _Encoding, advice: str) -> FeatureStore:
         ResourceError: the disk is too small.
     """
     params, files, ids = encoding.stage.params, list(encoding.images.values()), list(encoding.images)
-    count, encoder = processes.available(params.processes), encoding.tower(encoding.stage)
-    encoding = replace(encoding, key=contents_key(encoder.key, files))
-    if left := remaining(encoding.folder, encoding.key, ids, encoder.shape):
-        bytes_an_image = 2 * math.prod(encoder.shape)  # float16
+    encoder = encoding.tower(encoding.stage)
+    encoding = replace(encoding, encoder_key=encoder.key, key=contents_key(encoder.key, files))
+    store = (encoding.folder, encoding.key, ids, encoder.shape)
+    if left := remaining(*store):
+        count = processes.available(params.processes, "data_prep.processes")
+        bytes_an_image = 0 if is_allocated(*store) else 2 * math.prod(encoder.shape)  # float16
         what = f"{encoding.what} of {left:,} images"
         needs = encoding_needs(what, encoder, files[-left:], bytes_an_image, params.num_workers)
-        print(needs, flush=True)
+        print(f"{needs}, before it is shared out to {count} processes" if count > 1 else needs, flush=True)
         require_disk(encoding.folder, needs.disk, advice)
         if count > 1:
+            del encoder  # the GPU's memory is for the processes
             processes.run(_Encoding.run, encoding, count)
+            return FeatureStore(encoding.folder)
     return encoding.run(encoder)
 
 

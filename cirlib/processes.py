@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import pickle
 import socket
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ from cirlib.params import ParameterError
 from cirlib.workers import end_with_parent
 
 T = TypeVar("T")
+JOINED_ROWS = 2048  # at a time
 
 
 def run(work: Callable[[Any], None], argument: Any, size: int) -> None:
@@ -39,24 +41,39 @@ def run(work: Callable[[Any], None], argument: Any, size: int) -> None:
     They end with this process, killed or not. What one of them raises ends the others, and is raised here.
 
     Raises:
-        ResourceError: one of them was killed.
+        ResourceError: one of them was ended by a signal.
     """
     with TemporaryDirectory() as folder:
+        arguments = (size, _free_port(), work, argument, Path(folder))
+        started = torch.multiprocessing.spawn(_enter, arguments, nprocs=size, join=False)
         try:
-            torch.multiprocessing.spawn(_enter, (size, _free_port(), work, argument, Path(folder)), nprocs=size)
+            while not started.join():
+                pass
         except ProcessRaisedException as error:
-            raise (_first_error(Path(folder)) or error) from None
+            raise (_first_error(Path(folder)) or error) from error
         except ProcessExitedException as error:
-            how = error.signal_name or error.exit_code
-            text = f"one of {size} processes was ended from outside ({how}): run it again"
-            raise ResourceError(f"{text}; where memory is short, with fewer processes") from None
+            advice = "; where memory is short, with fewer processes" if error.signal_name == "SIGKILL" else ""
+            how = error.signal_name or f"exit code {error.exit_code}"
+            raise ResourceError(f"one of {size} processes was ended ({how}): run it again{advice}") from error
+        finally:  # an interrupt of this process is none of theirs
+            for process in started.processes:
+                process.kill()
+                process.join()
 
 
 def _first_error(folder: Path) -> Exception | None:
     """What a process raised, whole: the first, as those of the others only follow from it."""
-    for file in sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime_ns):
-        return pickle.loads(file.read_bytes())
-    return None
+    files = sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime_ns)
+    return pickle.loads(files[0].read_bytes()) if files else None
+
+
+def _portable(error: Exception) -> bytes:
+    """The error, or where it cannot be told to another process what was printed of it."""
+    try:
+        pickle.loads(whole := pickle.dumps(error))
+    except Exception:
+        return pickle.dumps(RuntimeError("".join(traceback.format_exception(error))))
+    return whole
 
 
 def _enter(rank: int, size: int, port: int, work: Callable[[Any], None], argument: Any, errors: Path) -> None:
@@ -64,12 +81,14 @@ def _enter(rank: int, size: int, port: int, work: Callable[[Any], None], argumen
     names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in names.items()} | {"MASTER_ADDR": "127.0.0.1"}
     if not torch.cuda.is_available():
-        torch.set_num_threads(max(1, torch.get_num_threads() // size))
+        threads = max(1, torch.get_num_threads() // size)
+        torch.set_num_threads(threads)
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else accelerate would set another
     with together():
         try:
             work(argument)
         except Exception as error:
-            (errors / str(rank)).write_bytes(pickle.dumps(error))
+            (errors / str(rank)).write_bytes(_portable(error))
             raise
 
 
@@ -78,22 +97,20 @@ def together() -> Iterator[None]:
     """The processes that a launcher started, of which the environment tells, know of each other inside."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         PartialState(cpu=not torch.cuda.is_available())  # opens the process group, and takes a GPU of its own
-    try:
-        yield
-    finally:
-        if distributed.is_initialized():
-            PartialState().destroy_process_group()
+    yield
+    if distributed.is_initialized():  # after an error the others would not come to it, and this one would wait
+        PartialState().destroy_process_group()
 
 
-def available(asked: int | None) -> int:
-    """How many processes to start for ``asked``; None: one a GPU, or one.
+def available(asked: int | None, name: str) -> int:
+    """How many processes to start for ``asked``, the parameter ``name``; None: one a GPU, or one.
 
     Raises:
         ParameterError: there are GPUs, but fewer.
     """
     gpus = torch.cuda.device_count()
     if gpus and (asked or 1) > gpus:
-        raise ParameterError(f"processes is {asked}, at most {gpus} is allowed: so many GPUs are here")
+        raise ParameterError(f"{name} is {asked}, at most {gpus} is allowed: so many GPUs are here")
     return asked or max(1, gpus)
 
 
@@ -130,11 +147,11 @@ def share(items: Sequence[T]) -> Sequence[T]:
 
 
 def joined(whole: Tensor) -> Tensor:
-    """All processes' rows, of which each filled its own into zeros."""
-    if size() > 1:
-        on = whole.cuda() if distributed.get_backend() == "nccl" else whole
+    """The sum over the processes, each of which has its own rows of ``whole`` and zeros for the others'; in place."""
+    for part in whole.split(JOINED_ROWS) if size() > 1 else ():  # a whole gallery could be too much for a GPU
+        on = part.cuda() if distributed.get_backend() == "nccl" else part
         distributed.all_reduce(on)
-        return on.to(whole.device)
+        part.copy_(on)
     return whole
 
 

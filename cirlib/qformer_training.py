@@ -26,11 +26,12 @@ from cirlib.losses.info_nce import info_nce
 from cirlib.mining import mine_hard_negatives
 from cirlib.params import Evaluation, ParameterError, QFormer, Study
 from cirlib.preparation import Prepared, local_name
-from cirlib.processes import available, gathered, is_first, joined, own_rows, run, share, size, together, told, wait
+from cirlib.processes import available, gathered, is_first, joined, own_rows, run, share, size, together, told
 from cirlib.stage import Stage, open_stage, seed_everything
 from cirlib.training import History, Recipe, as_table, shuffled_batches, train
 
 Features = FeatureStore | LiveFeatures
+HOW = {"processes", "chunk_size", "gradient_checkpointing"}  # parameters that change what a run needs, not its result
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def pretrain(
         return info_nce(texts, images, temperature=composer.temperature, symmetric=True), {}
 
     recipe = _recipe(study, params.pretraining_epochs, params.pretraining_lr)
-    fingerprint = {"store": store.key, "params": params.model_dump(), "seed": study.seed, "pairs": pairs}
+    fingerprint = {"store": store.key, "params": params.model_dump(exclude=HOW), "seed": study.seed, "pairs": pairs}
     options = {
         "run": "pretraining", "fingerprint": fingerprint, "unit": "pairs",
         "names": lambda batch: [store.ids[row] for row in batch.images],
@@ -132,7 +133,7 @@ def finetune(
     recipe = _recipe(study, params.epochs, params.lr)
     fingerprint = {
         "store": store.key,
-        "study": study.model_dump(include={"seed", "qformer", "evaluation"}),
+        "study": study.model_dump(include={"seed", "evaluation"}) | {"qformer": params.model_dump(exclude=HOW)},
         "triplets": [(triplet.reference, triplet.targets, triplet.captions) for triplet in sampler.triplets],
     }
     options = {
@@ -212,12 +213,12 @@ class TripletSampler:
 def _mined(folder: Path, mine: Callable[[], np.ndarray], epoch: int) -> np.ndarray:
     """The negatives mined at ``epoch``, (N, K): kept in ``folder``, so that a resumed run has the same."""
     file = folder / f"negatives-{epoch}.npy"
-    if not told(file.is_file()):
-        array = mine()
-        if is_first():
-            replace_file(file, lambda path: _save_array(path, array))
-        wait()
-    return np.load(file)
+    if told(is_first() and file.is_file()):
+        return np.load(file)
+    array = mine()
+    if is_first():
+        replace_file(file, lambda path: _save_array(path, array))
+    return array
 
 
 def _save_array(path: Path, array: np.ndarray) -> None:
@@ -367,7 +368,7 @@ def trained_composer(prepared: Prepared, name: str) -> QFormerComposer:
 def train_qformer(prepared: Prepared) -> tuple[dict[str, QFormerComposer], pd.DataFrame]:
     """:func:`train_here`, or the same on ``qformer.processes`` processes where that is more than one."""
     stage = prepared.stage
-    count = available(stage.study.qformer.processes)
+    count = available(stage.study.qformer.processes, "qformer.processes")
     if count == 1 or not prepared.splits.train:
         return train_here(prepared)
     run(_train_in_worker, stage, count)

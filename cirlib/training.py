@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from cirlib.devices import precision_here
 from cirlib.files import replace_file
 from cirlib.memory import within_memory
-from cirlib.processes import average_gradients, is_first, wait
+from cirlib.processes import average_gradients, is_first, told, wait
 from cirlib.resources import StepWatch, require_disk, state_bytes
 
 SMALLER_STEPS = (
@@ -249,7 +249,7 @@ class _State:
         """Loads the state left by the same run; the epoch it had finished, 0 for none."""
         state = self._read()
         wait()  # until every process has read it
-        if state is None or state["key"] != self.key:
+        if told(state is None or state["key"] != self.key):
             if is_first():
                 shutil.rmtree(self.folder, ignore_errors=True)
                 self.folder.mkdir(parents=True)

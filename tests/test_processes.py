@@ -6,14 +6,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 import yaml
 from torch.nn import functional as F
 
+from cirlib import processes as processes_module
 from cirlib.encoders.store import FeatureStore, build_store
 from cirlib.losses.info_nce import info_nce
 from cirlib.memory import ResourceError
@@ -89,8 +93,45 @@ def kill_second(_: None) -> None:
 @several(2)
 @pytest.mark.slow
 def test_a_process_that_is_killed_ends_all_with_a_sentence():
-    with pytest.raises(ResourceError, match=r"one of 2 processes was ended from outside \(SIGKILL\): run it again"):
+    with pytest.raises(ResourceError, match=r"one of 2 processes was ended \(SIGKILL\): run it again"):
         run(kill_second, None, 2)
+
+
+def wait_long(mark: Path) -> None:
+    mark.touch()
+    time.sleep(600)
+
+
+@several(2)
+@pytest.mark.slow
+def test_an_interrupt_of_the_first_process_alone_ends_all(tmp_path):
+    def interrupt() -> None:
+        while not (tmp_path / "mark").exists():
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = set(psutil.Process().children(recursive=True))
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        run(wait_long, tmp_path / "mark", 2)
+    left = set(psutil.Process().children(recursive=True)) - before
+    assert [process for process in left if "spawn_main" in " ".join(process.cmdline())] == []
+
+
+class Unportable(Exception):
+    def __init__(self, *, wanted: str) -> None:
+        super().__init__(wanted)
+
+
+def fail_unportably(_: None) -> None:
+    raise Unportable(wanted="a keyword")
+
+
+@several(2)
+@pytest.mark.slow
+def test_an_error_that_cannot_be_passed_on_is_told_in_words():
+    with pytest.raises(RuntimeError, match="Unportable: a keyword"):
+        run(fail_unportably, None, 2)
 
 
 def save_joined(folder: Path) -> None:
@@ -110,14 +151,14 @@ def test_what_is_shared_out_is_joined_whole_on_every_process(tmp_path):
 
 def test_no_more_processes_than_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert (available(None), available(1), available(2)) == (2, 1, 2)
-    with pytest.raises(ParameterError, match="processes is 3, at most 2 is allowed: so many GPUs are here"):
-        available(3)
+    assert [available(asked, "p") for asked in (None, 1, 2)] == [2, 1, 2]
+    with pytest.raises(ParameterError, match=r"qformer\.processes is 3, at most 2 is allowed: so many GPUs are here"):
+        available(3, "qformer.processes")
 
 
 def test_without_gpus_as_many_processes_as_are_asked_for(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert (available(None), available(3)) == (1, 3)
+    assert (available(None, "p"), available(3, "p")) == (1, 3)
 
 
 def test_alone_everything_is_as_it_was():
@@ -128,8 +169,9 @@ def test_alone_everything_is_as_it_was():
 
 @several(2)
 @pytest.mark.slow
-def test_two_processes_write_the_store_that_one_writes(custom_stage):
-    stores = []
+def test_two_processes_write_the_store_that_one_writes(custom_stage, monkeypatch):
+    stores, started = [], []
+    monkeypatch.setattr(processes_module, "run", lambda *asked: (started.append(asked[-1]), run(*asked)))
     for processes in (1, 2):
         prepared = Prepared(custom_stage("data_prep", models=MODELS, data_prep={"processes": processes}))
         encode_tokens(prepared, needed_images(prepared))
@@ -139,6 +181,7 @@ def test_two_processes_write_the_store_that_one_writes(custom_stage):
             file.unlink()
     assert sorted(stores[0]) == ["features.npy", "store.json"]
     assert stores[0] == stores[1]
+    assert started == [2]
 
 
 def build(asked: tuple[Path, Path]) -> None:
@@ -146,6 +189,8 @@ def build(asked: tuple[Path, Path]) -> None:
     folder, mark = asked
 
     def encode(rows: slice) -> list[torch.Tensor]:
+        with (folder.parent / "encoded.txt").open("a") as log:
+            log.write(f"{rows.start}\n")
         if rows.start == 6 and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -160,10 +205,13 @@ def test_a_store_goes_on_where_a_killed_process_left_it(tmp_path):
     with pytest.raises(ResourceError, match="SIGKILL"):
         run(build, (tmp_path / "tokens", tmp_path / "killed"), 2)
     assert not (tmp_path / "tokens").exists()
-    left = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "tokens.partial").glob("*.written")}
-    assert "2.written" in left
-    assert "6.written" not in left
+    left = {int(file.stem) for file in (tmp_path / "tokens.partial").glob("*.written")}
+    assert 2 in left
+    assert 6 not in left
+    (tmp_path / "encoded.txt").unlink()
     run(build, (tmp_path / "tokens", tmp_path / "killed"), 2)
+    again = {int(line) for line in (tmp_path / "encoded.txt").read_text().splitlines()}
+    assert again == {0, 2, 4, 6, 8} - left
     store = FeatureStore(tmp_path / "tokens")
     assert store[store.ids].tolist() == [[n, n, n] for n in range(9)]
     assert sorted(file.name for file in store.folder.iterdir()) == ["features.npy", "store.json"]
@@ -172,6 +220,11 @@ def test_a_store_goes_on_where_a_killed_process_left_it(tmp_path):
 def qformer_params(**changed: object) -> dict[str, object]:
     return {"pretraining_epochs": 1, "epochs": 2, "mine_from": 1, "batch_size": 5, "num_query_tokens": 2,
             "width": 16, "hard_negatives": 2, "range_max": 4, **changed}  # fmt: skip
+
+
+def states(folder: Path) -> dict[Path, int]:
+    """When each training last wrote its state."""
+    return {file: file.stat().st_mtime_ns for file in folder.rglob("state.pt")}
 
 
 @several(2)
@@ -189,10 +242,11 @@ def test_processes_of_a_launcher_train_what_the_notebook_goes_on_from(custom_sta
     done = subprocess.run(launch, cwd=stage.root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("small · qformer") == 1
-    steps = [file.stat().st_mtime_ns for file in sorted(stage.unfinished.rglob("*.safetensors"))]
+    steps = states(stage.unfinished)
     assert steps
-    composers, history = train_qformer(Prepared(stage))
-    assert [file.stat().st_mtime_ns for file in sorted(stage.unfinished.rglob("*.safetensors"))] == steps
+    other_needs = qformer_params(processes=1, chunk_size=4, gradient_checkpointing=True)
+    composers, history = train_qformer(Prepared(custom_stage("qformer", models=MODELS, qformer=other_needs)))
+    assert states(stage.unfinished) == steps
     assert set(history["run"]) == {"pretraining", "qformer", "qformer_hard_negatives"}
     assert list(composers) == ["qformer", "qformer_hard_negatives"]
 

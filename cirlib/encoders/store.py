@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from cirlib.files import ADVICE, WriteError, write_json
-from cirlib.processes import is_first, share, wait
+from cirlib.processes import is_first, share, told, wait
 
 FEATURES, MANIFEST, PROGRESS = "features.npy", "store.json", "progress.json"
 SHARD_SIZE = 1024  # images
@@ -110,6 +110,11 @@ def remaining(folder: Path, key: str, ids: Sequence[str], shape: tuple[int, ...]
     return _images(shards.open() if shards.are_whole() else shards.all())
 
 
+def is_allocated(folder: Path, key: str, ids: Sequence[str], shape: tuple[int, ...]) -> bool:
+    """Whether an interrupted :func:`build_store` has the disk space of the whole already."""
+    return _Shards(_partial(folder), {"key": key, "shape": list(shape), "ids": list(ids)}, SHARD_SIZE).are_whole()
+
+
 def build_store(
     folder: Path,
     key: str,
@@ -129,11 +134,11 @@ def build_store(
         shard_size: images between two points from which an interrupted run goes on.
     """
     wanted = {"key": key, "shape": list(shape), "ids": list(ids)}
-    if _read_manifest(folder) == wanted:
-        wait()  # none begins to replace it while another still looks
+    if told(_read_manifest(folder) == wanted):
+        if is_first():
+            _clear_marks(folder)
         return FeatureStore(folder)
     shards = _Shards(_partial(folder), wanted, shard_size)
-    wait()
     if is_first() and not shards.are_whole():
         shards.begin()
     wait()
@@ -237,7 +242,11 @@ def _finish(partial: Path, folder: Path, manifest: dict) -> None:
     write_json(manifest, partial / MANIFEST, indent=None)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
-    for left in (folder / PROGRESS, *folder.glob("*.written")):  # last: a run killed before only has to rename again
+    _clear_marks(folder)  # last: a run killed before only has to rename again
+
+
+def _clear_marks(folder: Path) -> None:
+    for left in (folder / PROGRESS, *folder.glob("*.written")):
         left.unlink(missing_ok=True)
 
 
