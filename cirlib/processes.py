@@ -27,6 +27,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_gather
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
+from cirlib.files import replace_file
 from cirlib.memory import ResourceError
 from cirlib.params import ParameterError
 from cirlib.workers import end_with_parent
@@ -63,7 +64,8 @@ def run(work: Callable[[Any], None], argument: Any, size: int) -> None:
 
 def _first_error(folder: Path) -> Exception | None:
     """What a process raised, whole: the first, as those of the others only follow from it."""
-    files = sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime_ns)
+    whole = [file for file in folder.iterdir() if file.name.isdigit()]
+    files = sorted(whole, key=lambda file: file.stat().st_mtime_ns)
     return pickle.loads(files[0].read_bytes()) if files else None
 
 
@@ -88,7 +90,8 @@ def _enter(rank: int, size: int, port: int, work: Callable[[Any], None], argumen
         try:
             work(argument)
         except Exception as error:
-            (errors / str(rank)).write_bytes(_portable(error))
+            whole = _portable(error)
+            replace_file(errors / str(rank), lambda path: path.write_bytes(whole))
             raise
 
 

@@ -156,10 +156,11 @@ def test_drawing_killed_at_random_moments(tmp_path):
     for share in sorted(rng.uniform(0.05, 0.8) for _ in range(3)):
         process = drawing(killed)
         end = time.monotonic() + 60
-        while drawn(killed) < share * drawn(undisturbed):
+        workers: list[psutil.Process] = []
+        while drawn(killed) < share * drawn(undisturbed) or len(workers) < 2:
             assert process.poll() is None and time.monotonic() < end
             time.sleep(0.01)
-        workers = psutil.Process(process.pid).children(recursive=True)
+            workers = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         process.wait()
         _, alive = psutil.wait_procs(workers, timeout=5)

@@ -17,7 +17,7 @@ OTHERWISE = {
     "cirlib/training.py": "_save_state",  # called within replace_file
     "cirlib/qformer_training.py": "_save_array",
     "cirlib/rehearsal.py": "save_tiny_clip",
-    "cirlib/encoders/store.py": "_allocated",  # a store is whole when its folder is renamed
+    "cirlib/encoders/store.py": "_allocate",  # a store is whole when its folder is renamed
     "cirlib/figures.py": "save",  # into memory first
     "cirlib/preferences/cells.py": "_without_docstrings",  # ast.dump
 }
