@@ -20,7 +20,7 @@ from training_ways import TimedStore, Trainer, batch_of, run_steps, share_waitin
 from transformers import AutoTokenizer, Blip2QFormerConfig, Blip2VisionConfig, Blip2VisionModel
 
 from cirlib.composers.qformer import Form, QFormerComposer, mini_qformer
-from cirlib.devices import best_device
+from cirlib.devices import best_device, dtype_of
 from cirlib.encoders.images import encode_images
 from cirlib.encoders.live import LiveFeatures
 from cirlib.encoders.mini import MiniVision, minilm_folder
@@ -32,7 +32,7 @@ DEVICE = best_device()
 
 @pytest.fixture(scope="module")
 def vision() -> MiniVision:
-    return MiniVision(SIDE, device=DEVICE, dtype=torch.bfloat16)
+    return MiniVision(SIDE, device=DEVICE, dtype=dtype_of("auto"))
 
 
 @pytest.fixture(scope="module")
