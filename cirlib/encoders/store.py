@@ -103,7 +103,7 @@ def rows_of(row: Mapping[str, int], ids: Sequence[str], where: str) -> np.ndarra
 
 def remaining(folder: Path, key: str, ids: Sequence[str], shape: tuple[int, ...]) -> int:
     """How many images :func:`build_store` would still have to encode."""
-    wanted = {"key": key, "shape": list(shape), "ids": list(ids)}
+    wanted = _manifest(key, ids, shape)
     if _read_manifest(folder) == wanted:
         return 0
     shards = _Shards(_partial(folder), wanted, SHARD_SIZE)
@@ -112,7 +112,7 @@ def remaining(folder: Path, key: str, ids: Sequence[str], shape: tuple[int, ...]
 
 def is_allocated(folder: Path, key: str, ids: Sequence[str], shape: tuple[int, ...]) -> bool:
     """Whether an interrupted :func:`build_store` has the disk space of the whole already."""
-    return _Shards(_partial(folder), {"key": key, "shape": list(shape), "ids": list(ids)}, SHARD_SIZE).are_whole()
+    return _Shards(_partial(folder), _manifest(key, ids, shape), SHARD_SIZE).are_whole()
 
 
 def build_store(
@@ -133,7 +133,7 @@ def build_store(
         encode: gives the features of one slice of ``ids``, batch by batch, (B, *shape).
         shard_size: images between two points from which an interrupted run goes on.
     """
-    wanted = {"key": key, "shape": list(shape), "ids": list(ids)}
+    wanted = _manifest(key, ids, shape)
     if told(_read_manifest(folder) == wanted):
         if is_first():
             _clear_marks(folder)
@@ -146,8 +146,8 @@ def build_store(
     wait()  # else the first to finish a shard would change the others' shares
     own = share(todo)
     array = np.load(shards.folder / FEATURES, mmap_mode="r+")
-    done, total = len(ids) - _images(todo), len(ids) - _images(todo) + _images(own)
-    with tqdm(total=total, initial=done, desc=description, unit="image", disable=not is_first()) as bar:
+    done = len(ids) - _images(todo)
+    with tqdm(total=done + _images(own), initial=done, desc=description, unit="image", disable=not is_first()) as bar:
         for rows in own:
             _write_shard(array, rows, encode, bar)
             array.flush()
@@ -192,6 +192,11 @@ class _Shards:
 
     def _mark(self, rows: slice) -> Path:
         return self.folder / f"{rows.start}.written"
+
+
+def _manifest(key: str, ids: Sequence[str], shape: tuple[int, ...]) -> dict[str, Any]:
+    """What a store says of itself."""
+    return {"key": key, "shape": list(shape), "ids": list(ids)}
 
 
 def _partial(folder: Path) -> Path:
