@@ -32,6 +32,7 @@ def dtype_of(asked: str) -> torch.dtype:
     return DTYPES[precision_here(asked)]
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 where the device has it in hardware, else what the weights have."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device))
+def autocast(device: torch.device, dtype: torch.dtype | None = None) -> torch.autocast:
+    """``dtype``, or bfloat16 where the device has it in hardware; float32 is what the weights have."""
+    dtype = dtype or (torch.bfloat16 if has_bf16(device) else torch.float32)
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -278,10 +280,32 @@ def example_triplets(parts: Mapping[str, Benchmark], number: int, seed: int) -> 
     return rows
 
 
+def contents(prepared: Prepared) -> dict[str, str]:
+    """Hashes of all that the later stages read: they run again where one of these has changed.
+
+    DVC compares this one file for each of them, instead of walking over every image once a stage.
+    """
+    splits, tokens = prepared.splits_under("original"), prepared.tokens
+    parts = {part: {name: _queries(one) for name, one in named.items()} for part, named in vars(splits).items()}
+    pairs = {name: prepared.pairs(name) for name in ("alignment", "pretraining")}
+    annotations = json.dumps([parts, pairs, prepared.attributes])
+    live = isinstance(tokens, LiveFeatures)
+    return {
+        "annotations": hashlib.sha256(annotations.encode()).hexdigest(),
+        "tokens": contents_key(tokens.key, tokens.files) if live else tokens.key,
+        "embeddings": prepared.clip.key,
+    }
+
+
+def _queries(benchmark: Benchmark) -> list[Any]:
+    return [[astuple(triplet) for triplet in benchmark.triplets], benchmark.gallery, list(benchmark.missing)]
+
+
 def write_report(prepared: Prepared, folder: Path) -> None:
-    """The counts, to ``counts.csv`` and in short to ``metrics.json``."""
+    """The counts, to ``counts.csv`` and in short to ``metrics.json``; what they are of, to ``contents.json``."""
     counts = count(prepared)
     write_table(counts, folder / "counts.csv")
     queries = {part: int(rows["queries"].sum()) for part, rows in counts.groupby("part", sort=False)}
     values = {"queries": queries, "images": len(prepared.tokens)}
     write_json(values, folder / "metrics.json")
+    write_json(contents(prepared), folder / "contents.json")

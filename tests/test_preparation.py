@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from cirlib import preparation
@@ -18,6 +20,7 @@ from cirlib.encoders.mini import MiniVision
 from cirlib.preparation import (
     Prepared,
     align_towers,
+    contents,
     count,
     encode_tokens,
     encode_two_towers,
@@ -113,10 +116,50 @@ def test_before_data_preparation_the_command_is_named(prepared, make_store):
 
 def test_the_report_has_the_counts_and_their_sums(prepared, make_store, tmp_path):
     make_store(prepared.stage.data / "tokens", ["a", "b", "c"], torch.zeros(3, 2, 3))
+    make_store(prepared.stage.data / "clip", ["a", "b", "c"], torch.zeros(3, 3))
     write_report(prepared, tmp_path)
+    assert json.loads((tmp_path / "contents.json").read_text()) == contents(prepared)
     assert pd.read_csv(tmp_path / "counts.csv").equals(count(prepared))
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics == {"queries": {"train": 12, "dev": 2, "reported": 6}, "images": 3}
+
+
+def take_from_the_second(file: Path, key: str) -> None:
+    rows = json.loads(file.read_text())
+    rows[0][key] = rows[1][key]
+    file.write_text(json.dumps(rows))
+
+
+def test_the_contents_tell_of_any_change_in_what_later_stages_read(prepared, make_store):
+    stage, store = prepared.stage, torch.zeros(1, 2, 3)
+    make_store(stage.data / "clip", ["a"], store[0], key="clip")
+    make_store(stage.data / "tokens", ["a"], store, key="tokens")
+    before = contents(prepared)
+    assert contents(Prepared(stage)) == before
+    assert (before["tokens"], before["embeddings"]) == ("tokens", "clip")
+    seen = {before["annotations"]}
+    (stage.images / "attributes.json").write_text('{"hat-val-0": {"colour": "red"}}')
+    seen.add(contents(Prepared(stage))["annotations"])
+    take_from_the_second(stage.images / "pairs" / "pretraining.json", "caption")
+    seen.add(contents(Prepared(stage))["annotations"])
+    for key in ("captions", "target", "candidate"):
+        take_from_the_second(stage.images / "captions" / "cap.hat.val.json", key)
+        seen.add(contents(Prepared(stage))["annotations"])
+    gallery = stage.images / "image_splits" / "split.hat.val.json"
+    gallery.write_text(json.dumps(json.loads(gallery.read_text())[::-1]))
+    seen.add(contents(Prepared(stage))["annotations"])
+    assert len(seen) == 7
+
+
+def test_without_a_store_the_contents_tell_of_a_changed_picture(custom_stage, make_store):
+    stage = custom_stage("data_prep", models={"cache_tokens": False}, data_prep=FAST)
+    make_store(stage.data / "clip", ["a"], torch.zeros(1, 3))
+    before = contents(Prepared(stage))
+    picture = stage.images / "images" / "hat-val-0.jpg"
+    Image.new("RGB", (32, 32), "red").save(picture)
+    after = contents(Prepared(stage))
+    assert after["tokens"] != before["tokens"]
+    assert {**after, "tokens": before["tokens"]} == before
 
 
 # ------------------------------------------------------------------ encoding with models that are brought along

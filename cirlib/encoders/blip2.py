@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoProcessor, Blip2ForImageTextRetrieval
 
+from cirlib.devices import autocast
 from cirlib.encoders.clip import fingerprint
 from cirlib.encoders.mini import ModelError, reason
 
@@ -28,7 +29,7 @@ class Blip2Vision:
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, H, W) to tokens (B, T, C)."""
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        with autocast(self.device, self.dtype):
             return self.vision(pixel_values=pixels.to(self.device)).last_hidden_state.float()
 
 

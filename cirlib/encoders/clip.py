@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from cirlib.devices import autocast
 from cirlib.encoders.mini import ModelError, load_two_towers, minilm_folder, pixels_transform, reason, save_heads
 
 
@@ -29,7 +30,7 @@ class TwoTowers:
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, H, W) to normalised embeddings (B, D)."""
-        with self.autocast():
+        with autocast(self.device, self.dtype):
             return self.model.encode_image(pixels.to(self.device), normalize=True).float()
 
     def encode_texts(
@@ -46,7 +47,7 @@ class TwoTowers:
 
     def text_features(self, texts: list[str], normalize: bool = True) -> Tensor:
         """Texts to embeddings (B, D) with gradients, on the model's device."""
-        with self.autocast():
+        with autocast(self.device, self.dtype):
             return self.model.encode_text(self.tokenize(texts).to(self.device), normalize=normalize).float()
 
     def tokenize(self, texts: list[str]) -> Tensor:
@@ -56,9 +57,6 @@ class TwoTowers:
             return ids
         longest = int((ids != self.tokenizer.tokenizer.pad_token_id).sum(1).max())
         return ids[:, :longest]
-
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
 
 def embedding_width(model: nn.Module) -> int:

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from cirlib.devices import autocast
 from cirlib.files import replace_file
 
 EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -121,7 +122,7 @@ class MiniVision:
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, S, S) to tokens (B, T, 1280)."""
         pixels = pixels.to(self.device, memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        with autocast(self.device, self.dtype):
             grid = self.trunk.forward_features(pixels)  # (B, 1280, S/32, S/32)
         return grid.flatten(2).transpose(1, 2)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cirlib.devices import autocast
 from cirlib.encoders.clip import TwoTowers
 from cirlib.encoders.images import encode_images, open_rgb
 from cirlib.encoders.store import FeatureStore, contents_key
@@ -63,7 +64,7 @@ class _EarlyStages:
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, S, S) to grids (B, 320, S / 32, S / 32)."""
         pixels = pixels.to(self.towers.device, memory_format=torch.channels_last)
-        with self.towers.autocast():
+        with autocast(self.towers.device, self.towers.dtype):
             return self.trunk.blocks(self.trunk.bn1(self.trunk.conv_stem(pixels))).contiguous()
 
 
