@@ -189,6 +189,12 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.2f}" if 0 < fraction < 0.01 else f"{100 * fraction:.1f}"
 
 
+def signed(points: float) -> str:
+    """+1.2, −0.3, and 0.0 for what rounds to nothing."""
+    text = f"{abs(points):.1f}"
+    return text if text == "0.0" else ("+" if points > 0 else "−") + text
+
+
 def _span(numbers: pd.Series) -> str:
     """1,961–2,038, or one number where all are the same."""
     low, high = int(numbers.min()), int(numbers.max())
@@ -361,30 +367,23 @@ def text_column(axes: Axes, x: float, head: str, places: Sequence[float], texts:
 
 @themed
 def protocol_bars(table: pd.DataFrame, *, metric: str = "recall@10") -> Figure:
-    """One model under several protocols, in the table's order: protocol, value, ci_low, ci_high, perhaps rule."""
-    columns = ("protocol", "value", "ci_low", "ci_high")
-    check_table(table, "protocol_bars", columns, columns[1:])
-    title = "One model, several protocols"
-    if "rule" not in table:
-        subtitle = "only the protocol differs  ·  lines: 95 % interval"
-        return _horizontal_bars(table, list(table["protocol"]), metric, title, subtitle)
-    subtitle = "in brackets: gallery · reference · captions  ·  lines: 95 % interval"
-    labels = [f"{name}  ({_short_protocol(rule)})" for name, rule in zip(table["protocol"], table["rule"], strict=True)]
-    return _horizontal_bars(table, labels, metric, title, subtitle)
-
-
-def _horizontal_bars(table: pd.DataFrame, labels: Sequence[str], metric: str, title: str, subtitle: str) -> Figure:
-    """Horizontal bars, the first row on top, with whiskers and values."""
-    figure, (axes,) = _panels(1, (10, 2.0 + 0.5 * len(table)), title, subtitle)
+    """One model under several protocols, in the table's order: protocol, rule, value, ci_low, ci_high, chance."""
+    columns = ("protocol", "rule", "value", "ci_low", "ci_high", "chance")
+    check_table(table, "protocol_bars", columns, columns[2:])
+    subtitle = "in brackets: gallery · reference · captions  ·  lines: 95 % interval  ·  dashed: chance"
+    size = (10, 2.0 + 0.5 * len(table))
+    figure, (axes,) = _panels(1, size, "One model, several protocols", subtitle)
     places = np.arange(len(table), dtype=float)
     axes.barh(places, 100 * table["value"], 0.62, color=BLUE)
     whiskers(axes, places, table, horizontal=True)
     for place, value, high in zip(places, table["value"], table["ci_high"], strict=True):
-        text, x = ("not run", 0.0) if np.isnan(value) else (percent(value), 100 * np.fmax(value, high))
-        axes.annotate(text, (x, place), (6, 0), textcoords="offset points", va="center", size=12)
+        end = (100 * np.fmax(value, high), place)
+        axes.annotate(percent(value), end, (6, 0), textcoords="offset points", va="center", size=12)
+    chance = {"colors": INK, "linestyles": "--", "linewidth": 1.4, "label": "chance"}
+    axes.vlines(100 * table["chance"], places - 0.5, places + 0.5, **chance)
+    labels = [f"{name}  ({_short_protocol(rule)})" for name, rule in zip(table["protocol"], table["rule"], strict=True)]
     axes.set_yticks(places, labels, parse_math=False)
-    highest = 100 * float(np.nanmax([*table["value"], *table["ci_high"], 0.0]))
-    axes.set(xlabel=f"{metric_label(metric)} (%)", xlim=(0, 1.1 * highest or 1.0), ylim=(len(table) - 0.5, -0.5))
+    axes.set(xlabel=f"{metric_label(metric)} (%)", xlim=(0, _ceiling(table)), ylim=(len(table) - 0.5, -0.5))
     axes.grid(visible=False, axis="y")
     return figure
 

@@ -51,6 +51,14 @@ def intervals(**columns: Any) -> pd.DataFrame:
     return pd.DataFrame(columns | {"value": [0.3, 0.5], "ci_low": [0.25, 0.4], "ci_high": [0.4, 0.55]})
 
 
+def protocols() -> pd.DataFrame:
+    rules = [
+        "original gallery, reference kept, captions joined: and",
+        "val split gallery, reference removed, captions: first",
+    ]
+    return intervals(protocol=["original", "VAL split"], rule=rules, chance=[0.01, 0.02])
+
+
 def history_of_runs() -> pd.DataFrame:
     recalls = {"qformer": [np.nan, 0.6, 0.5], "plain": [0.1, 0.2, 0.3]}
     rows = [
@@ -173,11 +181,14 @@ def test_before_after_of_one_category() -> None:
 
 
 def test_protocol_bars_keep_the_order_and_show_intervals() -> None:
-    figure = figures.protocol_bars(intervals(protocol=["original", "VAL split"]))
+    figure = figures.protocol_bars(protocols())
     (axes,) = figure.axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["original", "VAL split"]
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == ["original  (original · kept · and)", "VAL split  (val split · removed · first)"]
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([30, 50])
     assert np.array(whiskers(axes)) == pytest.approx(np.array([[25, 40], [40, 55]]))
+    (chance,) = [lines for lines in axes.collections if lines.get_label() == "chance"]
+    assert [path.vertices[0, 0] for path in chance.get_paths()] == pytest.approx([1, 2])
     assert {"30.0", "50.0", "Recall@10 (%)"} <= set(texts(figure))
 
 
@@ -271,7 +282,7 @@ FROM_TABLES: dict[str, tuple[Callable[[pd.DataFrame], Figure], pd.DataFrame, str
         summary_of(),
         "chance",
     ),
-    "protocol_bars": (figures.protocol_bars, intervals(protocol=["a", "b"]), "protocol"),
+    "protocol_bars": (figures.protocol_bars, protocols(), "protocol"),
     "paper_vs_ours": (figures.paper_vs_ours, numbers_of_papers(), "protocol"),
     "learning_curves": (figures.learning_curves, history_of_runs(), "dev/recall@10"),
     "dpo_curves": (figures.dpo_curves, dpo_history(), "margin"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cirlib.params import DPO
-from cirlib.preferences.effects import effects
+from cirlib.preferences.effects import effects, recall_interval
 from cirlib.preferences.grid import IN_BATCH, PROJECTIONS, SWITCHES, factorial_cells
 
 TRUE = {"sum": 0.3, "qformer": 0.1, "dpo hinge": 0.02, "info_nce_in_batch": 0.15, "random": -0.05, "both_towers": 0.1}
@@ -67,6 +67,12 @@ def drawn(labels: dict, difficulty: dict, rng: np.random.Generator) -> dict:
     worth = 0.2 + sum(TRUE.get(labels[name], 0) for name in SWITCHES) + 0.02 * rng.normal()
     above = {category: np.where(worth > hard, 0, 500).tolist() for category, hard in difficulty.items()}
     return {**labels, "above": above, "tied": {category: [0] * len(hard) for category, hard in difficulty.items()}}
+
+
+def test_the_interval_of_one_run_is_that_of_a_mean_over_categories(cells):
+    low, high = recall_interval(record(cells[0][0], np.random.default_rng(0)))
+    half = 1.96 * np.sqrt(0.2 * 0.8 * (1 / 400 + 1 / 200) / 4)
+    assert [low, high] == pytest.approx([0.2 - half, 0.2 + half], abs=0.005)
 
 
 def test_every_category_counts_the_same():

@@ -42,7 +42,8 @@ def sweep_cells() -> pd.DataFrame:
         for i, sampling in enumerate(("top", "random"))
         for j, beta in enumerate((0.05, 0.5, 5))
     ]
-    return pd.DataFrame(rows)
+    cells = pd.DataFrame(rows)
+    return cells.assign(ci_low=cells["recall@10"] - 0.03, ci_high=cells["recall@10"] + 0.01)
 
 
 def steps(number: int = 3) -> pd.DataFrame:
@@ -111,6 +112,9 @@ def test_sweep_has_a_panel_an_index_and_a_line_a_sampling() -> None:
     for axes in figure.axes:
         assert line(axes, "top-k") == pytest.approx([10, 12, 14])
         assert line(axes, "random") == pytest.approx([20, 22, 24])
+        bands = [band.get_paths()[0].vertices[:, 1] for band in axes.collections]
+        ends = [pytest.approx([7, 15]), pytest.approx([17, 25])]
+        assert sorted([band.min(), band.max()] for band in bands) == ends
         assert [found.get_ydata()[0] for found in axes.lines if found.get_label() == "_level"] == [25, 1]
         assert axes.get_xscale() == "log" and axes.get_ylim()[0] == 0
         assert [label.get_text() for label in axes.get_xticklabels()] == ["0.05", "0.5", "5"]

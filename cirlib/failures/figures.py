@@ -22,6 +22,7 @@ from cirlib.figures import (
     method_label,
     new_figure,
     percent,
+    signed,
     themed,
     whiskers,
 )
@@ -60,7 +61,7 @@ def recall_by(table: pd.DataFrame, *, context: str = "") -> Figure:
         axes.plot(places, 100 * rows["value"], "o-", color=BLUE, markersize=8)
         whiskers(axes, places, rows)
         _chance(axes, rows["chance"].mean())
-        groups = rows["group"].str.replace(" to ", " to\n")
+        groups = rows["group"].str.replace(" to ", " to\n").str.replace(r"(^|\n)-", r"\1−", regex=True)
         labels = [f"{group}\nn = {queries:,}" for group, queries in zip(groups, rows["queries"], strict=True)]
         axes.set_xticks(places, labels, size=10.5)
         axes.set(xlabel=name, xlim=(-0.5, len(rows) - 0.5))
@@ -116,7 +117,7 @@ def exchange_bars(table: pd.DataFrame, *, context: str = "") -> Figure:
                 axes.text(start + width / 2, place, f"{count:,}", ha="center", va="center", color=ink, size=11)
         left += share
     labels = [
-        f"{method_label(row.first)}, then\n{method_label(row.second)}:  {100 * row.difference:+.1f} points, "
+        f"{method_label(row.first)}, then\n{method_label(row.second)}:  {signed(100 * row.difference)} points, "
         + (f"p = {row.p_holm:.2g}" if row.p_holm >= 0.001 else "p < 0.001")
         for row in table.itertuples()
     ]

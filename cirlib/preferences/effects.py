@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cirlib.metrics import Ranks, recall_at_k
+from cirlib.metrics import Ranks, bootstrap_ci, recall_at_k
 from cirlib.preferences.grid import IN_BATCH, SWITCHES
 
 COLUMNS = ["factor", "level", "against", "difference", "ci_low", "ci_high", "q25", "q75", "settings"]
@@ -44,6 +44,12 @@ def effects(records: Sequence[Mapping], k: int = 10) -> pd.DataFrame:
             if any({level, against} <= group.keys() for group in groups.values())
         ]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def recall_interval(record: Mapping, k: int = 10) -> tuple[float, float]:
+    """The 95 % bootstrap interval of one run's mean recall@k, queries drawn anew within their categories."""
+    sizes = [len(ranks) for ranks in record["above"].values()]
+    return bootstrap_ci(_hits(record, k), groups=np.repeat(np.arange(len(sizes)), sizes))
 
 
 def _hits(record: Mapping, k: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from cirlib.params import DPO
 from cirlib.preferences import grid, mistakes, recipe
 from cirlib.preferences.bench import Bench
 from cirlib.preferences.cells import Outcome, describe, embed_parts, run_cell, score_embedded
-from cirlib.preferences.effects import effects
+from cirlib.preferences.effects import effects, recall_interval
 from cirlib.preferences.sides import Sides
 from cirlib.preparation import Prepared
 from cirlib.training import shuffled_batches
@@ -114,10 +114,12 @@ class Experiment:
         return score_embedded(embed_parts(self.outcome.sides, parts, evaluation), evaluation, "retrieval_dpo")
 
     def sweep(self) -> pd.DataFrame:
-        """β × index × sampling around the paper's setting."""
+        """β × index × sampling around the paper's setting, recall@10 with its interval."""
         if not self.has_grid:
             return pd.DataFrame()
-        return grid.run_grid(self.bench, grid.sweep_cells(self.params), "sweep")[0]
+        table, records = grid.run_grid(self.bench, grid.sweep_cells(self.params), "sweep")
+        lows, highs = zip(*map(recall_interval, records), strict=True)
+        return table.assign(ci_low=lows, ci_high=highs)
 
     def mistakes(self) -> pd.DataFrame:
         """Recall@10 on the dev part step by step, for each mistake."""

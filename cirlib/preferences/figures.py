@@ -31,6 +31,7 @@ from cirlib.figures import (
     metric_label,
     new_figure,
     percent,
+    signed,
     text_column,
     themed,
     whiskers,
@@ -86,11 +87,13 @@ def pretty(name: str) -> str:
 def sweep_grid(cells: pd.DataFrame, *, text_only: float, chance: float, context: str = "") -> Figure:
     """Recall@10 over DPO's β, a panel an index, a line a way to sample the negatives.
 
-    `cells`: index, sampling (`SAMPLINGS` and others), beta (above 0), recall@10 (a fraction); several rows of one
-    cell are averaged, NaN leaves a gap. `text_only` (zero-shot) and `chance` are fractions, drawn dashed. Raises
-    ValueError for missing columns, no rows, numbers that are no fractions, and for a β that is not above 0.
+    `cells`: index, sampling (`SAMPLINGS` and others), beta (above 0), recall@10 and its interval ci_low to ci_high
+    (fractions); several rows of one cell are averaged, NaN leaves a gap. `text_only` (zero-shot) and `chance` are
+    fractions, drawn dashed. Raises ValueError for missing columns, no rows, numbers that are no fractions, and for a
+    β that is not above 0.
     """
-    check_table(cells, "sweep_grid", ("index", "sampling", "beta", "recall@10"), ("recall@10",))
+    fractions = ("recall@10", "ci_low", "ci_high")
+    check_table(cells, "sweep_grid", ("index", "sampling", "beta", *fractions), fractions)
     levels = pd.DataFrame({"text_only": [text_only], "chance": [chance]})
     check_table(levels, "sweep_grid", tuple(levels), tuple(levels))
     if not (cells["beta"] > 0).all():
@@ -100,20 +103,21 @@ def sweep_grid(cells: pd.DataFrame, *, text_only: float, chance: float, context:
     rows = -(-len(indexes) // columns)
     title = "Recall@10 by β, index and sampling of the negatives"
     size = (max(8.5, 1.6 + min(3.9 * columns, 12.6)), 1.3 + 3.9 * rows)
-    figure, axes = _grid(rows, columns, size, title, [context, "β on a log scale"], sharey=True)
+    figure, axes = _grid(rows, columns, size, title, [context, "β on a log scale", "bands: 95 % interval"], sharey=True)
     samplings = _ordered(cells["sampling"], tuple(SAMPLINGS))
     for panel, index in zip(axes, indexes, strict=False):
         mine = cells[cells["index"] == index]
         for sampling in samplings:
-            line = mine[mine["sampling"] == sampling].groupby("beta")["recall@10"].mean()
+            line = 100 * mine[mine["sampling"] == sampling].groupby("beta")[list(fractions)].mean()
             colour, marker, dashes = SAMPLINGS.get(sampling, ("#000000", "x", "-"))
             style = {"color": colour, "marker": marker, "linestyle": dashes, "markersize": 7.5}
-            panel.plot(line.index, 100 * line, label=pretty(sampling), **style)
+            panel.fill_between(line.index, line["ci_low"], line["ci_high"], color=colour, alpha=0.13, linewidth=0)
+            panel.plot(line.index, line["recall@10"], label=pretty(sampling), **style)
         for level in (text_only, chance):
             panel.axhline(100 * level, **DASHED, label="_level")
         panel.set_title(index, size=13, loc="left")
         _beta_axis(panel, sorted(cells["beta"].unique()))
-    top = 110 * float(np.nanmax([*cells["recall@10"], text_only, chance]))
+    top = 110 * float(np.nanmax([*cells["recall@10"], *cells["ci_high"], text_only, chance]))
     _first_column(axes, columns, "Recall@10 (%)")
     axes[0].set_ylim(0, top or 1.0)
     texts = (f"text only,\nzero-shot\n{percent(text_only)} %", f"chance\n{percent(chance)} %")
@@ -389,7 +393,7 @@ def effects(table: pd.DataFrame, *, context: str = "") -> Figure:
     for tick, place in zip(axes.get_yticklabels(), ticks, strict=True):
         if place not in places:
             tick.set_weight("bold")
-    numbers_beside = ["not run" if np.isnan(value) else _signed(value) for value in points["difference"]]
+    numbers_beside = ["not run" if np.isnan(value) else signed(value) for value in points["difference"]]
     text_column(axes, 1.09, "points", places, numbers_beside, size=12)
     ends = [*points.to_numpy().ravel(), 0.0]
     low, high = float(np.nanmin(ends)), float(np.nanmax(ends))
@@ -398,12 +402,6 @@ def effects(table: pd.DataFrame, *, context: str = "") -> Figure:
     axes.set_ylim(max(places) + 0.6, -0.6)
     axes.grid(visible=False, axis="y")
     return figure
-
-
-def _signed(points: float) -> str:
-    """+1.2, −0.3, and 0.0 for what rounds to nothing."""
-    text = f"{abs(points):.1f}"
-    return text if text == "0.0" else ("+" if points > 0 else "−") + text
 
 
 @themed
