@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+KERNELS = {"avx512_vl": "SkylakeX", "avx2": "Haswell"}  # vector unit → OpenBLAS' name of the first CPUs that have it
 
 
 def best_device() -> torch.device:
@@ -36,3 +41,21 @@ def autocast(device: torch.device, dtype: torch.dtype | None = None) -> torch.au
     """``dtype``, or bfloat16 where the device has it in hardware; float32 is what the weights have."""
     dtype = dtype or (torch.bfloat16 if has_bf16(device) else torch.float32)
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+@contextmanager
+def newest_kernels() -> Iterator[None]:
+    """Has an OpenBLAS that is loaded inside use the CPU's vector units: by itself one older than the CPU uses few.
+
+    The one in faiss' packages takes some three times as long on Intel's CPUs from 2023 on. What the environment asks
+    for in ``OPENBLAS_CORETYPE`` stays.
+    """
+    known, given = torch.cpu.get_capabilities(), os.environ.get("OPENBLAS_CORETYPE")
+    unit = next((unit for unit in KERNELS if known.get(unit)), None)
+    if given is None and unit:
+        os.environ["OPENBLAS_CORETYPE"] = KERNELS[unit]
+    try:
+        yield
+    finally:
+        if given is None:
+            os.environ.pop("OPENBLAS_CORETYPE", None)

@@ -6,11 +6,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
-import faiss
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
+
+from cirlib.devices import newest_kernels
+
+with newest_kernels():
+    import faiss
 
 IndexKind = Literal["flat", "ivf", "hnsw"]
 SamplingStrategy = Literal["top", "random"]

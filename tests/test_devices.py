@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from cirlib import devices
-from cirlib.devices import autocast, dtype_of, has_bf16, precision_here
+from cirlib.devices import KERNELS, autocast, dtype_of, has_bf16, newest_kernels, precision_here
 
 CPU = torch.device("cpu")
 
@@ -50,3 +54,33 @@ def test_torch_knows_what_this_processor_has():
     """The names that are asked for are torch's: without them every machine would be taken for one without bf16."""
     known = torch.cpu.get_capabilities()
     assert {"amx_bf16", "avx512_bf16"} <= set(known) if known["architecture"].startswith("x86") else "bf16" in known
+
+
+@pytest.mark.parametrize(
+    ("known", "kernels"),
+    [({"avx2": True, "avx512_vl": True}, "SkylakeX"), ({"avx2": True}, "Haswell"), ({"neon": True}, None)],
+)
+def test_openblas_is_told_of_the_vector_units_while_it_is_loaded(on_a_cpu_with, monkeypatch, known, kernels):
+    on_a_cpu_with(**known)
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    with newest_kernels():
+        assert os.environ.get("OPENBLAS_CORETYPE") == kernels
+    assert "OPENBLAS_CORETYPE" not in os.environ
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Zen")
+    with newest_kernels():
+        assert os.environ["OPENBLAS_CORETYPE"] == "Zen"
+    assert os.environ["OPENBLAS_CORETYPE"] == "Zen"
+
+
+def test_faiss_uses_the_vector_units_of_this_processor():
+    if not torch.cpu.get_capabilities().get("avx2"):
+        pytest.skip("this processor has none of the vector units that OpenBLAS is told of")
+    asking = {name: value for name, value in os.environ.items() if name != "OPENBLAS_CORETYPE"}
+    asking["OPENBLAS_VERBOSE"] = "2"
+    said = subprocess.run(
+        [sys.executable, "-c", "import cirlib.mining"], env=asking, capture_output=True, text=True, check=True
+    )
+    cores = [line.split()[-1] for line in said.stderr.splitlines() if line.startswith("Core: ")]
+    if len(cores) < 2:
+        pytest.skip("faiss is built on another BLAS here")  # the first is numpy's
+    assert cores[-1] in KERNELS.values()

@@ -4,6 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cirlib.gradient_cache import in_chunks
+
+QUERIES_AT_ONCE = 128  # whose scores of every token are kept
+
 
 def info_nce(
     query: Tensor,
@@ -66,7 +70,11 @@ def _best_token(query: Tensor, target: Tensor) -> Tensor:
     """Every query (B, D) against every target (B, D) or (B, T, D)."""
     if target.ndim == 2:
         return query @ target.T  # (B, B)
-    return torch.einsum("bd,ctd->bct", query, target).amax(dim=-1)  # (B, B)
+
+    def best(some: Tensor) -> Tensor:
+        return torch.einsum("bd,ctd->bct", some, target).amax(dim=-1)  # (b, B)
+
+    return in_chunks(best, query, QUERIES_AT_ONCE)  # (B, B)
 
 
 def _best_token_of_own(query: Tensor, negatives: Tensor) -> Tensor:
