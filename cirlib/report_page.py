@@ -198,8 +198,7 @@ def picture(file: Path) -> Picture:
     with Image.open(file) as image:
         alt, size = image.info.get("Description", file.stem), image.size
     source = f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
-    name = file.stem.replace("_", " ")
-    return Picture(source, alt, f"{name[:1].upper()}{name[1:]}.", *size)
+    return Picture(source, alt, alt.partition(". ")[0], *size)  # under its title
 
 
 def times(folder: Path) -> list[tuple[str, str]]:

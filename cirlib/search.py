@@ -106,13 +106,13 @@ class Search:
 
     @property
     def best_trained(self) -> str:
-        """The Q-Former with the best dev recall@10; the weighted sum where none was trained."""
+        """The Q-Former with the best dev recall@10; slerp, to stand beside the sum, where none was trained."""
         trained = [name for name in self.methods if name not in ZERO_SHOT]
         file = self.prepared.stage.results("qformer") / "history.csv"
         history = pd.read_csv(file) if trained and file.is_file() else pd.DataFrame(columns=["run", "dev/recall@10"])
         history = history[history["run"].isin(trained)].dropna(subset="dev/recall@10")
         if history.empty:
-            return trained[-1] if trained else "sum"
+            return trained[-1] if trained else "slerp"
         return str(history.loc[history["dev/recall@10"].idxmax(), "run"])
 
     @cached_property

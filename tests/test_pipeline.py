@@ -70,6 +70,11 @@ def test_every_output_names_the_study_and_stays_when_dvc_switches_to_another(sta
 
 
 @pytest.mark.parametrize("stage", list(PIPELINE))
+def test_a_stage_stays_out_of_the_run_cache_whose_outputs_dvc_removes_when_another_study_runs(stage):
+    assert any(options.get("persist") for out in PIPELINE[stage]["outs"] for options in out.values())
+
+
+@pytest.mark.parametrize("stage", list(PIPELINE))
 def test_a_stage_names_parameters_that_exist_and_its_own_block(stage):
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     assert stage in PIPELINE[stage]["params"]

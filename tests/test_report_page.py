@@ -83,7 +83,7 @@ def test_a_picture_says_in_words_what_its_file_says(tmp_path):
     figures.save(figure, tmp_path / "some_ranks.png")
     shown = picture(tmp_path / "some_ranks.png")
     assert shown.alt == figures.alt_text(figure) and "sum" in shown.alt
-    assert shown.caption == "Some ranks." and shown.source.startswith("data:image/png;base64,")
+    assert shown.caption == "How far down is the target?" and shown.source.startswith("data:image/png;base64,")
     Image.new("RGB", (4, 3)).save(tmp_path / "bare.png")
     assert picture(tmp_path / "bare.png").alt == "bare"
 
