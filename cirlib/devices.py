@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import torch
 
+from cirlib.params import ParameterError
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 KERNELS = {"avx512_vl": "SkylakeX", "avx2": "Haswell"}  # vector unit → OpenBLAS' name of the first CPUs that have it
 
@@ -28,7 +30,13 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def precision_here(asked: str) -> str:
-    """A key of ``DTYPES``: what was asked for; for "auto" ``bf16`` where hardware has it, else ``fp32``."""
+    """A key of ``DTYPES``: what was asked for; for "auto" ``bf16`` where hardware has it, else ``fp32``.
+
+    Raises:
+        ParameterError: ``fp16`` without a GPU, where training would be in fp32.
+    """
+    if asked == "fp16" and best_device().type == "cpu":
+        raise ParameterError("models.precision is fp16, which wants a GPU: allowed here are auto, fp32 and bf16")
     return asked if asked != "auto" else "bf16" if has_bf16(best_device()) else "fp32"
 
 

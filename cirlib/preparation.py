@@ -6,10 +6,9 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +27,7 @@ from cirlib.encoders.mini import MiniVision, build_two_towers
 from cirlib.encoders.store import FeatureStore, StoreError, build_store, contents_key, is_allocated, remaining
 from cirlib.files import write_json, write_table
 from cirlib.resources import encoding_needs, require_disk
-from cirlib.splits import Splits, load_splits
+from cirlib.splits import Splits, annotations_key, load_splits
 from cirlib.stage import Stage
 
 CACHE_ADVICE = "make room on it, move data/ to another, or set models.cache_tokens to false"
@@ -75,6 +74,13 @@ class Prepared:
         """The true attributes of every picture, where the data has them: drawn garments do."""
         file = self.stage.images / "attributes.json"
         return json.loads(file.read_text()) if file.is_file() else None
+
+    @cached_property
+    def annotations(self) -> str:
+        """A hash of every query, gallery, caption pair and attribute of the study."""
+        pairs = [self.pairs(name) for name in ("alignment", "pretraining")]
+        known = [annotations_key(self.splits_under("original").parts()), pairs, self.attributes]
+        return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
     def pairs(self, name: str) -> Pairs:
         """The image–caption pairs ``alignment`` or ``pretraining``; empty where the data has none."""
@@ -285,20 +291,13 @@ def contents(prepared: Prepared) -> dict[str, str]:
 
     DVC compares this one file for each of them, instead of walking over every image once a stage.
     """
-    splits, tokens = prepared.splits_under("original"), prepared.tokens
-    parts = {part: {name: _queries(one) for name, one in named.items()} for part, named in vars(splits).items()}
-    pairs = {name: prepared.pairs(name) for name in ("alignment", "pretraining")}
-    annotations = json.dumps([parts, pairs, prepared.attributes])
+    tokens = prepared.tokens
     live = isinstance(tokens, LiveFeatures)
     return {
-        "annotations": hashlib.sha256(annotations.encode()).hexdigest(),
+        "annotations": prepared.annotations,
         "tokens": contents_key(tokens.key, tokens.files) if live else tokens.key,
         "embeddings": prepared.clip.key,
     }
-
-
-def _queries(benchmark: Benchmark) -> list[Any]:
-    return [[astuple(triplet) for triplet in benchmark.triplets], benchmark.gallery, list(benchmark.missing)]
 
 
 def write_report(prepared: Prepared, folder: Path) -> None:

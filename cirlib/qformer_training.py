@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cirlib.benchmarks import Benchmark, sample_join
 from cirlib.composers.qformer import Form, QFormerComposer, build_qformer, load_weights, one_vector, save_weights
-from cirlib.devices import autocast, best_device
+from cirlib.devices import autocast, best_device, dtype_of
 from cirlib.encoders.live import LiveFeatures
 from cirlib.encoders.mini import quiet_transformers
 from cirlib.encoders.store import FeatureStore
@@ -27,6 +27,7 @@ from cirlib.mining import mine_hard_negatives
 from cirlib.params import Evaluation, ParameterError, QFormer, Study
 from cirlib.preparation import Prepared, local_name
 from cirlib.processes import available, gathered, is_first, joined, own_rows, run, share, size, together, told
+from cirlib.splits import annotations_key
 from cirlib.stage import Stage, open_stage, seed_everything
 from cirlib.training import History, Recipe, as_table, shuffled_batches, train
 
@@ -134,7 +135,7 @@ def finetune(
     fingerprint = {
         "store": store.key,
         "study": study.model_dump(include={"seed", "evaluation"}) | {"qformer": params.model_dump(exclude=HOW)},
-        "triplets": [(triplet.reference, triplet.targets, triplet.captions) for triplet in sampler.triplets],
+        "annotations": annotations_key([*train_parts.values(), *dev_parts.values()]),
     }
     options = {
         "run": run, "validate": validate, "fingerprint": fingerprint, "keep": params.mine_from, "fork": fork,
@@ -291,7 +292,7 @@ def embed_gallery(composer: QFormerComposer, store: Features, rows: np.ndarray, 
 @torch.inference_mode()
 def _embedded(composer: QFormerComposer, embed: Callable[[slice], Tensor], count: int, batch_size: int) -> Tensor:
     """What ``embed`` gives for ``count`` rows, on the CPU; of several processes each does some of the batches."""
-    with autocast(composer.device):
+    with autocast(composer.device, composer.dtype):
         whole = torch.zeros(count, *embed(slice(0, 1)).shape[1:])
         for start in share(range(0, count, batch_size)):
             rows = slice(start, min(start + batch_size, count))
@@ -350,6 +351,7 @@ def new_composer(prepared: Prepared) -> QFormerComposer:
             composer.qformer.activation_checkpointing_enable()
     if checkpoint is None:
         composer.log_temperature.data.copy_(torch.tensor(params.temperature).log())
+    composer.dtype = dtype_of(models.precision)
     return composer.to(best_device())
 
 

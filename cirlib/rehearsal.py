@@ -24,6 +24,7 @@ from cirlib.benchmarks import BenchmarkError
 from cirlib.benchmarks.base import read_ids, scan_images
 from cirlib.benchmarks.fashioniq_files import fetch_annotations
 from cirlib.files import replace_file
+from cirlib.params import ParameterError
 from cirlib.stage import project_root
 from cirlib.workers import process_pool
 
@@ -163,7 +164,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         prepare(project_root() / "data" / STUDY, arguments.annotations)
-    except BenchmarkError as error:
+    except (BenchmarkError, ParameterError) as error:
         parser.exit(1, f"{error}\n")
 
 

@@ -13,14 +13,48 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cirlib.benchmarks import Benchmark
-from cirlib.evaluation import Scored, read_ranks, result_table
+from cirlib.evaluation import COLUMNS, Scored, read_ranks, result_table
 from cirlib.figures import rank_histogram
-from cirlib.files import replace_file
-from cirlib.params import load_study
+from cirlib.files import WriteError, replace_file
+from cirlib.params import ParameterError, load_study
 from cirlib.stage import Stage, project_root
 
 SCORED_STAGES = ("zero_shot", "qformer", "dpo")
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
+
+
+class ResultError(ValueError):
+    """A file of results, or one to write them into, is missing or not whole; the message names it."""
+
+
+def read_summary(root: Path, study: str) -> pd.DataFrame:
+    """Every number of the study.
+
+    Raises:
+        ResultError: the study has not run, or the file is damaged.
+    """
+    file = root / "results" / study / "summary.csv"
+    if not file.is_file():
+        raise ResultError(f"results/{study}/summary.csv is missing: run `dvc repro` first")
+    summary = read_table(file)
+    if not set(COLUMNS) <= set(summary) or not (summary["category"] == "mean").any():
+        raise ResultError(f"{file} is not whole: delete it and run `dvc repro` again")
+    return summary
+
+
+def read_table(file: Path) -> pd.DataFrame:
+    """A CSV table of results; without rows where the file is empty.
+
+    Raises:
+        ResultError: it cannot be read as one.
+    """
+    try:
+        return pd.read_csv(file)
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame()
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ResultError(f"{file} is no table ({reason}): delete it and run `dvc repro` again") from None
 
 
 def gather(stage: Stage) -> pd.DataFrame:
@@ -69,14 +103,17 @@ def update_page(page: Path, summary: pd.DataFrame) -> None:
     """Puts the table between the page's two result marks.
 
     Raises:
-        ValueError: the page has not both marks.
+        ResultError: the page cannot be read, or has not both marks.
     """
-    text = page.read_text()
+    try:
+        text = page.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ResultError(f"{page} cannot be read as text ({error}): name a page that has {BEGIN} and {END}") from None
     if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"{page} must have {BEGIN} and {END} once each: the table goes between them")
+        raise ResultError(f"{page} must have {BEGIN} and {END} once each: the table goes between them")
     before, after = text.split(BEGIN)[0], text.split(END)[1]
     changed = f"{before}{BEGIN}\n{markdown(summary)}{END}{after}"
-    replace_file(page, lambda path: path.write_text(changed))
+    replace_file(page, lambda path: path.write_text(changed, encoding="utf-8"))
 
 
 def show(root: Path, study: str, summary: pd.DataFrame) -> None:
@@ -91,16 +128,17 @@ def main() -> None:
     """Prints the active study's table; with ``--into`` puts it into a page instead."""
     parser = argparse.ArgumentParser(prog="python -m cirlib.report", description=main.__doc__)
     parser.add_argument("--into", type=Path, metavar="PAGE", help="write the table between the page's result marks")
-    arguments, root = parser.parse_args(), project_root()
-    study = load_study(root / "params.yaml").name
-    file = root / "results" / study / "summary.csv"
-    if not file.is_file():
-        parser.exit(1, f"{file.relative_to(root)} is missing: run `dvc repro` first\n")
-    summary = pd.read_csv(file)
-    if arguments.into:
-        update_page(arguments.into, summary)
-    else:
-        show(root, study, summary)
+    arguments = parser.parse_args()
+    try:
+        root = project_root()
+        study = load_study(root / "params.yaml").name
+        summary = read_summary(root, study)
+        if arguments.into:
+            update_page(arguments.into, summary)
+        else:
+            show(root, study, summary)
+    except (ParameterError, ResultError, WriteError) as error:
+        parser.exit(1, f"{error}\n")
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ from PIL import Image
 
 from cirlib.evaluation import result_table
 from cirlib.figures import percent
-from cirlib.files import replace_file
+from cirlib.files import WriteError, replace_file
 from cirlib.params import ParameterError, Study, load_study
-from cirlib.report import caption
+from cirlib.report import ResultError, caption, read_summary, read_table
 from cirlib.stage import project_root
 from cirlib.surroundings import commit, hardware, versions
 
@@ -88,14 +88,12 @@ def write_report(root: Path) -> Path:
     """Writes the active study's report and its notebooks as HTML; the report's file.
 
     Raises:
-        ParameterError: no stage of it has run; the message names the command.
+        ResultError: no stage of it has run, or a file of it is damaged; the message names it.
     """
     study = load_study(root / "params.yaml")
     home = root / "results" / study.name
-    if not (home / "summary.csv").is_file():
-        raise ParameterError(f"results/{study.name}/summary.csv is missing: run `dvc repro` first")
+    summary = read_summary(root, study.name)
     pages = list(write_notebooks(home))
-    summary = pd.read_csv(home / "summary.csv")
     sections = [results(home, summary), *stages(root, study), *about(root, study, pages)]
     page = Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
     text = page.render(study=study.name, lead=caption(summary), warnings=warnings(summary), sections=sections)
@@ -107,7 +105,10 @@ def write_notebooks(home: Path) -> Iterator[tuple[str, str]]:
     """The executed notebooks as HTML: (name, address from the report) of each."""
     (home / "html").mkdir(parents=True, exist_ok=True)
     for notebook in sorted((home / "notebooks").glob("*.ipynb")):
-        text, _ = HTMLExporter(embed_images=True).from_filename(str(notebook))
+        try:
+            text, _ = HTMLExporter(embed_images=True).from_filename(str(notebook))
+        except (ValueError, AttributeError) as error:
+            raise ResultError(f"{notebook} is no whole notebook: delete it and run `dvc repro` again") from error
         target = home / "html" / f"{notebook.stem}.html"
         replace_file(target, lambda path, text=text: path.write_text(text, encoding="utf-8"))
         yield notebook.stem, f"html/{target.name}"
@@ -132,8 +133,10 @@ def results(home: Path, summary: pd.DataFrame) -> Section:
         tables.append(Table("Recall@10 by category, per cent with 95 % interval.", ["method", *categories], rows))
     file = home / "paper_vs_ours.csv"
     if file.is_file():
-        beside = pd.read_csv(file)
-        beside = beside.loc[beside["source"] != "published", ["method", "source", "recall@10", "protocol"]]
+        beside, columns = read_table(file), ["method", "source", "recall@10", "protocol"]
+        if not set(columns) <= set(beside):
+            raise ResultError(f"{file} is not whole: delete it and run `dvc repro` again")
+        beside = beside.loc[beside["source"] != "published", columns]
         tables.append(
             table_of(beside, "The paper and this study; only what is of the same data and protocol compares.")
         )
@@ -147,8 +150,8 @@ def stages(root: Path, study: Study) -> Iterator[Section]:
         folder, figures = (root / kind / study.name / inner for kind in ("results", "figures"))
         section = Section(stage, title)
         for file, said in captions.items():
-            table = read_table(folder / file)
-            if table is not None:
+            table = read_table(folder / file) if (folder / file).is_file() else pd.DataFrame()
+            if len(table):
                 section.tables.append(table_of(table, said))
         section.figures = [picture(file) for file in sorted(figures.glob("*.png"))]
         if not (section.tables or section.figures):
@@ -174,15 +177,6 @@ def about(root: Path, study: Study, pages: list[tuple[str, str]]) -> Iterator[Se
     yield Section("versions", "Versions", tables=[Table("Packages.", ["package", "version"], versions(), True)])
 
 
-def read_table(file: Path) -> pd.DataFrame | None:
-    """A CSV table; None where it is missing or has no rows."""
-    try:
-        table = pd.read_csv(file)
-    except (FileNotFoundError, pd.errors.EmptyDataError):
-        return None
-    return None if table.empty else table
-
-
 def table_of(table: pd.DataFrame, said: str) -> Table:
     """A table for reading: fractions as per cent, an interval in one cell, at most ``LONGEST`` rows."""
     if len(table) > LONGEST:
@@ -195,8 +189,12 @@ def table_of(table: pd.DataFrame, said: str) -> Table:
 
 def picture(file: Path) -> Picture:
     """A PNG of the study; its words come from the file itself."""
-    with Image.open(file) as image:
-        alt, size = image.info.get("Description", file.stem), image.size
+    try:
+        with Image.open(file) as image:
+            image.load()
+            alt, size = image.info.get("Description", file.stem), image.size
+    except OSError as error:
+        raise ResultError(f"{file} is no whole picture: delete it and run `dvc repro` again") from error
     source = f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
     return Picture(source, alt, alt.partition(". ")[0], *size)  # under its title
 
@@ -246,10 +244,10 @@ def main() -> None:
     """Writes the active study's report as one HTML file, and its executed notebooks beside it."""
     parser = argparse.ArgumentParser(prog="python -m cirlib.report_page", description=main.__doc__)
     parser.parse_args()
-    root = project_root()
     try:
+        root = project_root()
         print(f"Open  {write_report(root).relative_to(root)}")
-    except ParameterError as error:
+    except (ParameterError, ResultError, WriteError) as error:
         parser.exit(1, f"{error}\n")
 
 

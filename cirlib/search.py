@@ -223,7 +223,7 @@ class Search:
             picture, words = reference.embedding, self.towers.encode_texts([text])[0]
             return unit(picture, self._composed(method)(picture, words), words), self.embeddings
         composer, gallery = self._composer(method)
-        with torch.inference_mode(), autocast(composer.device):
+        with torch.inference_mode(), autocast(composer.device, composer.dtype):
             tokens = reference.tokens[None].to(composer.device)
             both = composer.embed_queries(tokens.expand(2, -1, -1), ["", text]).float().cpu()
             words = composer.embed_texts([text])[0].float().cpu()

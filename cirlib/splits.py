@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +30,13 @@ class Splits:
     dev: dict[str, Benchmark]
     reported: dict[str, Benchmark]
 
+    def parts(self) -> list[Benchmark]:
+        """Every category of every part."""
+        return [*self.train.values(), *self.dev.values(), *self.reported.values()]
+
     def images(self) -> dict[str, Path]:
         """Every image any part needs: id → file."""
-        parts = [*self.train.values(), *self.dev.values(), *self.reported.values()]
-        return {image: part.path(image) for part in parts for image in part.gallery}
+        return {image: part.path(image) for part in self.parts() for image in part.gallery}
 
 
 def load_splits(
@@ -65,6 +70,12 @@ def load_splits(
         part = load("train", key, _train_gallery(name))
         train[category], dev[category] = hold_out(part, data.dev_fraction, study.seed)
     return Splits(train, dev, reported)
+
+
+def annotations_key(parts: Iterable[Benchmark]) -> str:
+    """A hash of the parts' queries and galleries: another value is other annotations."""
+    said = [[[astuple(triplet) for triplet in one.triplets], one.gallery, list(one.missing)] for one in parts]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def hold_out(part: Benchmark, fraction: float, seed: int) -> tuple[Benchmark, Benchmark]:

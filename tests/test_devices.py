@@ -11,6 +11,7 @@ import torch
 
 from cirlib import devices
 from cirlib.devices import KERNELS, autocast, dtype_of, has_bf16, newest_kernels, precision_here
+from cirlib.params import ParameterError
 
 CPU = torch.device("cpu")
 
@@ -39,10 +40,18 @@ def test_auto_is_fp32_elsewhere(on_a_cpu_with):
         assert torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype == torch.float32
 
 
-@pytest.mark.parametrize(("asked", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.half)])
+@pytest.mark.parametrize(("asked", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_what_is_asked_for_is_taken(on_a_cpu_with, asked, dtype):
     on_a_cpu_with(amx_bf16=asked == "fp32")
     assert (precision_here(asked), dtype_of(asked)) == (asked, dtype)
+
+
+def test_fp16_is_for_gpus(on_a_cpu_with, monkeypatch):
+    on_a_cpu_with(avx2=True)
+    with pytest.raises(ParameterError, match=r"models\.precision is fp16, which wants a GPU: allowed here are auto, "):
+        precision_here("fp16")
+    monkeypatch.setattr(devices, "best_device", lambda: torch.device("cuda"))
+    assert dtype_of("fp16") == torch.half
 
 
 def test_a_gpu_that_only_emulates_bf16_does_not_have_it(monkeypatch):

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from cirlib.composers.qformer import save_weights
 from cirlib.params import DPO
+from cirlib.preferences import bench as bench_module
 from cirlib.preferences import cells as cells_module
 from cirlib.preferences.bench import Bench
 from cirlib.preferences.cells import Slip, command, describe, embed_parts, measure, run_cell, score_embedded
@@ -21,6 +22,7 @@ from cirlib.preferences.mistakes import mistakes, run_mistakes
 from cirlib.preferences.recipe import START, run_recipe
 from cirlib.preparation import Prepared
 from cirlib.qformer_training import new_composer
+from cirlib.stage import StageError
 
 SMALL = {"num_negatives": 2, "epochs": 2, "batch_size": 6, "lr": 3e-3, "projection_lr": 3e-2, "range_max": 6}
 IDS = [f"{c}-{s}-{i}" for c in ("hat", "shoe") for s, size in (("train", 9), ("val", 6)) for i in range(size)]
@@ -164,7 +166,7 @@ def test_a_record_is_not_read_for_other_parameters_or_models(bench, params, monk
     assert len(runs) == 1
     torch.manual_seed(9)
     save_weights(new_composer(bench.prepared), bench.checkpoints / "qformer")
-    del bench.__dict__["identity"]
+    del bench.__dict__["_identity"]
     measure(bench, params)
     assert len(runs) == 2
 
@@ -182,6 +184,37 @@ def test_quality_is_told_where_attributes_are_known(bench, params, write_json):
     record = measure(bench, params)
     assert record["satisfies_edit"] == 0  # every picture of a category has its own colour
     assert record["differs_in_one"] == 1
+
+
+@pytest.mark.parametrize("left", ["", "[]", "null", "{}", '{"above": {}', b"\xff\xfe"])
+def test_a_damaged_record_is_measured_again(bench, params, left):
+    whole = measure(bench, params)
+    (file,) = (bench.folder / "cells").iterdir()
+    file.write_bytes(left if isinstance(left, bytes) else left.encode())
+    again = measure(bench, params)
+    assert {**again, "seconds": 0} == {**whole, "seconds": 0}
+    assert json.loads(file.read_text()) == again
+
+
+def test_other_captions_or_another_weight_of_the_sum_are_another_run(make_bench, write_json, params):
+    bench = make_bench()
+    summed = with_changes(params, {"fusion": "sum"})
+    keys = {cells_module._key(bench, params, False), cells_module._key(bench, summed, False)}
+    other = make_bench()
+    other.weight = 0.9
+    assert cells_module._key(other, params, False) in keys
+    keys.add(cells_module._key(other, summed, False))
+    file = bench.prepared.stage.images / "captions" / "cap.hat.val.json"
+    records = json.loads(file.read_text())
+    write_json(file, [{**records[0], "captions": ["is red"]}, *records[1:]])
+    keys |= {cells_module._key(make_bench(), one, False) for one in (params, summed)}
+    assert len(keys) == 5
+
+
+def test_two_runs_do_not_encode_into_one_folder(bench, monkeypatch):
+    monkeypatch.setattr(bench_module, "hold", lambda folder: False)
+    with pytest.raises(StageError, match=r"another run is encoding images into .*runs: start this one again"):
+        _ = bench._early
 
 
 def test_the_recall_is_that_of_the_embeddings(bench, params):

@@ -8,6 +8,7 @@ import pytest
 
 from cirlib.params import DPO
 from cirlib.preferences.grid import IN_BATCH, PROJECTIONS, SWITCHES, base, factorial_cells, sweep_cells
+from cirlib.preferences.recipe import OBJECTIVES, recipe_params
 
 
 def levels_of(grid: str) -> Counter:
@@ -64,6 +65,27 @@ def test_the_sweep_crosses_scale_index_and_sampling():
     assert all(params.index == "flat" for labels, params in cells if labels["sampling_label"] == "random")
     probes = {(p.nlist, p.nprobe) for _, p in cells if p.index == "ivf"}
     assert probes == {(16, 1), (16, 4)}
+
+
+@pytest.mark.parametrize("grid", ["small", "default", "full"])
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"index": "ivf", "nlist": 8, "nprobe": 2},
+        {"fusion": "qformer", "start": "finetuned"},
+        {"num_negatives": 60},
+        {"range_min": 90, "num_negatives": 10},
+        {"mine_every": 1, "sampling": "semi_hard", "objective": "info_nce_in_batch"},
+    ],
+)
+def test_whatever_a_study_may_ask_for_its_grid_can_be_run(grid, own):
+    params = DPO(grid=grid, **own)
+    for labels, one in sweep_cells(params) + factorial_cells(params):
+        assert one.start == "pretrained"
+        assert one.nlist is None or one.index == "ivf"
+        assert labels.get("fusion", one.fusion) == one.fusion
+    for objective in OBJECTIVES:
+        assert recipe_params(params, objective, 1e-5).num_negatives <= 50
 
 
 def test_runs_have_the_size_of_the_grid():

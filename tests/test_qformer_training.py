@@ -218,6 +218,15 @@ def assert_rows_match(together: Tensor, alone: Tensor) -> None:
     torch.testing.assert_close(similar.diagonal(), torch.ones(len(together)), atol=0.02, rtol=0)
 
 
+@pytest.mark.parametrize(("dtype", "coarse"), [(torch.float32, False), (torch.bfloat16, True)])
+def test_embeddings_have_the_precision_that_was_asked_for(composer, store, dtype, coarse):
+    composer.dtype = dtype
+    found = embed_gallery(composer, store, np.arange(4))
+    direct = composer.embed_targets(store.read(np.arange(4), composer.device)).detach()
+    assert torch.equal(found, direct) != coarse
+    torch.testing.assert_close(found, direct, atol=0.05, rtol=0)
+
+
 @pytest.mark.parametrize("batch_size", [3, 256])
 def test_queries_are_embedded_in_the_order_given(composer, store, batch_size):
     rows = np.array([4, 1, 16, 0, 9, 12, 7])

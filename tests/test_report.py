@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from cirlib.params import Data, Study
 from cirlib.report import (
     BEGIN,
     END,
+    ResultError,
     caption,
     gather,
     gather_ranks,
@@ -149,9 +151,24 @@ def test_the_readme_changes_between_its_marks_only(tmp_path):
 def test_a_page_without_both_marks_is_named_and_left_alone(tmp_path, text):
     page = tmp_path / "page.md"
     page.write_text(text)
-    with pytest.raises(ValueError, match=f"{page} must have {BEGIN} and {END} once each"):
+    with pytest.raises(ResultError, match=f"{page} must have {BEGIN} and {END} once each"):
         update_page(page, SUMMARY)
     assert page.read_text() == text
+
+
+@pytest.mark.parametrize("page", ["nowhere.md", ".", "latin.md"])
+def test_what_is_no_page_is_named(tmp_path, page):
+    (tmp_path / "latin.md").write_bytes(b"caf\xe9")
+    with pytest.raises(ResultError, match=f"{tmp_path / page} cannot be read as text .*: name a page that has {BEGIN}"):
+        update_page(tmp_path / page, SUMMARY)
+
+
+@pytest.mark.parametrize("module", ["report", "report_page", "rehearsal"])
+def test_outside_of_a_project_one_sentence_is_printed(tmp_path, module):
+    command = [sys.executable, "-m", f"cirlib.{module}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == f"no params.yaml and dvc.yaml at or above {tmp_path}: start this inside the project\n"
 
 
 def test_the_screen_shows_table_and_files(capsys, tmp_path):

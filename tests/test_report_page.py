@@ -15,7 +15,7 @@ from PIL import Image
 
 from cirlib import figures, report_page
 from cirlib.evaluation import summarise
-from cirlib.params import ParameterError
+from cirlib.report import ResultError
 from cirlib.report_page import flat, picture, table_of, times, write_report
 from cirlib.surroundings import commit, hardware, versions
 
@@ -49,10 +49,30 @@ def test_the_report_says_what_has_not_run_and_escapes_what_it_shows(project):
 
 def test_without_a_result_table_the_command_is_named(project):
     (project / "results" / "small" / "summary.csv").unlink()
-    with pytest.raises(ParameterError, match="run `dvc repro` first"):
+    with pytest.raises(ResultError, match="run `dvc repro` first"):
         write_report(project)
     done = subprocess.run([sys.executable, "-m", "cirlib.report_page"], cwd=project, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr == "results/small/summary.csv is missing: run `dvc repro` first\n"
+
+
+DAMAGED = {
+    "results/small/summary.csv": ["", "method,category\nsum,hat\n", '"cut'],
+    "results/small/paper_vs_ours.csv": ["a,b\n1,2\n"],
+    "results/small/data_prep/counts.csv": [b"\xff\xfe\x00\x01", 'a,b\n"1'],
+    "results/small/notebooks/01.ipynb": ["", "{", "[]"],
+    "figures/small/qformer/ranks.png": ["", "no picture", 1000],
+}
+
+
+@pytest.mark.parametrize(("name", "content"), [(name, one) for name, all in DAMAGED.items() for one in all])
+def test_a_damaged_file_of_results_is_named_in_one_sentence(project, name, content):
+    file = project / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, int):  # so many bytes of what is there
+        content = file.read_bytes()[:content]
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(ResultError, match=f"{name} is no.*: delete it and run `dvc repro` again"):
+        write_report(project)
 
 
 def test_fractions_are_shown_as_per_cent_with_their_interval():

@@ -56,6 +56,7 @@ class QFormerComposer(nn.Module):
         self.text_projection = nn.Linear(config.hidden_size, width)
         self.log_temperature = nn.Parameter(torch.tensor(0.07).log())
         self.tokenizer, self.form = tokenizer, form
+        self.dtype: torch.dtype | None = None  # of its matrix products outside of training; None: the device's best
 
     @property
     def device(self) -> torch.device:

@@ -13,12 +13,14 @@ from torch import Tensor
 from cirlib import zero_shot
 from cirlib.composers.qformer import QFormerComposer, load_weights
 from cirlib.encoders.clip import TwoTowers, fingerprint
+from cirlib.locks import hold, release
 from cirlib.params import DPO
 from cirlib.preferences.edits import Edits, draw_edits
 from cirlib.preferences.image_tower import ImageTower, LastStage, WholeTower, encode_early
 from cirlib.preferences.sides import Memo, QFormerSides, Sides, TwoTowerSides
 from cirlib.preparation import Attributes, Prepared, needed_images
 from cirlib.qformer_training import embed_gallery, embed_queries, new_composer
+from cirlib.stage import StageError
 
 
 @dataclass
@@ -107,10 +109,16 @@ class Bench:
     @cached_property
     def _early(self):
         study = self.prepared.stage.study
-        return encode_early(
-            self.towers, self.images, self.folder / "early", study.models.image_size,
-            study.data_prep.batch_size, study.data_prep.num_workers,
-        )  # fmt: skip
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not hold(self.folder):
+            raise StageError(f"another run is encoding images into {self.folder}: start this one again when it is done")
+        try:
+            return encode_early(
+                self.towers, self.images, self.folder / "early", study.models.image_size,
+                study.data_prep.batch_size, study.data_prep.num_workers,
+            )  # fmt: skip
+        finally:
+            release(self.folder)
 
     @cached_property
     def images(self) -> dict[str, Path]:
@@ -124,10 +132,14 @@ class Bench:
         }
         return {image: file for image, file in needed_images(self.prepared).items() if image in wanted}
 
+    def identity(self, params: DPO) -> str:
+        """Changes with the annotations, the weights and the features that a run with ``params`` starts from."""
+        return f"{self._identity} {self.weight}" if params.fusion == "sum" else self._identity
+
     @cached_property
-    def identity(self) -> str:
-        """Changes with the weights and the features that runs start from."""
-        keys = [fingerprint(self.towers.model), self.prepared.clip.key, self.prepared.tokens.key]
+    def _identity(self) -> str:
+        prepared = self.prepared
+        keys = [prepared.annotations, fingerprint(self.towers.model), prepared.clip.key, prepared.tokens.key]
         for file in sorted(self.checkpoints.glob("*/model.safetensors")):
             with file.open("rb") as stream:
                 keys.append(f"{file.parent.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}")

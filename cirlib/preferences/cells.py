@@ -104,7 +104,7 @@ def run_cell(
     recipe = Recipe(params.epochs, params.lr if is_tower else params.projection_lr, precision=precision)
     options = {"run": "retrieval_dpo", "unit": "edits"}
     if folder is not None:
-        options["fingerprint"] = {"dpo": params.model_dump(), "seed": seed, "start": bench.identity}
+        options["fingerprint"] = {"dpo": params.model_dump(), "seed": seed, "start": bench.identity(params)}
     steps = len(shuffled_batches(len(edits), params.batch_size, seed, 1))
     seed_everything(seed)
     history = train(sides, batches, steps, loss_of, recipe, folder, **options)
@@ -272,8 +272,8 @@ def measure(bench: Bench, params: DPO, keep_dev: bool = False) -> dict:
         keep_dev: also the dev recall@10, for what is chosen by it.
     """
     file = bench.folder / "cells" / f"{_key(bench, params, keep_dev)}.json"
-    if file.is_file():
-        return json.loads(file.read_text())
+    if (known := _record(file)) is not None:
+        return known
     outcome = run_cell(bench, params)
     study, splits = bench.prepared.stage.study, bench.prepared.splits
     embedded = embed_parts(outcome.sides, splits.reported, study.evaluation)
@@ -301,6 +301,15 @@ def measure(bench: Bench, params: DPO, keep_dev: bool = False) -> dict:
     return record
 
 
+def _record(file: Path) -> dict | None:
+    """A run that was measured before; None where it was not, or its file is damaged."""
+    try:
+        record = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and {"above", "tied"} <= record.keys() else None
+
+
 def quality_of(bench: Bench, outcome: Outcome) -> dict[str, float]:
     """What the negatives are worth, where the true attributes are known and anything was mined."""
     if bench.attributes is None or outcome.negatives is None:
@@ -325,7 +334,7 @@ def _key(bench: Bench, params: DPO, keep_dev: bool) -> str:
         own,
         keep_dev,
         study.model_dump(mode="json", include={"seed", "data", "evaluation", "models"}),
-        bench.identity,
+        bench.identity(params),
         _code(),
     ]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]

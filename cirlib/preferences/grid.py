@@ -41,9 +41,9 @@ Cell = tuple[dict, DPO]  # labels of its row, and its parameters
 
 
 def base(params: DPO) -> DPO:
-    """The paper's setting at the size of the grid's runs."""
+    """The study's setting, not fine-tuned, at the size of the grid's runs."""
     size = {"edits": params.grid_edits, "epochs": params.grid_epochs, "batch_size": params.grid_batch_size}
-    return with_changes(params, {**size, "num_negatives": min(params.num_negatives, 3)})
+    return with_changes(params, {**size, "num_negatives": min(params.num_negatives, 3), "start": "pretrained"})
 
 
 def sweep_cells(params: DPO) -> list[Cell]:
@@ -115,7 +115,13 @@ def _switched(params: DPO, levels: Levels, repetition: int) -> DPO:
 
 
 def with_changes(params: DPO, changes: dict) -> DPO:
-    return DPO.model_validate({**params.model_dump(), **changes})
+    """``params`` with ``changes``, without what went with a setting that is changed."""
+    values = {**params.model_dump(), **changes}
+    if values["index"] != "ivf":
+        values |= {"nlist": None, "nprobe": None}
+    if values["fusion"] != "qformer":
+        values["start"] = "pretrained"
+    return DPO.model_validate(values)
 
 
 def run_grid(bench: Bench, cells: Iterable[Cell], description: str) -> tuple[pd.DataFrame, list[dict]]:

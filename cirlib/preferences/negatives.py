@@ -44,6 +44,10 @@ def _mine_in(
             f"dpo.range_min + dpo.num_negatives is {first} + {params.num_negatives}, at most {others} is allowed: "
             "so many train images a category has beside an edit's own two"
         )
+    if params.sampling != "random" and params.nlist and params.nlist > len(pool):
+        raise ParameterError(
+            f"dpo.nlist is {params.nlist}, at most {len(pool)} is allowed: so many train images a category has"
+        )
     images = one_vector(images)
     options = {"num_negatives": params.num_negatives, "seed": seed, "progress": False}
     index = {"index": params.index, "nlist": params.nlist, "nprobe": params.nprobe}

@@ -29,7 +29,7 @@ def recipe_params(params: DPO, objective: str, lr: float) -> DPO:
     changes = {
         "fusion": "qformer", "start": "finetuned", "trains": "query_tower", "sampling": "band", "range_min": 0,
         "range_max": 50, "lr": lr, "epochs": 1, "edits": 4 * params.grid_edits if small else None,
-        "batch_size": 64, "repetition": 0, **OBJECTIVES[objective],
+        "batch_size": 64, "repetition": 0, "num_negatives": min(params.num_negatives, 50), **OBJECTIVES[objective],
     }  # fmt: skip
     return with_changes(params, changes)
 
