@@ -37,6 +37,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MOST_BYTES = 8 * 2**20  # a notebook server takes 10 MB in one message
 MOST_PIXELS = 50_000_000
 MOST_WORDS = 200
+MOST_CHARACTERS = 2000
 
 Queries = tuple[Tensor, Tensor, Tensor]  # picture alone, as the study scores it, words alone: (D,) each
 
@@ -258,6 +259,8 @@ def checked_text(text: str) -> str:
         raise SearchError("Type what should be different, for example: is blue with long sleeves.")
     if len(words) > MOST_WORDS:
         raise SearchError(f"The edit has {len(words)} words, at most {MOST_WORDS} are read.")
+    if len(text) > MOST_CHARACTERS:
+        raise SearchError(f"The edit has {len(text):,} characters, at most {MOST_CHARACTERS:,} are read.")
     return " ".join(words)
 
 

@@ -86,6 +86,7 @@ def test_the_mix_moves_evenly_from_one_query_to_the_next():
     [
         ({"text": "  "}, "Type what should be different"),
         ({"text": "red " * (MOST_WORDS + 1)}, f"{MOST_WORDS + 1} words, at most {MOST_WORDS}"),
+        ({"text": "r" * 2_000_000}, "The edit has 2,000,000 characters, at most 2,000 are read"),
         ({"method": "magic"}, "no method 'magic', there are: image_only"),
         ({"category": "hats"}, "no category 'hats', there are: dress"),
         ({"balance": 2.0}, "balance is 2, it must be between -1"),
