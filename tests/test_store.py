@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -156,6 +157,26 @@ def test_a_cut_off_file_is_refused_and_built_again(tmp_path, size):
     assert len(encoder.asked) == len(IDS)
 
 
+def test_features_that_are_not_those_that_were_written_are_built_again(tmp_path, capsys):
+    build(tmp_path / "store", Encoder())
+    array = np.load(tmp_path / "store" / "features.npy", mmap_mode="r+")
+    array[20] = 0
+    array.flush()
+    encoder = Encoder()
+    np.testing.assert_array_equal(build(tmp_path / "store", encoder).array, everything())
+    assert len(encoder.asked) == len(IDS)
+    assert f"{tmp_path / 'store' / 'features.npy'} is not what was written: encoding again" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("manifest", ["{}", "[]", '{"ids": [], "shape": [3, 4]}'])
+def test_another_manifest_is_refused(tmp_path, manifest):
+    build(tmp_path / "store", Encoder())
+    (tmp_path / "store" / "store.json").write_text(manifest)
+    with pytest.raises(StoreError, match="no finished feature store"):
+        FeatureStore(tmp_path / "store")
+    np.testing.assert_array_equal(build(tmp_path / "store", Encoder()).array, everything())
+
+
 def test_a_damaged_manifest_is_refused_and_built_again(tmp_path):
     build(tmp_path / "store", Encoder())
     (tmp_path / "store" / "store.json").write_text('{"key": "ke')
@@ -233,7 +254,8 @@ def test_a_store_of_no_images_is_empty(tmp_path):
 def test_the_manifest_is_json_with_key_shape_and_ids(tmp_path):
     build(tmp_path / "store", Encoder())
     manifest = json.loads((tmp_path / "store" / "store.json").read_text())
-    assert manifest == {"key": "key", "shape": [3, 4], "ids": IDS}
+    digest = hashlib.blake2b((tmp_path / "store" / "features.npy").read_bytes()).hexdigest()
+    assert manifest == {"key": "key", "shape": [3, 4], "ids": IDS, "digest": digest}
 
 
 def test_the_contents_key_changes_with_model_bytes_and_order(tmp_path):

@@ -104,7 +104,7 @@ def rows_of(row: Mapping[str, int], ids: Sequence[str], where: str) -> np.ndarra
 def remaining(folder: Path, key: str, ids: Sequence[str], shape: tuple[int, ...]) -> int:
     """How many images :func:`build_store` would still have to encode."""
     wanted = _manifest(key, ids, shape)
-    if _read_manifest(folder) == wanted:
+    if _is_of(folder, wanted):
         return 0
     shards = _Shards(_partial(folder), wanted, SHARD_SIZE)
     return _images(shards.open() if shards.are_whole() else shards.all())
@@ -134,7 +134,7 @@ def build_store(
         shard_size: images between two points from which an interrupted run goes on.
     """
     wanted = _manifest(key, ids, shape)
-    if told(_read_manifest(folder) == wanted):
+    if told(_is_of(folder, wanted) and _is_undamaged(folder) if is_first() else None):
         if is_first():
             _clear_marks(folder)
         return FeatureStore(folder)
@@ -244,7 +244,7 @@ def _allocate(file: Path, shape: tuple[int, ...]) -> None:
 
 
 def _finish(partial: Path, folder: Path, manifest: dict) -> None:
-    write_json(manifest, partial / MANIFEST, indent=None)
+    write_json({**manifest, "digest": _digest(partial / FEATURES)}, partial / MANIFEST, indent=None)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
     _clear_marks(folder)  # last: a run killed before only has to rename again
@@ -261,6 +261,25 @@ def _read_manifest(folder: Path) -> dict | None:
     return manifest if manifest is not None and _is_whole(folder, manifest) else None
 
 
+def _is_of(folder: Path, wanted: Mapping[str, Any]) -> bool:
+    """Whether a finished store says of itself what is ``wanted``."""
+    manifest = _read_manifest(folder)
+    return manifest is not None and {name: manifest.get(name) for name in wanted} == wanted
+
+
+def _is_undamaged(folder: Path) -> bool:
+    """Whether the features of a finished store are those that were written."""
+    if _read_json(folder / MANIFEST).get("digest") == _digest(folder / FEATURES):
+        return True
+    print(f"{folder / FEATURES} is not what was written: encoding again", flush=True)
+    return False
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "blake2b").hexdigest()
+
+
 def _is_whole(folder: Path, manifest: Mapping[str, Any]) -> bool:
     """Whether the features file has the size ``manifest`` says; opened to read, as opening to write would grow it."""
     try:
@@ -271,7 +290,9 @@ def _is_whole(folder: Path, manifest: Mapping[str, Any]) -> bool:
 
 
 def _read_json(path: Path) -> dict | None:
+    """What a store, finished or under way, says of itself; None where there is no such file or it is damaged."""
     try:
-        return json.loads(path.read_text())
+        said = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
+    return said if isinstance(said, dict) and {"key", "shape", "ids"} <= said.keys() else None
