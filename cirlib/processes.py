@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import socket
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -51,15 +53,26 @@ def run(work: Callable[[Any], None], argument: Any, size: int) -> None:
             while not started.join():
                 pass
         except ProcessRaisedException as error:
+            if killed := _killed(started.processes):  # that another then raised only follows from it
+                raise _ended(killed, size) from error
             raise (_first_error(Path(folder)) or error) from error
         except ProcessExitedException as error:
-            advice = "; where memory is short, with fewer processes" if error.signal_name == "SIGKILL" else ""
-            how = error.signal_name or f"exit code {error.exit_code}"
-            raise ResourceError(f"one of {size} processes was ended ({how}): run it again{advice}") from error
+            raise _ended(error.signal_name or f"exit code {error.exit_code}", size) from error
         finally:  # an interrupt of this process is none of theirs
             for process in started.processes:
                 process.kill()
                 process.join()
+
+
+def _killed(started: Sequence[BaseProcess]) -> str | None:
+    """The signal that ended one of the processes, other than that by which torch ends those left."""
+    codes = [process.exitcode or 0 for process in started]
+    return next((signal.Signals(-code).name for code in codes if code < 0 and -code != signal.SIGTERM), None)
+
+
+def _ended(how: str, size: int) -> ResourceError:
+    advice = "; where memory is short, with fewer processes" if how == "SIGKILL" else ""
+    return ResourceError(f"one of {size} processes was ended ({how}): run it again{advice}")
 
 
 def _first_error(folder: Path) -> Exception | None:

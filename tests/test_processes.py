@@ -97,6 +97,26 @@ def test_a_process_that_is_killed_ends_all_with_a_sentence():
         run(kill_second, None, 2)
 
 
+def kill_second_fail_first(_: None) -> None:
+    kill_second(None)
+    raise RuntimeError("connection reset by peer")
+
+
+@several(2)
+@pytest.mark.slow
+def test_what_another_raises_after_a_kill_does_not_hide_it(monkeypatch):
+    join = torch.multiprocessing.ProcessContext.join
+
+    def late(self, *arguments):
+        for process in self.processes:
+            process.join()
+        return join(self, *arguments)
+
+    monkeypatch.setattr(torch.multiprocessing.ProcessContext, "join", late)
+    with pytest.raises(ResourceError, match=r"one of 2 processes was ended \(SIGKILL\): run it again"):
+        run(kill_second_fail_first, None, 2)
+
+
 def wait_long(mark: Path) -> None:
     mark.touch()
     time.sleep(600)
