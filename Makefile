@@ -34,16 +34,16 @@ help: ## list the targets
 
 study: $(RUNTIME) ## run the study: data, training, tables, figures, executed notebooks
 	@dvc repro
-	@python -m cirlib.report
+	@python -m cirlib.app.report
 
 # The study's parameters and lock are put back afterwards, whatever happens.
 rehearsal: $(RUNTIME) ## rehearse the FashionIQ study at full size with stand-ins (ANNOTATIONS=folder, else fetched)
-	@python -m cirlib.rehearsal $(if $(ANNOTATIONS),--annotations "$(ANNOTATIONS)")
+	@python -m cirlib.app.rehearsal $(if $(ANNOTATIONS),--annotations "$(ANNOTATIONS)")
 	@kept=$$(mktemp -d); cp params.yaml dvc.lock "$$kept"; trap 'cp "$$kept"/* .; rm -r "$$kept"' EXIT; \
-	dvc exp run -S study=fashioniq_rehearsal && python -m cirlib.report
+	dvc exp run -S study=fashioniq_rehearsal && python -m cirlib.app.report
 
 test: $(DEVELOP) lint ## lint, check the format and run all tests
-	@python -m pytest -n 2 --dist loadgroup tests
+	@python -m pytest -n 2 --dist loadgroup
 
 lint: $(DEVELOP) ## lint and check the format only
 	@ruff check .
@@ -54,13 +54,13 @@ format: $(DEVELOP) ## format the code and the notebooks, fix what ruff can fix
 	@ruff format .
 
 bench: $(DEVELOP) ## measure speed and memory side by side (docs/performance.md)
-	@python -m pytest tests/benchmarks --page=docs/performance.md
+	@python -m pytest tests/speed --page=docs/performance.md
 
 readme: $(RUNTIME) ## put the result table of the last study into README.md
-	@python -m cirlib.report --into README.md
+	@python -m cirlib.app.report --into README.md
 
 report: $(RUNTIME) ## write the study as one HTML file to hand over, and the notebooks as HTML
-	@python -m cirlib.report_page
+	@python -m cirlib.app.report_page
 
 search: $(RUNTIME) ## serve the search page on http://localhost:8866
 	@voila notebooks/06_search.ipynb --no-browser --port=8866

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from dvc.utils.hydra import compose_and_dump
 
-from cirlib.params import STAGES, Study, load_study
+from cirlib.study.parameters import STAGES, Study, load_study
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIES = sorted(path.stem for path in (ROOT / "conf" / "study").glob("*.yaml"))

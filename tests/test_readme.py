@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cirlib.report import BEGIN, END
+from cirlib.app.report import BEGIN, END
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

@@ -11,12 +11,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from cirlib.study.errors import StudyError
+
 EXTENSIONS = (".jpg", ".png", ".jpeg", ".webp")
 LONGEST_ID = 200  # bytes; file systems allow 255, extension included
 PROTOCOLS_OF_GALLERY = ("original", "val_split")
 
 
-class BenchmarkError(ValueError):
+class BenchmarkError(StudyError, ValueError):
     """A benchmark's files, or what was asked of them, are not as they must be. Says what and where."""
 
 

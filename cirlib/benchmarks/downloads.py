@@ -20,7 +20,7 @@ import httpx
 from PIL import Image, UnidentifiedImageError
 from tqdm.auto import tqdm
 
-from cirlib.files import write_bytes
+from cirlib.study.files import write_bytes
 
 EXTENSION_OF = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 MIN_SIDE = 8  # pixels; shops answer with a picture of one pixel where they have none

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 from tqdm.auto import tqdm
 
-from cirlib.files import write_bytes
+from cirlib.study.files import write_bytes
 
 from .base import BenchmarkError
 from .downloads import fetch_bytes

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from tqdm.auto import tqdm
 
-from cirlib.pictures import to_rgb
+from cirlib.study.pictures import to_rgb
 
 # Two pictures are near duplicates when at most 8 of the 256 bits of their difference hashes (dHash: is a
 # pixel brighter than its left neighbour?) differ, and no cell of their 4 x 4 colour thumbnails differs by

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cirlib.gradient_cache import in_chunks
+from cirlib.losses.gradient_cache import in_chunks
 
 QUERIES_AT_ONCE = 128  # whose scores of every token are kept
 

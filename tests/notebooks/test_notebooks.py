@@ -15,8 +15,8 @@ import pytest
 import yaml
 from small_studies import NOTEBOOKS, ROOT, execute
 
-from cirlib.params import STAGES, overridable
-from cirlib.stage import PARAMETERS_MARK, assigned_names
+from cirlib.study.parameters import STAGES, overridable
+from cirlib.study.stage import PARAMETERS_MARK, assigned_names
 
 STAGE_OF = {path.name: path.stem.split("_", 1)[1] for path in NOTEBOOKS}
 

@@ -29,8 +29,8 @@ from cirlib.benchmarks.garments.catalogue import (
     plan_catalogue,
 )
 from cirlib.benchmarks.garments.drawing import render_garment
-from cirlib.files import write_bytes
-from cirlib.workers import process_pool
+from cirlib.study.files import write_bytes
+from cirlib.study.processes import process_pool
 
 JPEG_QUALITY = 92
 IMAGE_NAME = re.compile(r"G[A-Z2-7]{9}\.jpg(\.tmp)?")

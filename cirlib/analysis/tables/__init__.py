@@ -1,0 +1,1 @@
+"""The result table of a study, and published numbers beside it."""

@@ -1,0 +1,1 @@
+"""The zero-shot baselines: image only, text only, weighted sum, spherical interpolation."""

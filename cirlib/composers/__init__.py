@@ -1,1 +1,0 @@
-"""A reference and a typed edit to one query embedding: zero-shot baselines and the Q-Former."""

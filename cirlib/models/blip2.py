@@ -1,0 +1,62 @@
+"""BLIP-2's frozen vision tower through transformers' ``Blip2ForImageTextRetrieval``."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import AutoProcessor, Blip2ForImageTextRetrieval
+
+from cirlib.models.clip import fingerprint
+from cirlib.models.devices import autocast
+from cirlib.models.mini import ModelError, reason
+
+
+class Blip2Vision:
+    """An image becomes the tokens of BLIP-2's ViT: 257 × 1408 for the ViT-g at 224 px."""
+
+    def __init__(self, name: str, *, device: torch.device, dtype: torch.dtype) -> None:
+        model, processor = load_blip2(name)
+        self.device, self.dtype = device, dtype
+        self.vision = model.vision_model.requires_grad_(False).to(device)
+        images = processor.image_processor
+        self.transform = partial(_pixels, images)
+        self.shape = token_shape(model)
+        self.key = f"blip2 {name} {fingerprint(self.vision)} {dtype} {images.to_json_string()}"
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) to tokens (B, T, C)."""
+        with autocast(self.device, self.dtype):
+            return self.vision(pixel_values=pixels.to(self.device)).last_hidden_state.float()
+
+
+def _pixels(processor: Any, image: Image.Image) -> Tensor:
+    return processor(image, return_tensors="pt")["pixel_values"][0]
+
+
+def load_blip2(name: str) -> tuple[Blip2ForImageTextRetrieval, nn.Module]:
+    """The model and its processor, from the hub, its cache or a local folder; no remote code is run.
+
+    Raises:
+        ModelError: it is in none of these places, or is another kind of model (whose missing parts would be random).
+    """
+    try:
+        model, loading = Blip2ForImageTextRetrieval.from_pretrained(
+            name, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+        processor = AutoProcessor.from_pretrained(name)
+    except Exception as error:  # a broken weights file gives nearly any
+        text = f"BLIP-2 {name!r} could not be loaded (a hub id or a local folder): {reason(error)}"
+        raise ModelError(text) from error
+    if loading["missing_keys"]:
+        raise ModelError(f"{name!r} is no Blip2ForImageTextRetrieval: it lacks {min(loading['missing_keys'])!r}")
+    return model.eval(), processor
+
+
+def token_shape(model: Blip2ForImageTextRetrieval) -> tuple[int, int]:
+    """(T, C) of the vision tower's output."""
+    config = model.config.vision_config
+    return (config.image_size // config.patch_size) ** 2 + 1, config.hidden_size

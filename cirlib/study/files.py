@@ -1,0 +1,68 @@
+"""Files that are whole or not there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+
+from cirlib.study.errors import WriteError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ADVICE = "make room on its disk, or move the folder to another"
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Has ``write`` make a file beside ``path``, then puts it there in one step; nothing is left where it fails.
+
+    Raises:
+        WriteError: the disk is full or may not be written; the message names the file and says what to do.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    except Exception as error:
+        reason = next(_refusals(error), None)
+        if reason is None:
+            raise
+        raise WriteError(f"{path} could not be written: {reason}: {ADVICE}") from error
+    finally:
+        _remove(temporary)
+
+
+def write_bytes(content: bytes, path: Path) -> None:
+    """``content`` as a file; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, lambda part: part.write_bytes(content))
+
+
+def write_json(content: Any, path: Path, *, indent: int | None = 2) -> None:
+    """``content`` as a JSON file that ends with a line's end."""
+    text = json.dumps(content, indent=indent) + "\n"
+    replace_file(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """``table`` as a CSV file without its index."""
+    replace_file(path, lambda part: table.to_csv(part, index=False))
+
+
+def _refusals(error: BaseException | None) -> Iterator[str]:
+    """What the system said, of an error or of one that it came from: torch has errors of its own for a full disk."""
+    while error is not None:
+        if isinstance(error, OSError | SafetensorError):
+            yield getattr(error, "strerror", None) or str(error)
+        error = error.__cause__ or error.__context__
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:  # of a disk that may not be written
+        return

@@ -1,0 +1,62 @@
+"""The methods of the study: one list for tables, figures, the search page and the comparisons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ZERO_SHOT, QFORMER, DPO = "zero-shot", "Q-Former", "DPO"  # families
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to turn a reference and an edit into a ranking.
+
+    Attributes:
+        name: in tables and files. label, colour: in figures.
+        family: methods of one family are variants of each other; the best of each family is compared.
+        stage: the stage that scores it.
+    """
+
+    name: str
+    label: str
+    colour: str
+    family: str
+    stage: str
+
+    @property
+    def trained(self) -> bool:
+        """Whether it learns from triplets or preferences."""
+        return self.family != ZERO_SHOT
+
+
+# Colours of Okabe and Ito's palette and Tol's wine: colour-blind readers tell them apart.
+METHODS = {
+    method.name: method
+    for method in (
+        Method("image_only", "image only", "#9A9A9A", ZERO_SHOT, "zero_shot"),
+        Method("text_only", "text only", "#56B4E9", ZERO_SHOT, "zero_shot"),
+        Method("sum", "weighted sum", "#0072B2", ZERO_SHOT, "zero_shot"),
+        Method("slerp", "slerp", "#882255", ZERO_SHOT, "zero_shot"),
+        Method("qformer", "Q-Former", "#E69F00", QFORMER, "qformer"),
+        Method("qformer_hard_negatives", "Q-Former + hard negatives", "#D55E00", QFORMER, "qformer"),
+        Method("retrieval_dpo", "Retrieval-DPO", "#009E73", DPO, "dpo"),
+    )
+}
+
+
+def method_label(name: str) -> str:
+    """A method's name in figures; of one that the study does not know, its own name in words.
+
+    >>> method_label("sum"), method_label("my_method")
+    ('weighted sum', 'my method')
+    """
+    return METHODS[name].label if name in METHODS else name.replace("_", " ")
+
+
+def of_family(family: str) -> list[str]:
+    """The names of a family's methods.
+
+    >>> of_family("Q-Former")
+    ['qformer', 'qformer_hard_negatives']
+    """
+    return [method.name for method in METHODS.values() if method.family == family]

@@ -1,0 +1,263 @@
+"""Typed parameters of a study: one pydantic model a block of ``params.yaml``.
+
+Unknown names, wrong types and values out of range are refused with one sentence that names the
+parameter and what is allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from cirlib.study.errors import ParameterError
+
+
+def _no_truth_value(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("should be a whole number")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_truth_value)]
+Count = Annotated[Whole, Field(ge=1)]
+NonNegativeCount = Annotated[Whole, Field(ge=0)]
+Seed = Annotated[Whole, Field(ge=0, lt=2**32)]  # what every generator takes
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Weights = Annotated[list[Fraction], Field(min_length=1)]
+
+
+class Block(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+
+class Data(Block):
+    """Where triplets, galleries and images come from."""
+
+    benchmark: Literal["fashioniq", "cirr", "circo", "custom"] = "fashioniq"
+    root: Path
+    categories: list[str] | None = None  # None: every category that has a captions file
+    split: str = "val"  # the split that is reported
+    images: str | None = None  # where to take missing images from: folder, archive, hf://datasets/<owner>/<name>
+    fetch: bool = False  # FashionIQ only: get the published annotations, and from their links what `images` leaves
+    allow_missing: bool = False
+    dev_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.1  # of train, held out for every choice
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> Data:
+        if self.fetch and self.benchmark != "fashioniq":
+            raise ValueError(f"fetch must be false for {self.benchmark}: only FashionIQ's files can be fetched")
+        if self.split == "train":
+            raise ValueError("split must not be train: what is trained on is not reported")
+        return self
+
+
+class Models(Block):
+    """The pretrained towers. ``mini`` is the pair that installs as packages."""
+
+    clip: str = "mini"  # mini, or an open_clip architecture
+    clip_pretrained: str | None = None  # open_clip tag or file; for mini: a saved alignment, None aligns one
+    fusion: str = "mini"  # mini, or a Blip2ForImageTextRetrieval id or folder
+    fusion_checkpoint: Path | None = None  # a Q-Former trained by this study to start from
+    image_size: Count = 160  # pixels a side, for mini
+    cache_tokens: bool = True  # False: no image tokens on disk, the vision tower runs in every training step
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 where hardware has it, else fp32
+
+
+class Evaluation(Block):
+    """The protocol of every reported number."""
+
+    gallery: Literal["original", "val_split"] = "original"
+    reference: Literal["kept", "removed"] = "removed"
+    captions: Literal["and", "both_orders", "first", "template"] = "and"
+
+
+class Drawing(Block):
+    """How much of the garments data is drawn; triplets, queries and galleries are per category."""
+
+    train_triplets: Count = 1_500
+    val_queries: Count = 400
+    gallery_size: Count = 1_000
+    alignment_pairs: Count = 2_000
+    pretraining_pairs: Count = 4_000
+    family_size: Annotated[Whole, Field(ge=2)] = 25
+
+
+class DataPrep(Block):
+    drawing: Drawing | None = None
+    batch_size: Count = 64
+    num_workers: NonNegativeCount = 2  # that decode, for each process
+    processes: Count | None = None  # that encode together; None: one a GPU, without GPUs one
+
+
+class ZeroShot(Block):
+    weights: Weights = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]  # of the text
+
+
+class QFormer(Block):
+    fusion: Literal["one_pass", "two_pass"] = "one_pass"
+    target: Literal["max", "mean"] = "max"
+    num_query_tokens: Count = 8
+    width: Count = 256
+    pretraining_epochs: NonNegativeCount = 2
+    pretraining_lr: Positive = 2e-4
+    epochs: NonNegativeCount = 4
+    lr: Positive = 2e-4
+    batch_size: Annotated[Whole, Field(ge=2)] = 64
+    accumulation: Count = 1
+    processes: Count | None = None  # that train together; None: one a GPU, without GPUs one
+    chunk_size: Count | None = None  # gradient caching: images whose activations are kept at a time
+    gradient_checkpointing: bool = False  # less memory for more time
+    hard_negatives: Count = 2  # mined images a query
+    range_max: Count = 50
+    mine_from: NonNegativeCount = 2  # epochs of plain in-batch training first
+
+
+class DPO(Block):
+    """A preference training, the paper's Retrieval-DPO unless told otherwise, and how large the grid around it is."""
+
+    fusion: Literal["text_only", "sum", "qformer"] = "text_only"
+    start: Literal["pretrained", "finetuned"] = "pretrained"  # of the Q-Former
+    objective: Literal["dpo", "info_nce_mined", "info_nce_in_batch"] = "dpo"
+    loss_type: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
+    trains: Literal["query_projection", "query_tower", "both_projections", "both_towers"] = "query_tower"
+    beta: Positive = 0.1  # times 100, CLIP's logit scale: the slope of every objective
+    epochs: Count = 1
+    edits: Count | None = None  # train edits used, an even share a category; None: all
+    lr: Positive = 1e-4  # of towers; projections have one of their own
+    batch_size: Annotated[Whole, Field(ge=2)] = 64
+    num_negatives: Count = 5
+    index: Literal["flat", "ivf", "hnsw"] = "flat"
+    nlist: Count | None = None  # lists of ivf; None: by the size of the gallery
+    nprobe: Count | None = None  # lists that ivf searches
+    sampling: Literal["top", "band", "random", "semi_hard"] = "top"
+    range_min: NonNegativeCount = 0  # of top and band
+    range_max: Count = 100
+    mine_every: NonNegativeCount = 0  # epochs between two minings; 0: mined once
+    repetition: NonNegativeCount = 0  # the same with other edits, batches and draws
+    grid: Literal["none", "small", "default", "full"] = "default"
+    grid_edits: Count = 256  # of the grid's runs
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> DPO:
+        if self.range_max < self.range_min + self.num_negatives:
+            raise ValueError(
+                f"range_max ({self.range_max}) must be at least range_min + num_negatives "
+                f"({self.range_min} + {self.num_negatives})"
+            )
+        if self.index != "ivf" and (self.nlist or self.nprobe):
+            raise ValueError(f"nlist and nprobe go with index ivf only, given index {self.index}")
+        if self.nlist and self.nprobe and self.nprobe > self.nlist:
+            raise ValueError(f"nprobe ({self.nprobe}) must be at most nlist ({self.nlist})")
+        if self.start == "finetuned" and self.fusion != "qformer":
+            raise ValueError(f"start finetuned goes with fusion qformer only, given fusion {self.fusion}")
+        return self
+
+
+class FailureCases(Block):
+    method: str | None = None  # None: the best method of the study
+
+
+class Search(Block):
+    """The search page; it is no stage of the pipeline, and writes nothing."""
+
+    left: str = "sum"  # the method of the left column
+    right: str | None = None  # None: the best trained method
+
+
+STAGES = {
+    "data_prep": DataPrep,
+    "zero_shot": ZeroShot,
+    "qformer": QFormer,
+    "dpo": DPO,
+    "failure_cases": FailureCases,
+    "search": Search,
+}
+
+
+class Study(Block):
+    """All parameters of one study."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_\-]+$")]
+    seed: Seed = 0
+    data: Data
+    models: Models = Models()
+    evaluation: Evaluation = Evaluation()
+    data_prep: DataPrep = DataPrep()
+    zero_shot: ZeroShot = ZeroShot()
+    qformer: QFormer = QFormer()
+    dpo: DPO = DPO()
+    failure_cases: FailureCases = FailureCases()
+    search: Search = Search()
+
+
+def load_study(path: Path) -> Study:
+    """The study that ``path`` (a ``params.yaml``) describes.
+
+    Raises:
+        ParameterError: the file is missing, is no YAML mapping, or a value is not allowed.
+    """
+    if not path.is_file():
+        raise ParameterError(f"{path} is missing: run this from the project, which keeps its parameters there")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{path} is not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ParameterError(f"{path} holds a {type(values).__name__}, not a mapping of parameter names to values")
+    return _validated(Study, values, str(path))
+
+
+def overridable(stage: str) -> dict[str, str]:
+    """Names that the notebook of ``stage`` takes, and the block of ``params.yaml`` each stands in."""
+    blocks = {"seed": ""}
+    blocks |= {name: "evaluation" for name in Evaluation.model_fields}
+    blocks |= {name: stage for name in STAGES[stage].model_fields}
+    return blocks
+
+
+def override(study: Study, stage: str, values: dict[str, Any]) -> Study:
+    """``study`` with ``values`` (names as in the stage's notebook; None keeps) put in.
+
+    Raises:
+        ParameterError: a name the stage does not take, or a value that is not allowed.
+    """
+    blocks = overridable(stage)
+    tree = study.model_dump()
+    for name, value in values.items():
+        if name not in blocks:
+            raise ParameterError(_unknown(name, stage, blocks))
+        if value is not None:
+            (tree[blocks[name]] if blocks[name] else tree)[name] = value
+    return _validated(Study, tree, f"the parameters of {stage}")
+
+
+def _unknown(name: str, stage: str, allowed: dict[str, str]) -> str:
+    words = name.lower().split("_")
+    initials = "".join(word[:1] for word in words)  # lr of learning_rate
+    close = [n for n in allowed if n == initials] or difflib.get_close_matches(name.lower(), allowed, n=1)
+    close = close or [n for n in allowed if n in words]
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"unknown parameter {name!r} for {stage}.{hint} Allowed: {', '.join(sorted(allowed))}."
+
+
+def _validated(model: type[Study], values: dict[str, Any], where: str) -> Study:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ParameterError("; ".join(_sentence(e, where) for e in error.errors())) from None
+
+
+def _sentence(error: Any, where: str) -> str:
+    name = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"unknown parameter {name!r} in {where}"
+    if error["type"] == "missing":
+        return f"parameter {name!r} is missing in {where}"
+    given = "" if isinstance(error["input"], dict) else f", given {error['input']!r}"
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"parameter {name!r} in {where}: {message}{given}"

@@ -1,0 +1,43 @@
+"""Too little disk or memory, told in one sentence."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from cirlib.study.errors import ResourceError
+
+SPARE_DISK = 500_000_000  # bytes that are to stay free
+
+
+def require_disk(folder: Path, needed: int, advice: str) -> None:
+    """Refuses work whose output of ``needed`` bytes would not fit on the disk of ``folder``.
+
+    Raises:
+        ResourceError: with what is needed, what is free, and the advice.
+    """
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if needed + SPARE_DISK > free:
+        raise ResourceError(f"{folder} needs {needed / 1e9:.3g} GB and its disk has {free / 1e9:.3g} GB free: {advice}")
+
+
+@contextmanager
+def within_memory(what: str, advice: str) -> Iterator[None]:
+    """Around work on one batch, whose size ``advice`` says how to lower.
+
+    Raises:
+        ResourceError: it does not fit into the memory, of the GPU or of the machine.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise ResourceError(f"{what} does not fit into the GPU's memory: {advice}") from None
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):  # torch's, of the CPU
+            raise
+        raise ResourceError(f"{what} does not fit into the memory: {advice}") from None

@@ -1,0 +1,93 @@
+"""Which runs the grids hold."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from cirlib.analysis.dpo.grid import IN_BATCH, PROJECTIONS, SWITCHES, base, factorial_runs, sweep_runs
+from cirlib.analysis.dpo.recipe import OBJECTIVES, recipe_params
+from cirlib.study.parameters import DPO
+
+
+def levels_of(grid: str) -> Counter:
+    return Counter(tuple(labels[name] for name in SWITCHES) for labels, _ in factorial_runs(DPO(grid=grid)))
+
+
+def test_the_full_factorial_has_every_setting_once_or_more():
+    settings = levels_of("full")
+    assert len(settings) == 3 * (4 * 4 + 1) * 4
+    assert all(count == 3 for levels, count in settings.items() if levels[3] in PROJECTIONS)
+    assert {count for levels, count in settings.items() if levels[3] not in PROJECTIONS} == {1, 2}
+
+
+def test_in_batch_info_nce_is_not_multiplied_by_negatives_it_does_not_read():
+    for levels in levels_of("full"):
+        assert (levels[1] == IN_BATCH) == (levels[2] == "in-batch")
+
+
+def test_the_default_has_all_projections_and_a_tower_for_every_fusion():
+    settings = levels_of("default")
+    assert sum(levels[3] in PROJECTIONS for levels in settings) == 102
+    assert {levels[0] for levels in settings if levels[3] == "query_tower"} == {"text_only", "sum", "qformer"}
+
+
+def test_the_small_one_moves_one_switch_at_a_time():
+    paper = tuple(next(iter(levels)) for levels in SWITCHES.values())
+    settings = levels_of("small")
+    assert set(settings.values()) == {1}
+    for name, position in zip(SWITCHES, range(4), strict=True):
+        seen = {levels[position] for levels in settings if sum(a != b for a, b in zip(levels, paper, strict=True)) <= 2}
+        assert set(SWITCHES[name]) <= seen
+
+
+@pytest.mark.parametrize("grid", ["small", "default", "full"])
+def test_the_papers_setting_is_in_every_grid_and_the_parameters_say_what_the_labels_do(grid):
+    cells = factorial_runs(DPO(grid=grid))
+    paper = base(DPO(grid=grid))
+    assert any(params == paper for _, params in cells)
+    for labels, params in cells:
+        assert labels["fusion"] == params.fusion
+        assert labels["trains"] == params.trains
+        objective = f"dpo {params.loss_type}" if params.objective == "dpo" else params.objective
+        assert labels["objective"] == objective
+        if labels["negatives"] == "remined":
+            assert (params.sampling, params.mine_every) == ("top", 1)
+        elif labels["negatives"] != "in-batch":
+            assert (params.sampling, params.mine_every) == (labels["negatives"], 0)
+
+
+def test_the_sweep_crosses_scale_index_and_sampling():
+    cells = sweep_runs(DPO(grid="full"))
+    seen = {(labels["index_label"], labels["sampling_label"], params.beta) for labels, params in cells}
+    assert len(seen) == len(cells) == 4 * 4 * 3
+    assert all(params.index == "flat" for labels, params in cells if labels["sampling_label"] == "random")
+    probes = {(p.nlist, p.nprobe) for _, p in cells if p.index == "ivf"}
+    assert probes == {(16, 1), (16, 4)}
+
+
+@pytest.mark.parametrize("grid", ["small", "default", "full"])
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"index": "ivf", "nlist": 8, "nprobe": 2},
+        {"fusion": "qformer", "start": "finetuned"},
+        {"num_negatives": 60},
+        {"range_min": 90, "num_negatives": 10},
+        {"mine_every": 1, "sampling": "semi_hard", "objective": "info_nce_in_batch"},
+    ],
+)
+def test_whatever_a_study_may_ask_for_its_grid_can_be_run(grid, own):
+    params = DPO(grid=grid, **own)
+    for labels, one in sweep_runs(params) + factorial_runs(params):
+        assert one.start == "pretrained"
+        assert one.nlist is None or one.index == "ivf"
+        assert labels.get("fusion", one.fusion) == one.fusion
+    for objective in OBJECTIVES:
+        assert recipe_params(params, objective, 1e-5).num_negatives <= 50
+
+
+def test_runs_have_the_size_of_the_grid():
+    params = base(DPO(grid_edits=20, grid_epochs=3, grid_batch_size=5, epochs=9, num_negatives=2))
+    assert (params.edits, params.epochs, params.batch_size, params.num_negatives) == (20, 3, 5, 2)

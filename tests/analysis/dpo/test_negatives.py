@@ -1,0 +1,145 @@
+"""Train edits drawn, and which images become their negatives, against brute force."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from cirlib.analysis.dpo.negatives import mine_negatives, negative_quality
+from cirlib.analysis.dpo.train_edits import Edits, draw_edits
+from cirlib.study.errors import ParameterError
+from cirlib.study.parameters import DPO
+
+QUERIES = {"hat": 8, "shoe": 7}
+SIZE = 20
+
+
+def unit(*shape: int, seed: int = 0) -> torch.Tensor:
+    return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+@pytest.fixture
+def parts(make_chains):
+    order = tuple(np.random.default_rng(0).permutation(SIZE).tolist())
+    return make_chains(QUERIES, order, lambda name, i: (f"is {name} {i}", "has dots."))
+
+
+@pytest.fixture
+def edits(parts):
+    return draw_edits(parts, None, 0)
+
+
+@pytest.fixture
+def pools(edits):
+    return {category: unit(len(pool), 6, seed=1) for category, pool in edits.pools.items()}
+
+
+QUERY = unit(sum(QUERIES.values()), 6, seed=2)
+
+
+def ranking(edits, pools, row: int) -> list[str]:
+    """The pool of an edit without its own two images, best first."""
+    category, triplet = edits.categories[row], edits.triplets[row]
+    scores = dict(zip(edits.pools[category], (pools[category] @ QUERY[row]).tolist(), strict=True))
+    return sorted(scores.keys() - {triplet.reference, triplet.targets[0]}, key=lambda image: -scores[image])
+
+
+def mine(edits, pools, seed: int = 0, **params) -> np.ndarray:
+    return mine_negatives(edits, QUERY, pools, DPO(**{"num_negatives": 3, **params}), seed)
+
+
+def test_all_edits_are_those_of_every_category_with_both_captions(edits, parts):
+    assert len(edits) == 15
+    assert edits.categories == ["hat"] * 8 + ["shoe"] * 7
+    assert edits.texts[0] == "Is hat 0 and has dots"
+    assert (edits.references[9], edits.targets[9]) == ("shoe-1", "shoe-2")
+    assert edits.pools == {name: part.gallery for name, part in parts.items()}
+
+
+@pytest.mark.parametrize(("count", "shares"), [(6, (3, 3)), (7, (4, 3)), (100, (8, 7)), (1, (1, 1))])
+def test_some_edits_are_an_even_share_of_each_category(parts, count, shares):
+    drawn = draw_edits(parts, count, 3)
+    assert (drawn.categories.count("hat"), drawn.categories.count("shoe")) == shares
+    assert len({triplet.id for triplet in drawn.triplets}) == len(drawn)
+    assert drawn.triplets == draw_edits(parts, count, 3).triplets
+    assert drawn.pools.keys() == parts.keys()
+
+
+def test_another_seed_draws_other_edits(parts):
+    draws = {tuple(t.id for t in draw_edits(parts, 6, seed).triplets) for seed in range(5)}
+    assert len(draws) > 1
+
+
+@pytest.mark.parametrize("skipped", [0, 2])
+@pytest.mark.parametrize("index", ["flat", "hnsw"])
+def test_top_takes_the_hardest_of_the_category_but_never_its_own_two(edits, pools, skipped, index):
+    mined = mine(edits, pools, range_min=skipped, index=index)
+    for row in range(len(edits)):
+        assert mined[row].tolist() == ranking(edits, pools, row)[skipped : skipped + 3]
+
+
+def test_band_draws_between_two_ranks(edits, pools):
+    drawn = [mine(edits, pools, seed, sampling="band", range_min=2, range_max=9) for seed in range(2)]
+    for mined in drawn:
+        for row in range(len(edits)):
+            assert set(mined[row]) <= set(ranking(edits, pools, row)[2:9])
+            assert len(set(mined[row])) == 3
+    assert (drawn[0] != drawn[1]).any()
+
+
+def test_random_draws_from_the_whole_category(edits, pools):
+    mined = np.stack([mine(edits, pools, seed, sampling="random", num_negatives=5) for seed in range(30)])
+    for row in range(len(edits)):
+        assert set(mined[:, row].ravel()) == set(ranking(edits, pools, row))
+
+
+def test_semi_hard_takes_the_hardest_that_the_target_leads_by_the_margin(edits, pools):
+    mined = mine(edits, pools, sampling="semi_hard", margin=0.1)
+    short = 0
+    for row in range(len(edits)):
+        pool, triplet = edits.pools[edits.categories[row]], edits.triplets[row]
+        score = dict(zip(pool, (pools[edits.categories[row]] @ QUERY[row]).tolist(), strict=True))
+        behind = [i for i in ranking(edits, pools, row) if score[i] <= score[triplet.targets[0]] - 0.1]
+        assert mined[row, : len(behind)].tolist() == behind[:3]
+        assert not {triplet.targets[0], triplet.reference} & set(mined[row])
+        assert len(set(mined[row])) == 3
+        short += len(behind) < 3
+    assert 0 < short < len(edits)  # the data has both kinds
+
+
+def test_several_tokens_an_image_are_mined_by_their_mean(edits):
+    tokens = {category: unit(len(pool), 4, 6, seed=5) for category, pool in edits.pools.items()}
+    means = {category: F.normalize(images.mean(1), dim=-1) for category, images in tokens.items()}
+    np.testing.assert_array_equal(mine(edits, tokens), mine(edits, means))
+
+
+def test_a_poor_index_is_filled_up_with_other_images(edits, pools):
+    mined = mine(edits, pools, index="ivf", nlist=SIZE, nprobe=1, num_negatives=4)
+    for row, triplet in enumerate(edits.triplets):
+        assert len(set(mined[row])) == 4
+        assert not {triplet.targets[0], triplet.reference} & set(mined[row])
+        assert set(mined[row]) <= set(edits.pools[edits.categories[row]])
+
+
+def test_more_negatives_than_images_are_refused(edits, pools):
+    with pytest.raises(ParameterError, match=r"dpo.range_min \+ dpo.num_negatives is 4 \+ 15, at most 18 is allowed"):
+        mine(edits, pools, range_min=4, num_negatives=15)
+
+
+def test_quality_is_counted_by_the_true_attributes(edits):
+    blue = {"colour": "blue", "sleeves": "long", "fit": "loose"}
+    attributes = {image: blue for pool in edits.pools.values() for image in pool}
+    for triplet in edits.triplets:
+        attributes[triplet.reference] = blue | {"colour": "red"}
+    attributes["hat-8"] = attributes["shoe-7"] = blue
+    attributes |= {
+        "hat-10": blue,
+        "hat-11": blue | {"fit": "tight", "sleeves": "cap"},
+        "hat-12": blue | {"fit": "tight"},
+        "hat-13": blue | {"colour": "red", "fit": "tight"},
+    }
+    few = Edits([edits.triplets[7]], ["hat"], edits.pools)  # from red hat-7 to blue hat-8
+    quality = negative_quality(few, np.array([["hat-10", "hat-11", "hat-12", "hat-13"]], dtype=object), attributes)
+    assert quality == {"satisfies_edit": 0.75, "differs_in_one": 0.25}

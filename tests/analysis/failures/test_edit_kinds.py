@@ -1,0 +1,115 @@
+"""What an edit speaks of, by the open list of words; checked on FashionIQ's real captions."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cirlib.analysis.failures.edit_kinds import (
+    SEVERAL,
+    UNCLASSIFIED,
+    edit_kinds,
+    kind_names,
+    lexicon,
+    subjects,
+    unclassified_share,
+)
+
+
+@pytest.mark.parametrize(
+    ("caption", "kinds"),
+    [
+        ("is red", ["colour"]),
+        ("Is BLUE and White", ["colour"]),
+        ("is tired", []),  # red inside another word
+        ("has a floral print", ["pattern"]),
+        ("has polka dots", ["pattern"]),
+        ("is striped black", ["colour", "pattern"]),
+        ("has zigzag lines", ["pattern"]),
+        ("is sleeveless", ["sleeves"]),
+        ("has thin straps", ["sleeves"]),
+        ("is made of thin fabric", ["fabric"]),
+        ("has a v-shaped neck", ["neckline"]),
+        ("has an American flag on the back", ["graphic"]),
+        ("has a shorter skirt and is pink", ["colour", "length"]),
+        ("has longer sleeves", ["sleeves"]),
+        ("has long-sleeves", ["sleeves"]),
+        ("has short lace sleeves", ["sleeves", "fabric"]),
+        ("is longer with short sleeves", ["sleeves", "length"]),
+        ("is longer and sleeveless", ["sleeves", "length"]),
+        ("has a v-neck", ["neckline"]),
+        ("has a vneckline and a collar", ["neckline"]),
+        ("is low-cut", ["neckline"]),
+        ("is knee length", ["length"]),
+        ("has a tunic length", ["length"]),
+        ("is a tunic", ["garment type"]),
+        ("is more fitted", ["fit"]),
+        ("is a-line", ["fit"]),
+        ("is an A line dress", ["fit"]),
+        ("has a different logo", ["graphic"]),
+        ("has writing on it", ["graphic"]),
+        ("has an animal print", ["pattern"]),
+        ("has an animal on it", ["graphic"]),
+        ("is a t-shirt", ["garment type"]),
+        ("has buttons and a belt", ["detail"]),
+        ("is see-through", ["fabric"]),
+        ("is more formal", ["style"]),
+        ("is nicer", []),
+        ("", []),
+    ],
+)
+def test_the_words_of_an_edit_tell_what_it_changes(caption, kinds):
+    assert subjects([caption]) == kinds
+
+
+@pytest.mark.parametrize(
+    ("caption", "kinds"),
+    [
+        ("is blue, not red", ["colour", "negation"]),
+        ("comes without a belt", ["detail", "negation"]),
+        ("doesn’t have a collar", ["neckline", "negation"]),
+        ("is darker", ["colour", "comparison"]),
+        ("is longer and darker", ["colour", "length", "comparison", SEVERAL]),
+        ("is not as long", ["length", "negation", "comparison"]),
+        ("is nicer", [UNCLASSIFIED]),
+        ("is a nothing", [UNCLASSIFIED]),
+    ],
+)
+def test_the_kinds_of_an_edit_say_how_it_is_put(caption, kinds):
+    assert edit_kinds([caption]) == kinds
+
+
+def test_the_kinds_of_all_captions_count_once_each_and_their_words_do_not_run_together():
+    assert subjects(["is red with a logo", "is bright red", "has a belt"]) == ["colour", "graphic", "detail"]
+    assert subjects(["is long", "sleeves are red"]) == ["colour", "sleeves", "length"]
+    assert edit_kinds([]) == [UNCLASSIFIED]
+
+
+def test_every_kind_is_listed_once_and_no_term_has_two_kinds():
+    names = kind_names()
+    assert len(names) == len(set(names)) and set(lexicon()) == {"subject", "manner"}
+    for kinds in lexicon().values():
+        terms = [term for own in kinds.values() for term in own]
+        assert sorted(term for term in set(terms) if terms.count(term) > 1) == []
+        assert all(term == term.lower().strip() and 1 <= len(term.split()) <= 3 for term in terms)
+
+
+def test_of_no_edits_none_is_unclassified():
+    assert unclassified_share([]) == 0
+    assert unclassified_share([["is red"], ["is nicer"]]) == 0.5
+
+
+@pytest.mark.parametrize("category", ["dress", "shirt", "toptee"])
+def test_under_15_percent_of_the_real_fashioniq_edits_stay_unclassified(real_data, category):
+    for split in ("train", "val", "test"):
+        records = json.loads((real_data("fashioniq") / "captions" / f"cap.{category}.{split}.json").read_text())
+        edits = [record["captions"] for record in records]
+        assert unclassified_share(edits) < 0.15
+        assert unclassified_share([[caption] for captions in edits for caption in captions]) < 0.15  # one by one too
+
+
+def test_the_real_photos_edits_are_understood(real_data):
+    files = sorted((real_data("photos") / "captions").glob("*.json"))
+    edits = [record["captions"] for file in files for record in json.loads(file.read_text())]
+    assert edits and unclassified_share(edits) < 0.15

@@ -1,0 +1,59 @@
+"""The table of published numbers and ours: nothing appears as ours that was not measured, and on what."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from cirlib.analysis.tables.published import METHODS, PUBLISHED, paper_vs_ours
+
+
+@pytest.fixture
+def summary() -> pd.DataFrame:
+    rows = [
+        {"method": "qformer", "category": category, "metric": metric, "value": value, "ci_low": value - 0.02,
+         "ci_high": value + 0.02, "protocol": "original gallery, reference removed", "complete": True}
+        for category, add in (("dress", -0.1), ("shirt", 0.1), ("mean", 0.0))
+        for metric, value in (("recall@1", 0.2 + add), ("recall@10", 0.5 + add), ("recall@50", 0.7 + add))
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def ours(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["source"] == "ours"].set_index("method")
+
+
+def test_measured_rows_stand_beside_the_published_ones_and_the_rest_is_not_run(summary):
+    table = paper_vs_ours(summary, "fashioniq")
+    assert table["source"].value_counts().to_dict() == {"published": 18, "ours": len(METHODS), "paper": 3}
+    row = ours(table).loc["Q-Former"]
+    assert (row["recall@10"], row["recall@50"], row["recall@10/ci_low"], row["dress/recall@10"]) == (
+        0.5,
+        0.7,
+        0.48,
+        0.4,
+    )
+    rest = ours(table).drop("Q-Former")
+    assert rest["recall@10"].isna().all() and set(rest["protocol"]) == {"not run"}
+
+
+def test_another_studys_numbers_never_stand_as_fashioniqs(summary):
+    table = paper_vs_ours(summary, "garments")
+    assert ours(table)["recall@10"].isna().all() and len(ours(table)) == len(METHODS)
+    elsewhere = table[table["source"] == "ours elsewhere"].set_index("method")
+    measured = elsewhere[elsewhere["recall@10"].notna()]
+    assert measured.index.tolist() == ["Q-Former (garments)"]
+    assert measured["data"].tolist() == ["garments"]
+
+
+def test_numbers_of_an_incomplete_study_say_so(summary):
+    row = ours(paper_vs_ours(summary.assign(complete=False), "fashioniq")).loc["Q-Former"]
+    assert row["protocol"].endswith(", incomplete")
+
+
+def test_the_papers_claims_are_as_published():
+    table = pd.read_csv(PUBLISHED).set_index("method")
+    claim = table.loc["BLIP-2 with a fine-tuned Q-Former"]
+    assert claim[["shirt/recall@10", "dress/recall@10", "toptee/recall@10"]].tolist() == [0.456, 0.401, 0.504]
+    assert claim[["shirt/recall@10", "dress/recall@10", "toptee/recall@10"]].mean() == pytest.approx(0.454, abs=5e-4)
+    assert table["recall@10"].between(0, 1).all() and (table["recall@50"].dropna() > 0.1).all()

@@ -1,0 +1,217 @@
+"""The Q-Former initialised from MiniLM: its text path, its forms, and its saved weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+from transformers import AutoModel, AutoTokenizer
+
+from cirlib.models.mini import ModelError, minilm_folder
+from cirlib.models.qformer import (
+    QFormerComposer,
+    QFormerSettings,
+    blip2_qformer,
+    build_qformer,
+    load_weights,
+    mini_qformer,
+    save_weights,
+)
+
+TEXTS = ["is blue", "has much longer sleeves, a collar and stripes on the chest", "shorter"]
+IMAGES = torch.randn(3, 9, 1280, generator=torch.Generator().manual_seed(0))
+
+
+def make(seed: int = 0, queries: int = 4) -> QFormerComposer:
+    torch.manual_seed(seed)
+    return mini_qformer(queries, 16, QFormerSettings()).eval()
+
+
+@pytest.fixture(scope="module")
+def built() -> QFormerComposer:
+    return make()
+
+
+@pytest.fixture(scope="module")
+def other() -> QFormerComposer:
+    return make(seed=1)
+
+
+@pytest.fixture
+def composer(built) -> Iterator[QFormerComposer]:
+    """Shared, so tests leave its weights alone; its form is put back."""
+    yield built
+    built.settings = QFormerSettings()
+
+
+@pytest.fixture(scope="module")
+def saved(built, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("qformer") / "checkpoint"
+    save_weights(built, folder)
+    return folder
+
+
+def test_the_text_path_is_minilm_itself(composer):
+    minilm = AutoModel.from_pretrained(minilm_folder()).eval()
+    batch = AutoTokenizer.from_pretrained(minilm_folder())(TEXTS, padding=True, return_tensors="pt")
+    ids, mask = composer.tokenize(TEXTS)
+    assert torch.equal(ids, batch["input_ids"])
+    assert torch.equal(mask, batch["attention_mask"])
+    with torch.inference_mode():
+        expected = minilm(**batch).last_hidden_state
+        got = composer.qformer(query_embeds=composer.embeddings(input_ids=ids), query_length=0, attention_mask=mask)
+        real = mask.bool()
+        torch.testing.assert_close(got.last_hidden_state[real], expected[real], atol=1e-5, rtol=1e-4)
+        texts = F.normalize(composer.text_projection(expected[:, 0]), dim=-1)
+        torch.testing.assert_close(composer.embed_texts(TEXTS), texts, atol=1e-5, rtol=1e-4)
+
+
+def test_query_feed_forwards_start_as_the_text_ones_and_cross_attention_in_every_second_layer(composer):
+    layers = composer.qformer.encoder.layer
+    assert len(layers) == 6
+    assert [layer.has_cross_attention for layer in layers] == [True, False] * 3
+    for layer in layers:
+        for text, query in ((layer.intermediate, layer.intermediate_query), (layer.output, layer.output_query)):
+            for name, tensor in text.state_dict().items():
+                assert torch.equal(query.state_dict()[name], tensor), name
+        if layer.has_cross_attention:
+            assert layer.crossattention.attention.key.in_features == 1280
+
+
+@pytest.mark.parametrize("fusion", ["one_pass", "two_pass"])
+@pytest.mark.parametrize(("target", "shape"), [("max", (3, 4, 16)), ("mean", (3, 16))])
+def test_embeddings_have_unit_length_in_every_form(composer, fusion, target, shape):
+    composer.settings = QFormerSettings(fusion, target)
+    with torch.inference_mode():
+        queries, targets = composer.embed_queries(IMAGES, TEXTS), composer.embed_targets(IMAGES)
+    assert queries.shape == (3, 16)
+    assert targets.shape == shape
+    for embedding in (queries, targets):
+        torch.testing.assert_close(embedding.norm(dim=-1), torch.ones(embedding.shape[:-1]))
+
+
+@pytest.mark.parametrize("fusion", ["one_pass", "two_pass"])
+def test_a_query_reads_both_the_picture_and_the_words(composer, fusion):
+    composer.settings = QFormerSettings(fusion)
+    with torch.inference_mode():
+        base = composer.embed_queries(IMAGES[:1], ["is blue"])
+        other_words = composer.embed_queries(IMAGES[:1], ["is red"])
+        other_picture = composer.embed_queries(IMAGES[1:2], ["is blue"])
+        assert torch.equal(base, composer.embed_queries(IMAGES[:1], ["is blue"]))
+    assert (base - other_words).norm() > 1e-3
+    assert (base - other_picture).norm() > 1e-3
+
+
+@pytest.mark.parametrize("fusion", ["one_pass", "two_pass"])
+def test_a_query_does_not_depend_on_longer_neighbours(composer, fusion):
+    composer.settings = QFormerSettings(fusion)
+    with torch.inference_mode():
+        together = composer.embed_queries(IMAGES, TEXTS)
+        alone = torch.cat([composer.embed_queries(IMAGES[i : i + 1], TEXTS[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("fusion", ["one_pass", "two_pass"])
+def test_queries_of_many_lengths_come_back_in_the_order_given(composer, fusion):
+    composer.settings = QFormerSettings(fusion)
+    generator = torch.Generator().manual_seed(1)
+    texts = [
+        f"number {i} is " + "very " * int(torch.randint(20, (1,), generator=generator)) + "blue" for i in range(70)
+    ]
+    images = torch.randn(70, 4, 1280, generator=generator)
+    with torch.inference_mode():
+        together = composer.embed_queries(images, texts)
+        for i in range(0, 70, 7):
+            alone = composer.embed_queries(images[i : i + 1], texts[i : i + 1])
+            torch.testing.assert_close(together[i : i + 1], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_texts_are_cut_at_max_tokens(composer):
+    composer.settings = QFormerSettings(max_tokens=6)
+    ids, mask = composer.tokenize(["one two three four five six seven", "one"])
+    assert ids.shape == mask.shape == (2, 6)
+    assert ids[0, -1] == composer.tokenizer.sep_token_id
+    assert mask.sum(1).tolist() == [6, 3]
+
+
+def test_the_temperature_starts_at_7_percent_and_stays_in_range(composer):
+    start = composer.log_temperature.item()
+    assert composer.temperature.item() == pytest.approx(0.07)
+    for log, value in ((-20.0, 0.01), (5.0, 0.5), (start, 0.07)):
+        composer.log_temperature.data.fill_(log)
+        assert composer.temperature.item() == pytest.approx(value)
+
+
+def test_saved_weights_give_the_same_embeddings(composer, other, saved):
+    with torch.inference_mode():
+        expected = composer.embed_queries(IMAGES, TEXTS)
+        assert not torch.allclose(other.embed_queries(IMAGES, TEXTS), expected)
+        load_weights(other, saved)
+        assert torch.equal(other.embed_queries(IMAGES, TEXTS), expected)
+        assert torch.equal(other.embed_targets(IMAGES), composer.embed_targets(IMAGES))
+    assert json.loads((saved / "settings.json").read_text()) == {
+        "fusion": "one_pass",
+        "target": "max",
+        "max_tokens": 32,
+        "num_query_tokens": 4,
+        "width": 16,
+        "image_width": 1280,
+    }
+
+
+def test_a_checkpoint_decides_the_size_of_a_mini_qformer(composer, saved):
+    built = build_qformer("mini", saved, QFormerSettings(), num_query_tokens=8, width=64)
+    assert built.query_tokens.shape == (1, 4, 384)
+    for name, tensor in composer.state_dict().items():
+        assert torch.equal(built.state_dict()[name], tensor), name
+
+
+def test_without_a_checkpoint_the_size_is_the_one_asked_for():
+    built = build_qformer("mini", None, QFormerSettings(), num_query_tokens=3, width=20)
+    assert built.query_tokens.shape == (1, 3, 384)
+    assert built.vision_projection.out_features == built.text_projection.out_features == 20
+
+
+def test_weights_of_another_size_are_refused_with_the_tensor_that_does_not_fit(saved):
+    with pytest.raises(ModelError, match=r"does not fit: .*query_tokens"):
+        load_weights(make(queries=5), saved)
+
+
+def test_a_missing_checkpoint_is_named(composer, tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(ModelError, match=r"no trained Q-Former in .*settings\.json"):
+            load_weights(composer, folder)
+        with pytest.raises(ModelError, match="no trained Q-Former"):
+            build_qformer("mini", folder, QFormerSettings(), num_query_tokens=4, width=16)
+
+
+@pytest.mark.parametrize("damage", ["cut off", "removed", "one tensor missing"])
+def test_a_damaged_checkpoint_is_refused(composer, saved, tmp_path, damage):
+    (tmp_path / "settings.json").write_text((saved / "settings.json").read_text())
+    if damage == "cut off":
+        (tmp_path / "model.safetensors").write_bytes((saved / "model.safetensors").read_bytes()[:5000])
+    if damage == "one tensor missing":
+        state = load_file(saved / "model.safetensors")
+        del state["query_tokens"]
+        save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match=f"the Q-Former in {tmp_path} does not fit: .+"):
+        load_weights(composer, tmp_path)
+
+
+def test_a_trained_blip2_qformer_goes_through_the_same_door(tiny_blip2, tmp_path):
+    trained = blip2_qformer(str(tiny_blip2), QFormerSettings("two_pass"))
+    trained.query_tokens.data.add_(1)
+    save_weights(trained, tmp_path)
+    built = build_qformer(str(tiny_blip2), tmp_path, QFormerSettings("two_pass"), num_query_tokens=8, width=64)
+    for name, tensor in trained.state_dict().items():
+        assert torch.equal(built.state_dict()[name], tensor), name
+
+
+def test_a_checkpoint_of_mini_does_not_go_into_blip2(tiny_blip2, saved):
+    with pytest.raises(ModelError, match="does not fit"):
+        build_qformer(str(tiny_blip2), saved, QFormerSettings(), num_query_tokens=4, width=16)

@@ -1,0 +1,548 @@
+"""Hard negatives against brute force, against sentence-transformers, and the approximate indexes."""
+
+import random
+from collections.abc import Iterator
+
+import faiss
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sentence_transformers.util import cos_sim, pairwise_cos_sim
+from sentence_transformers.util import mine_hard_negatives as st_mine_hard_negatives
+
+from cirlib.retrieval import hard_negatives as mining
+from cirlib.retrieval.hard_negatives import MinedNegatives, mine_hard_negatives
+
+
+def unit(rng: np.random.Generator, *shape: int) -> NDArray[np.float32]:
+    vectors = rng.normal(size=shape)
+    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def make_data(
+    num_queries: int = 20, num_gallery: int = 100, width: int = 8, num_positives: int = 2, seed: int = 0
+) -> tuple[NDArray[np.float32], NDArray[np.float32], list[list[int]]]:
+    """Queries near the first of their positives."""
+    rng = np.random.default_rng(seed)
+    gallery = unit(rng, num_gallery, width)
+    positives = [rng.choice(num_gallery, num_positives, replace=False).tolist() for _ in range(num_queries)]
+    queries = gallery[[rows[0] for rows in positives]] + 0.7 * unit(rng, num_queries, width)
+    return queries / np.linalg.norm(queries, axis=1, keepdims=True), gallery, positives
+
+
+def brute_candidates(
+    scores: NDArray[np.float32], positives: list[int], most_positives: int, rules: dict, range_max: int
+) -> list[int]:
+    """One query's negatives that may be taken, hardest first, filtered one by one as the docstring says."""
+    window = sorted(range(len(scores)), key=lambda row: (-scores[row], row))[: range_max + most_positives]
+    lowest = min((scores[row] for row in positives), default=np.nan)
+    absolute, relative = rules.get("absolute_margin"), rules.get("relative_margin")
+    kept = []
+    for row in window:
+        too_close = absolute is not None and scores[row] > lowest - absolute
+        too_close |= relative is not None and scores[row] > lowest - abs(lowest) * relative
+        too_high = rules.get("max_score") is not None and scores[row] > np.float32(rules["max_score"])
+        too_low = rules.get("min_score") is not None and scores[row] < np.float32(rules["min_score"])
+        if not (row in positives or too_close or too_high or too_low):
+            kept.append(row)
+    return kept[:range_max][rules.get("range_min", 0) :]
+
+
+def edge_is_tied(scores: NDArray[np.float32], depth: int) -> bool:
+    """Then which rows a search this deep finds is a matter of chance."""
+    ranked = np.sort(scores)[::-1]  # (M,)
+    return depth < len(scores) and ranked[depth - 1] == ranked[depth]
+
+
+def brute_pools(
+    scores: NDArray[np.float32], positives: list[list[int]], size: int, rules: dict
+) -> list[list[int] | None]:
+    """Every query's candidates, looking deeper where ``range_max`` is open; None where chance decides."""
+    most = max(len(set(rows)) for rows in positives)
+    filters = [rules.get(name) for name in ("absolute_margin", "relative_margin", "max_score")]
+    default = rules.get("range_min", 0) + most + size * (1 if filters == [None] * 3 else 10)
+    pools = []
+    for row_scores, rows in zip(scores, positives, strict=True):
+        range_max = rules.get("range_max") or default
+        pool = brute_candidates(row_scores, rows, most, rules, range_max)
+        tied = edge_is_tied(row_scores, range_max + most)
+        while rules.get("range_max") is None and len(pool) < size and range_max < len(row_scores):
+            range_max *= 4
+            pool = brute_candidates(row_scores, rows, most, rules, range_max)
+            tied |= edge_is_tied(row_scores, range_max + most)
+        pools.append(None if tied else pool)
+    return pools
+
+
+def whole(low: int, high: int) -> st.SearchStrategy[int | None]:
+    return st.none() | st.integers(low, high)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple:
+    """Small whole numbers: scores are exact, ties and negative positives are common."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    num_queries, num_gallery, size = (draw(st.integers(1, high)) for high in (5, 60, 4))
+    queries, gallery = (rng.integers(-9, 10, (rows, 3)).astype(np.float32) for rows in (num_queries, num_gallery))
+    counts = st.integers(1, min(3, num_gallery))
+    positives = [rng.choice(num_gallery, draw(counts), replace=False).tolist() for _ in range(num_queries)]
+    rules = {
+        "range_min": draw(st.integers(0, 6)),
+        "range_max": draw(whole(10, 30)),
+        "max_score": draw(whole(-60, 100)),
+        "min_score": draw(whole(-100, 60)),
+        "absolute_margin": draw(whole(-5, 30)),
+        "relative_margin": draw(st.sampled_from([None, 0.0, 0.25, 0.5])),
+    }
+    return queries, gallery, positives, size, rules
+
+
+@given(cases())
+@settings(max_examples=200, deadline=None)
+def test_top_equals_brute_force_under_any_filters(case: tuple) -> None:
+    queries, gallery, positives, size, rules = case
+    mined = mine_hard_negatives(queries, gallery, positives, num_negatives=size, **rules)
+    scores = queries @ gallery.T
+    for query, pool in enumerate(brute_pools(scores, positives, size, rules)):
+        if pool is None:
+            continue
+        expected = scores[query, pool[:size]].tolist()
+        rows = mined.indices[query, : len(expected)]
+        assert mined.scores[query, : len(expected)].tolist() == expected == scores[query, rows].tolist()
+        assert len(set(rows.tolist()) - set(positives[query])) == len(expected)
+        assert (mined.indices[query, len(expected) :] == -1).all()
+        assert np.isneginf(mined.scores[query, len(expected) :]).all()
+
+
+@given(st.data())
+@settings(max_examples=100, deadline=None)
+def test_distinct_scores_give_the_same_rows_as_brute_force(data: st.DataObject) -> None:
+    queries, gallery, positives = make_data(seed=data.draw(st.integers(0, 10_000)))
+    number = st.none() | st.floats(0, 0.875, width=32)
+    names = ("max_score", "min_score", "absolute_margin", "relative_margin")
+    rules = {name: data.draw(number) for name in names} | {"range_min": data.draw(st.integers(0, 5))}
+    rules["range_max"] = data.draw(whole(8, 50))
+    mined = mine_hard_negatives(queries, gallery, positives, **rules)
+    for row, pool in zip(mined.indices, brute_pools(queries @ gallery.T, positives, 3, rules), strict=True):
+        assert row[row >= 0].tolist() == pool[:3]
+
+
+@given(cases())
+@settings(max_examples=100, deadline=None)
+def test_random_draws_from_what_brute_force_leaves(case: tuple) -> None:
+    queries, gallery, positives, size, rules = case
+    mined = mine_hard_negatives(queries, gallery, positives, num_negatives=size, sampling_strategy="random", **rules)
+    scores = queries @ gallery.T
+    for query, pool in enumerate(brute_pools(scores, positives, size, rules)):
+        if pool is None:
+            continue
+        rows = mined.indices[query][mined.indices[query] >= 0].tolist()
+        assert len(set(rows)) == len(rows) == min(size, len(pool))
+        assert set(scores[query, rows]) <= set(scores[query, pool])
+        assert mined.scores[query, : len(rows)].tolist() == sorted(scores[query, rows], reverse=True)
+
+
+class FixedEncoder:
+    """Stands in for a SentenceTransformer: the text "q3" is row 3 of the queries, "g3" of the gallery."""
+
+    device = "cpu"
+    similarity = staticmethod(cos_sim)
+    similarity_pairwise = staticmethod(pairwise_cos_sim)
+
+    def __init__(self, queries: NDArray[np.float32], gallery: NDArray[np.float32]) -> None:
+        self.features = {"q": queries, "g": gallery}
+
+    def encode_query(self, texts: list[str], **_: object) -> NDArray[np.float32]:
+        return np.stack([self.features[text[0]][int(text[1:])] for text in texts])
+
+    encode_document = encode_query
+
+
+def library_negatives(
+    queries: NDArray[np.float32], gallery: NDArray[np.float32], positives: list[list[int]], **rules: object
+) -> list[set[int]]:
+    pairs = [(f"q{query}", f"g{row}") for query, rows in enumerate(positives) for row in rows]
+    anchors, targets = zip(*pairs, strict=True)
+    mined = st_mine_hard_negatives(
+        Dataset.from_dict({"query": anchors, "target": targets}),
+        FixedEncoder(queries, gallery),
+        corpus=[f"g{row}" for row in range(len(gallery))],
+        verbose=False,
+        **rules,
+    )
+    found = [set() for _ in queries]
+    for query, negative in zip(mined["query"], mined["negative"], strict=True):
+        found[int(query[1:])].add(int(negative[1:]))
+    return found
+
+
+RULES = [
+    {},
+    {"range_min": 4},
+    {"range_min": 2, "range_max": 6},
+    {"max_score": 0.7},
+    {"min_score": 0.6, "range_max": 20},
+    {"absolute_margin": 0.0, "range_max": 20},
+    {"absolute_margin": 0.2, "range_max": 90},
+    {"relative_margin": 0.05, "range_max": 20},
+    {"relative_margin": 0.3, "range_max": 90},
+    {"absolute_margin": 0.1, "relative_margin": 0.05, "max_score": 0.8, "min_score": 0.1, "range_max": 40},
+    {"relative_margin": 0.05, "range_min": 3, "range_max": 30, "num_negatives": 5},
+]
+
+
+@pytest.mark.parametrize("rules", RULES, ids=str)
+@pytest.mark.parametrize("num_positives", [1, 3])
+def test_top_equals_sentence_transformers(rules: dict, num_positives: int) -> None:
+    data = make_data(num_positives=num_positives)
+    mined = mine_hard_negatives(*data, **rules)
+    assert [set(row[row >= 0].tolist()) for row in mined.indices] == library_negatives(*data, **rules)
+
+
+def test_random_draws_all_that_sentence_transformers_can_draw() -> None:
+    data, rules = make_data(), {"range_min": 1, "range_max": 8, "relative_margin": 0.05}
+    ours, theirs = [set() for _ in data[0]], [set() for _ in data[0]]
+    random.seed(0)
+    for seed in range(40):
+        mined = mine_hard_negatives(*data, sampling_strategy="random", seed=seed, **rules)
+        library = library_negatives(*data, sampling_strategy="random", **rules)
+        for query in range(len(data[0])):
+            ours[query] |= set(mined.indices[query].tolist()) - {-1}
+            theirs[query] |= library[query]
+    assert ours == theirs
+
+
+def test_random_is_fixed_by_the_seed_and_changes_with_it() -> None:
+    data, rules = make_data(), {"range_max": 50, "sampling_strategy": "random"}
+    first, again, other = (mine_hard_negatives(*data, seed=seed, **rules).indices for seed in (1, 1, 2))
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+def test_random_of_a_query_does_not_depend_on_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    queries, gallery, positives = make_data()
+    rules = {"range_max": 50, "sampling_strategy": "random"}
+    together = mine_hard_negatives(queries, gallery, positives, **rules)
+    few = mine_hard_negatives(queries[:7], gallery, positives[:7], **rules)
+    monkeypatch.setattr(mining, "MAX_QUERIES_AT_ONCE", 3)
+    in_batches = mine_hard_negatives(queries, gallery, positives, **rules)
+    assert (few.indices == together.indices[:7]).all()
+    assert (in_batches.indices == together.indices).all()
+
+
+@pytest.mark.parametrize("strategy", ["top", "random"])
+def test_shares_of_the_queries_together_give_what_all_give(strategy: str) -> None:
+    queries, gallery, positives = make_data()
+    options = {"num_negatives": 3, "range_max": 20, "sampling_strategy": strategy, "seed": 4}
+    whole = mine_hard_negatives(queries, gallery, positives, **options)
+    for start in range(3):
+        rows = np.arange(start, len(queries), 3)
+        part = mine_hard_negatives(queries, gallery, positives, rows=rows, **options)
+        assert (part.indices[rows] == whole.indices[rows]).all()
+        assert (part.scores[rows] == whole.scores[rows]).all()
+        assert (np.delete(part.indices, rows, axis=0) == -1).all()
+
+
+def test_random_draws_evenly() -> None:
+    queries, gallery = np.ones((4000, 1)), np.arange(10, dtype=float)[:, None]
+    mined = mine_hard_negatives(
+        queries, gallery, np.full(4000, 9), num_negatives=2, range_max=8, sampling_strategy="random"
+    )
+    counts = np.bincount(mined.indices.ravel(), minlength=10)
+    assert counts[[0, 9]].tolist() == [0, 0]
+    assert np.abs(counts[1:9] - 1000).max() < 150  # 5 standard deviations
+
+
+@pytest.mark.parametrize("index", ["flat", "ivf", "hnsw"])
+@pytest.mark.parametrize("strategy", ["top", "random"])
+def test_positives_are_never_mined(index: str, strategy: str) -> None:
+    queries, gallery, positives = make_data(num_gallery=300, num_positives=5)
+    mined = mine_hard_negatives(queries, gallery, positives, num_negatives=40, index=index, sampling_strategy=strategy)
+    for row, own in zip(mined.indices, positives, strict=True):
+        assert not set(row.tolist()) & set(own)
+        assert len(set(row.tolist())) == 40
+
+
+def as_array(positives: list[list[int]]) -> NDArray[np.int64]:
+    return np.array(positives)
+
+
+def as_padded(positives: list[list[int]]) -> NDArray[np.int32]:
+    return np.pad(as_array(positives).astype(np.int32), ((0, 0), (1, 2)), constant_values=-1)
+
+
+FORMS = {
+    "array": as_array,
+    "padded": as_padded,
+    "tensor": lambda positives: torch.tensor(positives),
+    "sets": lambda positives: [set(rows) for rows in positives],
+    "arrays": lambda positives: [np.array(rows) for rows in positives],
+    "repeated": lambda positives: [rows + rows for rows in positives],
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_positives_in_any_form_mean_the_same(form: str) -> None:
+    queries, gallery, positives = make_data()
+    given_form = mine_hard_negatives(queries, gallery, FORMS[form](positives), relative_margin=0.05)
+    expected = mine_hard_negatives(queries, gallery, positives, relative_margin=0.05)
+    assert (given_form.indices == expected.indices).all()
+
+
+def test_one_positive_a_query_may_be_a_plain_list() -> None:
+    queries, gallery, positives = make_data(num_positives=1)
+    plain = [rows[0] for rows in positives]
+    expected = mine_hard_negatives(queries, gallery, positives).indices
+    assert (mine_hard_negatives(queries, gallery, plain).indices == expected).all()
+    assert (mine_hard_negatives(queries, gallery, np.array(plain)).indices == expected).all()
+
+
+def test_a_query_may_have_no_positive_unless_a_margin_needs_one() -> None:
+    queries, gallery, positives = make_data()
+    positives[3] = []
+    best = (queries[3] @ gallery.T).argmax()
+    assert mine_hard_negatives(queries, gallery, positives).indices[3, 0] == best
+    with pytest.raises(ValueError, match="query 3 has none"):
+        mine_hard_negatives(queries, gallery, positives, absolute_margin=0.1)
+
+
+@pytest.mark.parametrize("convert", [np.float16, np.float64, torch.float16, torch.bfloat16, torch.float32])
+def test_features_of_any_float_type_are_scored_in_float32(convert: type | torch.dtype) -> None:
+    queries, gallery, positives = make_data()
+    if isinstance(convert, torch.dtype):
+        given_queries, given_gallery = (torch.tensor(x).to(convert).requires_grad_() for x in (queries, gallery))
+        rounded = given_queries.detach().float().numpy() @ given_gallery.detach().float().numpy().T
+    else:
+        given_queries, given_gallery = queries.astype(convert), gallery.astype(convert)
+        rounded = given_queries.astype(np.float32) @ given_gallery.astype(np.float32).T
+    mined = mine_hard_negatives(given_queries, given_gallery, positives)
+    assert mined.indices.dtype == np.int64
+    assert mined.scores.dtype == np.float32
+    np.testing.assert_allclose(mined.scores, np.take_along_axis(rounded, mined.indices, 1), rtol=1e-5, atol=1e-6)
+
+
+def test_too_few_remain_in_a_small_gallery() -> None:
+    queries, gallery, _ = make_data(num_queries=2, num_gallery=4)
+    mined = mine_hard_negatives(queries, gallery, [[0], [1, 2]], num_negatives=5)
+    assert (mined.indices >= 0).sum(axis=1).tolist() == [3, 2]
+    assert (mined.indices[1, 2:] == -1).all()
+    assert np.isneginf(mined.scores[1, 2:]).all()
+    assert np.isneginf(mined.scores[0, 3:]).all()
+
+
+def test_an_open_range_goes_deeper_until_enough_remain() -> None:
+    """Only the very last images are below the ceiling."""
+    queries, gallery = np.ones((3, 1)), np.arange(2000, dtype=float)[:, None]
+    mined = mine_hard_negatives(queries, gallery, [5, 6, 1999], max_score=4, range_min=1)
+    assert mined.indices.tolist() == [[3, 2, 1]] * 3
+    closed = mine_hard_negatives(queries, gallery, [5, 6, 1999], max_score=4, range_min=1, range_max=100)
+    assert (closed.indices == -1).all()
+
+
+@pytest.fixture
+def depths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How deep each search looked."""
+    noted: list[int] = []
+    search = mining.Neighbours.search
+
+    def noting_search(self: mining.Neighbours, queries: NDArray[np.float32], depth: int) -> tuple:
+        noted.append(depth)
+        return search(self, queries, depth)
+
+    monkeypatch.setattr(mining.Neighbours, "search", noting_search)
+    return noted
+
+
+@pytest.mark.parametrize(
+    ("rules", "depth"),
+    [
+        ({}, 3 + 2 * 2),
+        ({"range_min": 7}, 7 + 3 + 2 * 2),
+        ({"min_score": -1}, 3 + 2 * 2),
+        ({"max_score": 1}, 30 + 2 * 2),
+        ({"absolute_margin": -2}, 30 + 2 * 2),
+        ({"relative_margin": -2, "range_min": 7}, 7 + 30 + 2 * 2),
+        ({"relative_margin": -2, "range_max": 12}, 12 + 2),
+    ],
+)
+def test_looks_as_deep_as_sentence_transformers_at_first(depths: list[int], rules: dict, depth: int) -> None:
+    mine_hard_negatives(*make_data(num_positives=2), **rules)
+    assert depths[0] == depth
+
+
+def test_an_open_range_stops_where_scores_fall_below_the_floor(depths: list[int]) -> None:
+    queries, gallery = np.ones((3, 1)), np.arange(2000, dtype=float)[:, None]
+    mined = mine_hard_negatives(queries, gallery, [1999] * 3, min_score=1998)
+    assert mined.indices.tolist() == [[1998, -1, -1]] * 3
+    assert len(depths) == 1
+
+
+def test_memory_bounds_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_data()
+    expected = mine_hard_negatives(*data, relative_margin=0.3)
+    monkeypatch.setattr(mining, "MAX_CANDIDATES_AT_ONCE", 10)
+    assert (mine_hard_negatives(*data, relative_margin=0.3).indices == expected.indices).all()
+
+
+@pytest.fixture(scope="module")
+def clustered() -> tuple:
+    """5,000 images in 50 clusters, queries near images: the reference is the best, the target the next."""
+    rng = np.random.default_rng(0)
+    centres = unit(rng, 50, 32)
+    gallery = np.repeat(centres, 100, axis=0) + 0.5 * unit(rng, 5000, 32)
+    gallery /= np.linalg.norm(gallery, axis=1, keepdims=True)
+    references = rng.choice(5000, 200, replace=False)
+    queries = gallery[references] + 0.2 * unit(rng, 200, 32)
+    return queries / np.linalg.norm(queries, axis=1, keepdims=True), gallery, references
+
+
+def shared_part(mined: MinedNegatives, exact: MinedNegatives) -> float:
+    pairs = zip(mined.indices.tolist(), exact.indices.tolist(), strict=True)
+    return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in pairs]))
+
+
+@pytest.mark.parametrize("rules", [{"num_negatives": 10}, {"num_negatives": 10, "relative_margin": 0.3}])
+@pytest.mark.parametrize("index", ["ivf", "hnsw"])
+def test_approximate_indexes_find_what_flat_finds(clustered: tuple, index: str, rules: dict) -> None:
+    exact = mine_hard_negatives(*clustered, **rules)
+    assert shared_part(mine_hard_negatives(*clustered, index=index, **rules), exact) > 0.95
+
+
+@pytest.mark.parametrize("index", ["ivf", "hnsw"])
+def test_approximate_indexes_give_the_same_twice(clustered: tuple, index: str) -> None:
+    first, again = (mine_hard_negatives(*clustered, index=index, range_min=20) for _ in range(2))
+    assert (first.indices == again.indices).all()
+
+
+@pytest.mark.parametrize("index", ["ivf", "hnsw"])
+def test_approximate_indexes_work_on_a_tiny_gallery(index: str) -> None:
+    data = make_data(num_gallery=5)
+    exact = mine_hard_negatives(*data)
+    assert (mine_hard_negatives(*data, index=index).indices == exact.indices).all()
+
+
+def test_searching_all_lists_of_an_inverted_file_is_exact(clustered: tuple) -> None:
+    exact = mine_hard_negatives(*clustered, num_negatives=10)
+    all_lists, one_list = (
+        mine_hard_negatives(*clustered, num_negatives=10, index="ivf", nlist=20, nprobe=probed) for probed in (20, 1)
+    )
+    assert (all_lists.indices == exact.indices).all()
+    assert shared_part(one_list, exact) < 1
+
+
+def test_building_a_graph_leaves_the_number_of_threads_alone(clustered: tuple) -> None:
+    threads = faiss.omp_get_max_threads()
+    mine_hard_negatives(*clustered, index="hnsw")
+    assert faiss.omp_get_max_threads() == threads
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """A faiss that has a GPU: a copy of the index that notes how deep it is searched."""
+    depths: list[int] = []
+
+    class Copy:
+        def __init__(self, index: faiss.Index) -> None:
+            self.index = index
+
+        def search(self, queries: NDArray[np.float32], depth: int, params: object = None) -> tuple:
+            depths.append(depth)
+            return self.index.search(queries, depth, params=params)
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "StandardGpuResources", lambda: None, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", lambda _, __, index: Copy(index), raising=False)
+    return depths
+
+
+@pytest.mark.parametrize(("index", "used"), [("flat", [5]), ("ivf", [5]), ("hnsw", [])])
+def test_a_gpu_is_used_where_faiss_has_one(clustered: tuple, fake_gpu: list[int], index: str, used: list) -> None:
+    mine_hard_negatives(*clustered, index=index)
+    assert fake_gpu == used
+
+
+def test_a_gpu_is_not_asked_for_more_than_it_can_find(clustered: tuple, fake_gpu: list[int]) -> None:
+    mined = mine_hard_negatives(*clustered, range_min=2500)
+    assert (mined.indices >= 0).all()
+    assert fake_gpu == []
+
+
+@pytest.mark.parametrize("without", ["no GPU", "no such function"])
+def test_no_gpu_is_tried_without_one(monkeypatch: pytest.MonkeyPatch, without: str) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("tried a GPU")
+
+    if without == "no GPU":
+        monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0, raising=False)
+    else:
+        monkeypatch.delattr(faiss, "get_num_gpus", raising=False)
+    monkeypatch.setattr(faiss, "StandardGpuResources", fail, raising=False)
+    mine_hard_negatives(*make_data())
+
+
+def test_the_block_size_of_the_rest_of_the_process_is_left_alone(clustered: tuple) -> None:
+    before = faiss.cvar.distance_compute_blas_database_bs
+    mine_hard_negatives(*clustered)
+    assert faiss.cvar.distance_compute_blas_database_bs == before
+
+
+def test_no_queries_give_no_negatives() -> None:
+    mined = mine_hard_negatives(np.zeros((0, 4)), np.ones((3, 4)), [])
+    assert mined.indices.shape == mined.scores.shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"index": "pq"}, r"index must be one of \['flat', 'ivf', 'hnsw'\], got 'pq'"),
+        ({"sampling_strategy": "best"}, r"sampling_strategy must be one of \['top', 'random'\], got 'best'"),
+        ({"num_negatives": 0}, "num_negatives must be at least 1, got 0"),
+        ({"range_min": -1}, "range_min must be at least 0, got -1"),
+        ({"range_min": 5, "range_max": 5}, r"range_max must be at least .* = 8, got 5"),
+        ({"range_max": 2}, r"range_max must be at least range_min \+ num_negatives = 3, got 2"),
+        ({"gallery": np.ones((9, 7))}, "one width, got 8 and 7"),
+        ({"gallery": np.ones((0, 8))}, "gallery must have at least one row"),
+        ({"queries": np.ones(8)}, r"queries must be a matrix.*got shape \(8,\)"),
+        ({"queries": np.full((20, 8), np.nan)}, "queries row 0 has values that are not finite"),
+        ({"positives": [[0]] * 19}, "for all 20 queries, got 19"),
+        ({"positives": [[0]] * 19 + [[100]]}, r"from 0 to 99, query 19 has \[100\]"),
+        ({"positives": [[0]] * 19 + [[-2]]}, r"from 0 to 99, query 19 has \[-2\]"),
+        ({"positives": np.full(20, 0.5)}, "whole numbers, got 0.5"),
+        ({"rows": [3, 20]}, r"rows must be queries from 0 to 19, got \[3, 20\]"),
+    ],
+)
+def test_wrong_input_is_named(options: dict, message: str) -> None:
+    queries, gallery, positives = make_data()
+    inputs = {"queries": queries, "gallery": gallery, "positives": positives} | options
+    with pytest.raises(ValueError, match=message):
+        mine_hard_negatives(**inputs)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"positives": np.eye(3, 9, dtype=bool)}, "got booleans: give the rows where a mask is true"),
+        ({"positives": [[True, False, False]] * 3}, "positives must be whole numbers"),
+        ({"positives": {0: [1], 1: [2], 2: [3]}}, "positives must be a list or an array, an entry a query, got dict"),
+        ({"positives": None}, "positives must be a list or an array"),
+        ({"num_negatives": 2.5}, "num_negatives must be a whole number, got 2.5"),
+        ({"seed": None}, "seed must be a whole number, got None"),
+        ({"max_score": float("nan")}, "max_score must be a number, got nan"),
+        ({"queries": np.full((3, 4), 1e30)}, "queries row 0 has values that are not finite in float32 or too large"),
+        ({"queries": np.ones((3, 4), complex)}, "queries must be real numbers, got complex128"),
+        ({"nlist": 2}, "nlist goes with index 'ivf' only, got 'flat'"),
+        ({"nprobe": 2, "index": "hnsw"}, "nprobe goes with index 'ivf' only, got 'hnsw'"),
+        ({"nlist": 0, "index": "ivf"}, "nlist must be from 1 to 9, got 0"),
+        ({"nlist": 10, "index": "ivf"}, "nlist must be from 1 to 9, got 10"),
+        ({"nprobe": 0, "index": "ivf"}, "nprobe must be from 1 to nlist, got 0"),
+        ({"nlist": 3, "nprobe": 4, "index": "ivf"}, "nprobe must be from 1 to 3, got 4"),
+    ],
+)
+def test_what_would_mine_something_else_is_refused(options, said):
+    arguments = {"queries": np.ones((3, 4)), "gallery": np.ones((9, 4)), "positives": [[0], [1], [2]]} | options
+    with pytest.raises(ValueError, match=said):
+        mine_hard_negatives(arguments.pop("queries"), arguments.pop("gallery"), arguments.pop("positives"), **arguments)

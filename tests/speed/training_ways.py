@@ -1,0 +1,97 @@
+"""Training steps to be timed, and a store that tells how long they waited for it."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from measuring import wait_for_gpu
+
+from cirlib.models.devices import autocast
+from cirlib.models.feature_store import FeatureStore
+from cirlib.models.qformer import QFormerComposer
+from cirlib.training.qformer_training import TripletBatch, triplet_loss
+
+TEXTS = ["is blue with long sleeves and a v-neck", "is shorter and has a floral print, not stripes"]
+
+
+def batch_of(rows: np.ndarray, negatives: int = 0) -> TripletBatch:
+    """A triplet a row: the target and the negatives are the rows that follow."""
+    texts = [TEXTS[number % 2] for number in range(len(rows))]
+    mined = (
+        np.stack([np.roll(rows, 2 + n) for n in range(negatives)], 1) if negatives else np.empty((len(rows), 0), int)
+    )
+    return TripletBatch(rows, np.roll(rows, 1), texts, mined)
+
+
+class Trainer:
+    """Forward, backward and AdamW on one batch after the other."""
+
+    def __init__(self, composer: QFormerComposer, store: Any, chunk_size: int | None = None) -> None:
+        self.composer, self.store, self.chunk_size = composer, store, chunk_size
+        self.optimizer = torch.optim.AdamW(composer.parameters(), lr=1e-5, fused=True)
+
+    def prefetch(self, batch: TripletBatch) -> None:
+        self.store.prefetch(batch.rows(np.arange(len(batch))), self.composer.device)
+
+    def step(self, batch: TripletBatch) -> None:
+        with autocast(self.composer.device):
+            loss = triplet_loss(self.composer, self.store, batch, self.chunk_size)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def run_steps(trainer: Trainer, batches: Sequence[TripletBatch]) -> None:
+    """A step a batch, each fetched ahead but the first."""
+    for now, after in pairwise([*batches, None]):
+        if after is not None:
+            trainer.prefetch(after)
+        trainer.step(now)
+
+
+class TimedStore(FeatureStore):
+    """A store that counts the seconds spent on reading."""
+
+    waited = 0.0
+
+    def read(self, rows: np.ndarray, device: torch.device) -> torch.Tensor:
+        begun = time.perf_counter()
+        features = super().read(rows, device)
+        self.waited += time.perf_counter() - begun
+        return features
+
+    def forget(self, rows: np.ndarray) -> None:
+        """Drops the rows' pages from memory."""
+        size = self.array.strides[0]
+        with (self.folder / "features.npy").open("rb") as file:
+            for row in rows.tolist():
+                start = (self.array.offset + row * size) // mmap.PAGESIZE * mmap.PAGESIZE
+                self.array._mmap.madvise(mmap.MADV_DONTNEED, start, size + mmap.PAGESIZE)
+                os.posix_fadvise(file.fileno(), start, size + mmap.PAGESIZE, os.POSIX_FADV_DONTNEED)
+
+
+def share_waiting(trainer: Trainer, batches: Sequence[TripletBatch], *, ahead: bool, cold: bool) -> float:
+    """The share of the steps' time spent in ``TimedStore.read``; ``cold``: each batch is on the disk only."""
+    store = trainer.store
+    store.waited, total = 0.0, 0.0
+    store._ahead.clear()
+    for batch in batches if cold else ():
+        store.forget(batch.rows(np.arange(len(batch))))
+    for number, (now, after) in enumerate(pairwise(batches)):
+        begun = time.perf_counter()
+        if ahead:
+            trainer.prefetch(after)
+        trainer.step(now)
+        wait_for_gpu()
+        if number:  # the first batch is never fetched ahead
+            total += time.perf_counter() - begun
+        else:
+            store.waited = 0.0
+    return store.waited / total

@@ -1,0 +1,126 @@
+"""Two runs of one stage in one folder: the second is refused, and a killed one leaves nothing to clear away."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cirlib.study import locks
+from cirlib.study.errors import StageError
+from cirlib.study.stage import open_stage
+
+# Opens a stage as a notebook does, tells so, and stays; "forks": with a worker that outlives it.
+HOLDER = """
+import multiprocessing, sys, time
+from cirlib.study.stage import open_stage
+stage = open_stage(sys.argv[1])
+if "forks" in sys.argv:
+    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    worker.start()
+    print("worker", worker.pid)
+print("open", flush=True)
+sys.stdin.readline()
+if "finishes" in sys.argv:
+    stage.finish()
+    print("finished", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch) -> Path:
+    (tmp_path / "params.yaml").write_text("name: small\ndata: {root: raw}\n")
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path.resolve()
+    for folder in list(locks._held):
+        locks.release(folder)
+
+
+@pytest.fixture
+def holder(project: Path):
+    """Starts a process that opens a stage and waits; gives it and the lines it printed."""
+    started: list[subprocess.Popen] = []
+
+    def start(*arguments: str) -> tuple[subprocess.Popen, list[str]]:
+        command = [sys.executable, "-c", HOLDER, *arguments]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        process = subprocess.Popen(command, cwd=project, env=os.environ, text=True, **pipes)
+        started.append(process)
+        lines = []
+        while (line := process.stdout.readline().strip()) != "open":
+            assert line, process.stderr.read()
+            lines.append(line)
+        return process, lines
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_the_second_run_in_a_folder_is_refused_in_one_sentence_until_the_first_ends(holder, project):
+    first, _ = holder("qformer")
+    with pytest.raises(StageError) as caught:
+        open_stage("qformer")
+    assert str(caught.value).startswith("another run writes to results/small/qformer: wait for it, or stop it")
+    first.communicate("\n")
+    assert open_stage("qformer").out == project / "results" / "small" / "qformer"
+
+
+def test_other_stages_and_the_search_page_are_not_hindered(holder):
+    holder("qformer")
+    open_stage("zero_shot")
+    open_stage("search")
+
+
+def test_the_cell_that_opens_a_stage_may_run_again(project):
+    assert open_stage("dpo").out == open_stage("dpo").out
+
+
+def test_a_finished_stage_leaves_its_folder_to_others_while_its_notebook_stays_open(holder):
+    first, _ = holder("dpo", "finishes")
+    first.stdin.write("\n")
+    first.stdin.flush()
+    assert first.stdout.readline().strip() == "finished"
+    open_stage("dpo")
+
+
+@pytest.mark.parametrize("workers", [[], ["forks"]], ids=["alone", "with a worker that lives on"])
+def test_a_killed_run_leaves_no_lock(holder, project, workers):
+    first, lines = holder("qformer", *workers)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    try:
+        open_stage("qformer")
+    finally:
+        for line in lines:
+            if line.startswith("worker "):
+                os.kill(int(line.split()[1]), signal.SIGKILL)
+    assert [path.name for path in (project / "results" / "small" / "qformer").iterdir()] == []
+
+
+def test_a_folder_that_may_not_be_written_is_refused_before_any_work(project):
+    out = project / "results" / "small"
+    out.mkdir(parents=True)
+    if subprocess.run(["mount", "--bind", out, out], capture_output=True).returncode:
+        pytest.skip("no folder can be mounted here")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", out], check=True)
+        with pytest.raises(StageError, match=r"results/small/dpo cannot be made: Read-only file system: move the"):
+            open_stage("dpo")
+    finally:
+        subprocess.run(["umount", "-l", out], check=True)
+    (out / "dpo").mkdir()
+    subprocess.run(["mount", "--bind", out / "dpo", out / "dpo"], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", out / "dpo"], check=True)
+        with pytest.raises(StageError, match="results/small/dpo may not be written: change its permissions"):
+            open_stage("dpo")
+    finally:
+        subprocess.run(["umount", "-l", out / "dpo"], check=True)

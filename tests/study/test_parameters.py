@@ -1,0 +1,179 @@
+"""Parameters: wrong names and values give one sentence that names the parameter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from cirlib.study.errors import ParameterError
+from cirlib.study.parameters import STAGES, Data, Study, load_study, overridable, override
+
+STUDY = Study(name="garments", data=Data(root=Path("data/garments/raw")))
+
+
+def message(function, *arguments) -> str:
+    with pytest.raises(ParameterError) as caught:
+        function(*arguments)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def write(folder: Path, **values: object) -> Path:
+    path = folder / "params.yaml"
+    path.write_text(yaml.safe_dump({"name": "x", "data": {"root": "somewhere"}, **values}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "suggestion"),
+    [
+        ("learning_rate", "lr"),
+        ("learning-rate", None),
+        ("epoch", "epochs"),
+        ("batchsize", "batch_size"),
+        ("hard_negative", "hard_negatives"),
+        ("Lr", "lr"),
+        ("the_seed", "seed"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest_known_one(name, suggestion):
+    text = message(override, STUDY, "qformer", {name: 1e-5})
+    assert f"unknown parameter {name!r} for qformer" in text
+    assert "Allowed: accumulation, batch_size" in text
+    if suggestion:
+        assert f"Did you mean {suggestion!r}?" in text
+
+
+def test_an_unknown_name_is_refused_even_when_it_keeps_the_default():
+    assert "'nonsense'" in message(override, STUDY, "dpo", {"nonsense": None})
+
+
+def test_a_parameter_of_another_stage_is_refused():
+    assert "unknown parameter 'beta' for qformer" in message(override, STUDY, "qformer", {"beta": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("values", "parts"),
+    [
+        ({"lr": "fast"}, ["'qformer.lr'", "number", "'fast'"]),
+        ({"lr": 0}, ["'qformer.lr'", "greater than 0", "given 0"]),
+        ({"lr": float("inf")}, ["'qformer.lr'", "finite", "inf"]),
+        ({"lr": float("nan")}, ["'qformer.lr'"]),
+        ({"epochs": -1}, ["'qformer.epochs'", "greater than or equal to 0", "given -1"]),
+        ({"epochs": 2.5}, ["'qformer.epochs'", "integer", "2.5"]),
+        ({"batch_size": 1}, ["'qformer.batch_size'", "greater than or equal to 2", "given 1"]),
+        ({"fusion": "three_pass"}, ["'qformer.fusion'", "'one_pass' or 'two_pass'", "'three_pass'"]),
+        ({"gallery": "big"}, ["'evaluation.gallery'", "'original'", "'big'"]),
+        ({"seed": -3}, ["'seed'", "given -3"]),
+        ({"range_min": 60}, ["range_max (50) must be above range_min (60)", "qformer"]),
+    ],
+)
+def test_a_value_that_is_not_allowed_names_the_parameter_and_what_is(values, parts):
+    text = message(override, STUDY, "qformer", values)
+    for part in [*parts, "the parameters of qformer"]:
+        assert part in text
+
+
+def test_every_wrong_value_is_told_at_once():
+    text = message(override, STUDY, "qformer", {"lr": "fast", "epochs": -1})
+    assert "'qformer.lr'" in text
+    assert "'qformer.epochs'" in text
+
+
+def test_numbers_given_as_text_are_read():
+    changed = override(STUDY, "qformer", {"lr": "1e-5", "epochs": "3", "seed": "7"})
+    assert (changed.qformer.lr, changed.qformer.epochs, changed.seed) == (1e-5, 3, 7)
+
+
+def test_a_flag_given_as_text_is_read(tmp_path):
+    for text, value in (("true", True), ("false", False)):
+        path = write(tmp_path, data={"root": "somewhere", "allow_missing": text})
+        assert load_study(path).data.allow_missing is value
+
+
+def test_an_override_changes_just_that_and_leaves_the_study_alone():
+    changed = override(STUDY, "qformer", {"lr": 5e-5, "reference": "kept", "epochs": None})
+    assert changed.qformer.lr == 5e-5
+    assert changed.evaluation.reference == "kept"
+    expected = STUDY.model_dump()
+    expected["qformer"]["lr"], expected["evaluation"]["reference"] = 5e-5, "kept"
+    assert changed.model_dump() == expected
+    assert Study(name="garments", data=STUDY.data) == STUDY
+
+
+def test_parameters_of_two_stages_with_one_name_go_to_the_stage_that_runs():
+    changed = override(STUDY, "dpo", {"lr": 3e-6})
+    assert changed.dpo.lr == 3e-6
+    assert changed.qformer.lr == STUDY.qformer.lr
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_takes_its_block_the_protocol_and_the_seed(stage):
+    names = overridable(stage)
+    assert set(STAGES[stage].model_fields) | {"seed", "gallery", "reference", "captions"} <= set(names)
+    assert override(STUDY, stage, dict.fromkeys(names)) == STUDY
+
+
+def test_a_study_cannot_be_changed_in_place():
+    with pytest.raises(ValidationError, match="frozen"):
+        STUDY.qformer.lr = 1.0
+
+
+def test_a_file_with_only_what_is_needed_gives_the_defaults(tmp_path):
+    study = load_study(write(tmp_path))
+    assert study.data.root == Path("somewhere")
+    assert study.qformer == STUDY.qformer
+
+
+def test_what_is_dumped_loads_to_the_same_study(tmp_path):
+    changed = override(STUDY, "qformer", {"lr": 3e-5, "fusion": "two_pass"})
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(changed.model_dump(mode="json")))
+    assert load_study(path) == changed
+
+
+def test_yaml_that_reads_1e_5_as_text_still_gives_the_number(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("name: x\ndata: {root: r}\nqformer: {lr: 1e-5}\n")
+    assert yaml.safe_load(path.read_text())["qformer"]["lr"] == "1e-5"
+    assert load_study(path).qformer.lr == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("values", "part"),
+    [
+        ({"qformer": {"learning_rate": 1}}, "unknown parameter 'qformer.learning_rate' in"),
+        ({"qfromer": {}}, "unknown parameter 'qfromer' in"),
+        ({"data": {}}, "parameter 'data.root' is missing in"),
+        ({"name": "a/b"}, "parameter 'name' in"),
+        ({"data": {"root": "r", "benchmark": "coco"}}, "'data.benchmark'"),
+        ({"data": {"root": "r", "dev_fraction": 0.5}}, "'data.dev_fraction'"),
+        ({"zero_shot": {"weights": [0.5, 1.5]}}, "'zero_shot.weights.1'"),
+        ({"zero_shot": {"weights": []}}, "'zero_shot.weights'"),
+        ({"seed": 10**15}, "parameter 'seed' in"),
+        ({"seed": True}, "parameter 'seed' in"),
+        ({"qformer": {"epochs": True}}, "should be a whole number, given True"),
+        ({"data": {"root": "r", "split": "train"}}, "split must not be train"),
+    ],
+)
+def test_a_wrong_file_names_the_parameter_and_the_file(tmp_path, values, part):
+    path = write(tmp_path, **values)
+    text = message(load_study, path)
+    assert part in text
+    assert str(path) in text
+
+
+def test_a_missing_or_odd_file_is_named(tmp_path):
+    assert "is missing" in message(load_study, tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("- 1\n- 2\n")
+    assert "holds a list, not a mapping" in message(load_study, tmp_path / "params.yaml")
+
+
+def test_a_file_that_is_no_yaml_is_named(tmp_path):
+    (tmp_path / "params.yaml").write_text("a: [1, 2\nb: }")
+    with pytest.raises(ParameterError, match=r"params\.yaml is not YAML"):
+        load_study(tmp_path / "params.yaml")

@@ -1,0 +1,60 @@
+"""Pictures as a person would see them, whatever the file says them in."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cirlib.study.pictures import to_rgb
+
+
+def reopened(image: Image.Image, kind: str = "PNG", **options) -> Image.Image:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return Image.open(stream)
+
+
+def test_sixteen_bits_are_scaled_not_cut_off():
+    ramp = np.linspace(0, 65535, 256, dtype=np.uint16).reshape(16, 16)
+    got = np.asarray(to_rgb(reopened(Image.fromarray(ramp))))
+    assert got.shape == (16, 16, 3)
+    np.testing.assert_array_equal(got[..., 0], ramp >> 8)
+
+
+def test_a_wide_format_with_small_numbers_is_left_as_it_is():
+    got = np.asarray(to_rgb(Image.fromarray(np.array([[0, 100, 255]], np.int32))))
+    assert got[0, :, 0].tolist() == [0, 100, 255]
+
+
+def test_a_photo_taken_sideways_is_upright():
+    photo = Image.new("RGB", (80, 40), "teal")
+    photo.paste("red", (0, 0, 10, 40))  # the left edge
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise
+    got = to_rgb(reopened(photo, "JPEG", exif=exif, quality=95))
+    assert got.size == (40, 80)
+    assert np.asarray(got)[2, 20, 0] > 200  # the left edge is on top
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
+def test_what_is_transparent_is_white(mode):
+    if mode in ("RGBA", "LA"):
+        got = reopened(Image.new(mode, (4, 4), (0, 0, 0, 0) if mode == "RGBA" else (0, 0)))
+    else:
+        image = Image.new("RGB", (4, 4), "red")
+        got = reopened(image.convert("P", palette=Image.Palette.ADAPTIVE) if mode == "P" else image,
+                       transparency=0 if mode == "P" else (255, 0, 0))  # fmt: skip
+    assert np.asarray(to_rgb(got)).min() == 255
+
+
+def test_cmyk_is_converted():
+    got = np.asarray(to_rgb(reopened(Image.new("CMYK", (4, 4), (0, 0, 0, 0)), "JPEG")))
+    assert got.min() > 250
+
+
+def test_floating_point_pixels_are_refused():
+    with pytest.raises(ValueError, match="floating-point"):
+        to_rgb(Image.fromarray(np.ones((4, 4), np.float32)))

@@ -1,0 +1,214 @@
+"""What a notebook opens first: parameters found in its cells, folders from anywhere, inputs asked for by name."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import papermill
+import pytest
+import torch
+
+from cirlib.study import stage as stage_module
+from cirlib.study.errors import ParameterError, StageError
+from cirlib.study.stage import assigned_names, open_stage, project_root, seed_everything
+
+
+class Shell:
+    """As much of IPython's shell as a stage looks at: the cells that ran, and their names."""
+
+    def __init__(self, *cells: str) -> None:
+        self.user_ns: dict[str, Any] = {"In": ["", *cells]}
+        for cell in cells:
+            try:
+                exec(cell, self.user_ns)
+            except SyntaxError:
+                continue
+
+    def set_custom_exc(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch) -> Path:
+    """A project folder, with the current folder two levels down in it as JupyterLab may have it."""
+    (tmp_path / "params.yaml").write_text("name: small\nseed: 3\ndata: {root: data/small/raw}\n")
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    (tmp_path / "notebooks" / "deep").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "notebooks" / "deep")
+    return tmp_path.resolve()
+
+
+@pytest.fixture
+def run_cells(project: Path, monkeypatch) -> Callable[..., stage_module.Stage]:
+    """Opens a stage after the given cells ran."""
+
+    def run(*cells: str, name: str = "qformer") -> stage_module.Stage:
+        shell = Shell(*cells)
+        monkeypatch.setattr(stage_module, "_ipython", lambda: shell)
+        return open_stage(name)
+
+    return run
+
+
+OWN = "# Parameters: None keeps what params.yaml says\nlr = None\nepochs = None\nseed = None\n"
+
+
+def test_the_root_is_found_from_a_folder_below_it(project):
+    assert project_root() == project
+    assert project_root(project / "notebooks") == project
+    assert project_root(project) == project
+
+
+def test_outside_a_project_the_folder_is_named(tmp_path):
+    (tmp_path / "params.yaml").write_text("name: x\n")  # alone it makes no project
+    with pytest.raises(ParameterError, match=f"no params.yaml and dvc.yaml at or above {tmp_path}"):
+        project_root(tmp_path)
+
+
+def test_with_nothing_overridden_a_stage_writes_the_pipelines_results(project, run_cells):
+    stage = run_cells(OWN)
+    assert stage.overrides == {}
+    assert stage.out == project / "results" / "small" / "qformer"
+    assert stage.figures == project / "figures" / "small" / "qformer"
+    assert stage.out.is_dir()
+    assert stage.figures.is_dir()
+    assert stage.params == stage.study.qformer
+    assert stage.data == project / "data" / "small"
+    assert stage.images == project / "data" / "small" / "raw"
+    assert stage.results("dpo") == project / "results" / "small" / "dpo"
+
+
+def test_an_override_writes_to_a_folder_that_says_it(project, run_cells):
+    stage = run_cells(OWN, "# Parameters\nlr = 1e-5\nepochs = 2\n")
+    assert stage.overrides == {"epochs": 2, "lr": 1e-5}
+    assert stage.params.lr == 1e-5
+    assert stage.out == project / "runs" / "small" / "qformer-epochs=2,lr=1e-05"
+    assert stage.figures == stage.out / "figures"
+    assert not (project / "results").exists()
+    assert not (project / "figures").exists()
+
+
+def test_an_override_without_papermill_is_seen_too(run_cells):
+    assert run_cells("# Parameters\nlr = 2e-5\nseed = None\n").overrides == {"lr": 2e-5}
+
+
+@pytest.mark.parametrize(
+    ("name", "assignment"),
+    [("failure_cases", "method = 'a/b'"), ("failure_cases", "method = 'x' * 90"), ("zero_shot", "weights = [1, 0]")],
+)
+def test_an_odd_or_long_value_becomes_a_short_name(project, run_cells, name, assignment):
+    stage = run_cells(f"# Parameters\n{assignment}\n", name=name)
+    assert stage.out.parent == project / "runs" / "small"
+    assert len(stage.out.name.split("-")[1]) == 12
+
+
+def test_other_odd_values_get_other_folders(run_cells):
+    first, second = (run_cells(f"# Parameters\nmethod = 'a/{i}'\n", name="failure_cases").out for i in range(2))
+    assert first != second
+
+
+def test_only_cells_with_the_mark_are_read(run_cells):
+    assert run_cells(OWN, "import os\nlr = 5.0\nbatch_size = 3\n# Parameters\n").overrides == {"lr": 5.0}
+    stage = run_cells("nonsense = 1\n", OWN)
+    assert stage.overrides == {}
+
+
+def test_a_mark_after_blank_lines_is_read(run_cells):
+    assert run_cells("\n\n# Parameters\nepochs = 1\n").overrides == {"epochs": 1}
+
+
+def test_a_parameters_cell_mistyped_once_does_not_stop_the_notebook(run_cells):
+    assert run_cells("# Parameters\nlr = = 1\n", "# Parameters\nlr = 1e-3\n").overrides == {"lr": 1e-3}
+
+
+def test_an_unknown_name_in_a_parameters_cell_is_an_error(project, run_cells):
+    with pytest.raises(ParameterError, match=r"unknown parameter 'learning_rate' for qformer\. Did you mean 'lr'"):
+        run_cells(OWN, "# Parameters\nlearning_rate = 1e-5\n")
+    assert not (project / "results").exists()
+    assert not (project / "runs").exists()
+
+
+def test_the_seed_of_the_study_seeds_every_generator(run_cells):
+    run_cells(OWN)
+    first = (random.random(), np.random.rand(), torch.rand(1).item())
+    seed_everything(3)
+    assert (random.random(), np.random.rand(), torch.rand(1).item()) == first
+    run_cells("# Parameters\nseed = 4\n")
+    assert random.random() != first[0]
+
+
+def test_outside_a_notebook_params_yaml_is_all_there_is(project):
+    stage = open_stage("dpo")
+    assert stage.overrides == {}
+    assert stage.study.seed == 3
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("lr = 1", {"lr"}),
+        ("lr: float = 1", {"lr"}),
+        ("lr: float", set()),
+        ("a = b = 2", {"a", "b"}),
+        ("x.y = 1; z[0] = 2; import os", set()),
+        ("def f():\n    inner = 1\nif True:\n    nested = 1", set()),
+        ("%matplotlib inline", set()),
+        ("", set()),
+    ],
+)
+def test_assigned_names_are_those_at_the_top_level(source, names):
+    assert assigned_names(source) == names
+
+
+def test_an_input_that_is_there_is_returned(run_cells, project):
+    stage = run_cells(OWN)
+    (stage.out / "x.json").write_text("{}")
+    assert stage.require(stage.out / "x.json", "qformer") == stage.out / "x.json"
+
+
+def test_a_missing_input_names_the_command_that_makes_it(run_cells):
+    stage = run_cells(OWN)
+    with pytest.raises(StageError) as caught:
+        stage.require(stage.data / "tokens", "data_prep")
+    assert str(caught.value) == "qformer needs data/small/tokens, which is missing: run `dvc repro data_prep` first"
+
+
+CODE = """from cirlib.study.stage import open_stage
+stage = open_stage("qformer")
+import json
+(stage.root / "seen.json").write_text(json.dumps(dict(stage.overrides)))
+stage.require(stage.data / "tokens", "data_prep")"""
+
+
+PYTHON = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+
+
+@pytest.fixture
+def notebook(project: Path) -> Path:
+    cells = [nbformat.v4.new_code_cell(OWN, metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell(CODE)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=PYTHON), project / "notebooks" / "n.ipynb")
+    return project / "notebooks" / "n.ipynb"
+
+
+def execute(notebook: Path, **parameters: Any) -> str:
+    """The text of the error that a papermill run of `notebook` stops with."""
+    with pytest.raises(papermill.PapermillExecutionError) as caught:
+        papermill.execute_notebook(
+            notebook, notebook.with_name("out.ipynb"), parameters, kernel_name="python3", progress_bar=False
+        )
+    return f"{caught.value}"
+
+
+def test_papermill_overrides_reach_the_stage_and_errors_are_one_sentence(project, notebook, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(stage_module.__file__).parents[2]))
+    text = execute(notebook, lr=1e-5, epochs="2")
+    assert json.loads((project / "seen.json").read_text()) == {"epochs": "2", "lr": 1e-5}
+    assert (project / "runs" / "small" / "qformer-epochs=2,lr=1e-05").is_dir()
+    assert "qformer needs data/small/tokens, which is missing: run `dvc repro data_prep` first" in text
+    assert "Traceback" not in text
