@@ -29,9 +29,9 @@ from cirlib.models.devices import autocast
 from cirlib.models.image_encoding import ImageEncoder
 from cirlib.models.preparation import Prepared, vision_tower
 from cirlib.models.qformer import QFormerComposer
+from cirlib.models.qformer_embedding import embed_gallery, trained_composer
 from cirlib.study.errors import StudyError
 from cirlib.study.pictures import to_rgb
-from cirlib.training.qformer_training import embed_gallery, trained_composer
 
 ZERO_SHOT = ("image_only", "text_only", *MIXES)
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")

@@ -7,7 +7,7 @@ from pathlib import Path
 from . import circo, cirr, fashioniq
 from .base import Benchmark, BenchmarkError, Triplet, check_choice
 from .completeness import drop_missing, lost_queries, mark_unusable, require_complete
-from .protocols import PROTOCOLS, EvaluationProtocol, get_protocol, join_captions, sample_join
+from .protocols import PROTOCOLS, EvaluationProtocol, get_protocol, join_captions, query_texts, sample_join
 
 __all__ = [
     "NAMES",
@@ -24,6 +24,7 @@ __all__ = [
     "load_benchmark",
     "lost_queries",
     "mark_unusable",
+    "query_texts",
     "require_complete",
     "sample_join",
 ]

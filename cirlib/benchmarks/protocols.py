@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from .base import PROTOCOLS_OF_GALLERY, check_choice
+from .base import PROTOCOLS_OF_GALLERY, Benchmark, check_choice
 
 CaptionStyle = Literal["and", "both_orders", "first", "template"]
 CAPTION_STYLES: tuple[str, ...] = get_args(CaptionStyle)
@@ -103,6 +103,13 @@ def join_captions(captions: Sequence[str], style: str) -> tuple[str, ...]:
         return (_sentence(parts),)
     orders = tuple(dict.fromkeys((" and ".join(parts), " and ".join(reversed(parts)))))
     return orders if style == "both_orders" else tuple(f"a photo of something that {o}" for o in orders)
+
+
+def query_texts(benchmark: Benchmark, style: str) -> tuple[list[str], np.ndarray]:
+    """The texts of all queries, flat, and for each text the query (row) it belongs to."""
+    joined = [join_captions(triplet.captions, style) for triplet in benchmark.triplets]
+    rows = np.repeat(np.arange(len(joined)), [len(texts) for texts in joined])
+    return [text for texts in joined for text in texts], rows
 
 
 def sample_join(captions: Sequence[str], rng: np.random.Generator | random.Random) -> str:

@@ -149,7 +149,13 @@ def build_store(
     own = shard(todo)
     array = np.load(shards.folder / FEATURES, mmap_mode="r+")
     done = len(ids) - _images(todo)
-    with tqdm(total=done + _images(own), initial=done, desc=description, unit="image", disable=not PartialState().is_main_process) as bar:
+    with tqdm(
+        total=done + _images(own),
+        initial=done,
+        desc=description,
+        unit="image",
+        disable=not PartialState().is_main_process,
+    ) as bar:
         for rows in own:
             _write_shard(array, rows, encode, bar)
             array.flush()

@@ -47,7 +47,9 @@ class QFormerComposer(nn.Module):
     Shapes: B batch, Q query tokens, L text tokens, T image tokens of C channels, D embedding width.
     """
 
-    def __init__(self, config: Blip2QFormerConfig, num_query_tokens: int, width: int, tokenizer, form: QFormerSettings) -> None:
+    def __init__(
+        self, config: Blip2QFormerConfig, num_query_tokens: int, width: int, tokenizer, form: QFormerSettings
+    ) -> None:
         super().__init__()
         self.query_tokens = nn.Parameter(torch.empty(1, num_query_tokens, config.hidden_size).normal_(0, 0.02))
         self.embeddings = Blip2TextEmbeddings(config)

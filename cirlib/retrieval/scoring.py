@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from cirlib.benchmarks import Benchmark, BenchmarkError, join_captions
+from cirlib.benchmarks import Benchmark, BenchmarkError
 from cirlib.benchmarks.base import check_choice
 from cirlib.benchmarks.protocols import REFERENCES
 from cirlib.retrieval.measures import (
@@ -84,13 +84,6 @@ def protocol_name(evaluation: Evaluation) -> str:
     """How a number was measured, in words: ``original gallery, reference removed, captions joined: and``."""
     gallery = evaluation.gallery.replace("_", " ")
     return f"{gallery} gallery, reference {evaluation.reference}, captions joined: {evaluation.captions}"
-
-
-def query_texts(benchmark: Benchmark, style: str) -> tuple[list[str], np.ndarray]:
-    """The texts of all queries, flat, and for each text the query (row) it belongs to."""
-    joined = [join_captions(triplet.captions, style) for triplet in benchmark.triplets]
-    rows = np.repeat(np.arange(len(joined)), [len(texts) for texts in joined])
-    return [text for texts in joined for text in texts], rows
 
 
 def average_texts(features: Tensor, rows: np.ndarray, queries: int) -> Tensor:

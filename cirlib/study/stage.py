@@ -220,6 +220,7 @@ def _quiet_tracebacks() -> None:
     shell = _ipython()
     if shell is None:
         return
+
     def show(self: Any, kind: type, error: BaseException, trace: Any, tb_offset: int | None = None) -> list[str]:
         lines = [f"{kind.__name__}: {error}"]
         self._showtraceback(kind, error, lines)

@@ -14,25 +14,25 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from cirlib.benchmarks import Benchmark, sample_join
+from cirlib.benchmarks import Benchmark, query_texts, sample_join
 from cirlib.benchmarks.splits import annotations_key
 from cirlib.losses.gradient_cache import in_chunks
 from cirlib.losses.info_nce import info_nce
-from cirlib.models.devices import autocast, best_device, dtype_of
-from cirlib.models.feature_store import FeatureStore
-from cirlib.models.live_features import LiveFeatures
-from cirlib.models.mini import quiet_transformers
-from cirlib.models.preparation import Prepared, local_name
+from cirlib.models.preparation import Prepared
 from cirlib.models.qformer import (
     QFormerComposer,
-    QFormerSettings,
-    build_qformer,
     load_weights,
     mean_token,
     save_weights,
 )
+from cirlib.models.qformer_embedding import (
+    Features,
+    embed_gallery,
+    embed_queries,
+    new_composer,
+)
 from cirlib.retrieval.hard_negatives import mine_hard_negatives
-from cirlib.retrieval.scoring import Scored, average_texts, mean_recall, query_texts, score
+from cirlib.retrieval.scoring import Scored, average_texts, mean_recall, score
 from cirlib.study.errors import ParameterError
 from cirlib.study.files import replace_file, write_table
 from cirlib.study.parameters import Evaluation, QFormer, Study
@@ -49,7 +49,6 @@ from cirlib.study.processes import (
 from cirlib.study.stage import Stage, open_stage, seed_everything
 from cirlib.training.loop import History, Recipe, as_table, shuffled_batches, train
 
-Features = FeatureStore | LiveFeatures
 HOW = {"processes", "chunk_size", "gradient_checkpointing"}  # parameters that change what a run needs, not its result
 
 
@@ -79,11 +78,6 @@ class PairBatch:
 
     def __len__(self) -> int:
         return len(self.captions)
-
-
-def qformer_settings(params: QFormer) -> QFormerSettings:
-    """The composer's form that the parameters ask for."""
-    return QFormerSettings(params.fusion, params.target)
 
 
 def pretrain(
@@ -263,7 +257,9 @@ def _mine(composer: QFormerComposer, store: Features, sampler: TripletSampler, s
             range_max=params.range_max, sampling_strategy="random", seed=study.seed,
             rows=shard(np.arange(len(mine))), progress=PartialState().is_main_process,
         )  # fmt: skip
-        indices = all_reduce(torch.from_numpy(mined.indices)).numpy() + (PartialState().num_processes - 1)  # -1 is what the others left
+        indices = all_reduce(torch.from_numpy(mined.indices)).numpy() + (
+            PartialState().num_processes - 1
+        )  # -1 is what the others left
         negatives[mine] = gallery[indices]
         rng = np.random.default_rng(study.seed)
         for row in np.flatnonzero((indices < 0).any(1)):  # too few: others of the gallery for the rest
@@ -281,41 +277,6 @@ def _positions(gallery: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Where store ``rows`` stand in ``gallery`` (store rows, without repeats)."""
     order = np.argsort(gallery)
     return order[np.searchsorted(gallery, rows, sorter=order)]
-
-
-def embed_queries(
-    composer: QFormerComposer,
-    store: Features,
-    references: np.ndarray,
-    texts: list[str],
-    batch_size: int = 256,
-) -> Tensor:
-    """Query embeddings (N, D) on the CPU for reference rows and texts."""
-
-    def embed(rows: slice) -> Tensor:
-        return composer.embed_queries(store.read(references[rows], composer.device), texts[rows])
-
-    return _embedded(composer, embed, len(texts), batch_size)
-
-
-def embed_gallery(composer: QFormerComposer, store: Features, rows: np.ndarray, batch_size: int = 256) -> Tensor:
-    """Target embeddings (M, D) or (M, Q, D) on the CPU for rows of the store."""
-
-    def embed(part: slice) -> Tensor:
-        return composer.embed_targets(store.read(rows[part], composer.device))
-
-    return _embedded(composer, embed, len(rows), batch_size)
-
-
-@torch.inference_mode()
-def _embedded(composer: QFormerComposer, embed: Callable[[slice], Tensor], count: int, batch_size: int) -> Tensor:
-    """What ``embed`` gives for ``count`` rows, on the CPU; of several processes each does some of the batches."""
-    with autocast(composer.device, composer.dtype):
-        whole = torch.zeros(count, *embed(slice(0, 1)).shape[1:])
-        for start in shard(range(0, count, batch_size)):
-            rows = slice(start, min(start + batch_size, count))
-            whole[rows] = embed(rows).float().cpu()
-    return all_reduce(whole)
 
 
 def benchmark_queries(
@@ -350,37 +311,6 @@ def _recipe(study: Study, epochs: int, lr: float) -> Recipe:
         epochs, lr, precision=study.models.precision,
         accumulation=params.accumulation,
     )  # fmt: skip
-
-
-def new_composer(prepared: Prepared) -> QFormerComposer:
-    """The Q-Former the study starts from, on the best device."""
-    study = prepared.stage.study
-    params, models = study.qformer, study.models
-    checkpoint = models.fusion_checkpoint and prepared.stage.root / models.fusion_checkpoint
-    composer = build_qformer(
-        local_name(prepared.stage, models.fusion),
-        checkpoint,
-        qformer_settings(params),
-        num_query_tokens=params.num_query_tokens,
-        width=params.width,
-    )
-    if params.gradient_checkpointing:
-        with quiet_transformers():  # it warns of adapters, which there are none of
-            composer.qformer.activation_checkpointing_enable()
-    composer.dtype = dtype_of(models.precision)
-    return composer.to(best_device())
-
-
-def trained_composer(prepared: Prepared, name: str) -> QFormerComposer:
-    """A Q-Former as the study's training left it, to be used: ``qformer``, ``qformer_hard_negatives``, ``pretrained``.
-
-    Raises:
-        StageError: training has not run; the message names the command.
-    """
-    folder = prepared.stage.require(prepared.stage.results("qformer") / "checkpoints" / name, "qformer")
-    composer = new_composer(prepared)
-    load_weights(composer, folder)
-    return composer.eval()
 
 
 def train_qformer(prepared: Prepared) -> tuple[dict[str, QFormerComposer], pd.DataFrame]:

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from cirlib.models.qformer import QFormerSettings, blip2_qformer
+from cirlib.models.qformer_embedding import embed_gallery, embed_queries
 from cirlib.retrieval.hard_negatives import mine_hard_negatives
 from cirlib.retrieval.scoring import score
 from cirlib.study.parameters import Evaluation
 from cirlib.training.loop import Recipe, train
-from cirlib.training.qformer_training import TripletBatch, embed_gallery, embed_queries, triplet_loss
+from cirlib.training.qformer_training import TripletBatch, triplet_loss
 
 RUNS, WARM_UP = 200, 60
 MEGABYTE = 2**20

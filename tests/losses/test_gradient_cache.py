@@ -40,7 +40,9 @@ def gradients(composer: QFormerComposer, negatives: int, size: int | None) -> di
 
 
 @pytest.mark.parametrize("negatives", [0, 2])
-@pytest.mark.parametrize("form", [QFormerSettings("one_pass", "max"), QFormerSettings("two_pass", "mean")], ids=["one pass", "two passes"])
+@pytest.mark.parametrize(
+    "form", [QFormerSettings("one_pass", "max"), QFormerSettings("two_pass", "mean")], ids=["one pass", "two passes"]
+)
 @pytest.mark.parametrize("size", [1, 5, 11])
 def test_the_gradients_are_those_of_the_whole_batch(tiny_blip2, form, negatives, size):
     composer = blip2_qformer(str(tiny_blip2), form).eval()  # without dropout, whose draws would differ

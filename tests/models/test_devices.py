@@ -87,7 +87,11 @@ def test_faiss_uses_the_vector_units_of_this_processor():
     asking = {name: value for name, value in os.environ.items() if name != "OPENBLAS_CORETYPE"}
     asking["OPENBLAS_VERBOSE"] = "2"
     said = subprocess.run(
-        [sys.executable, "-c", "import cirlib.retrieval.hard_negatives"], env=asking, capture_output=True, text=True, check=True
+        [sys.executable, "-c", "import cirlib.retrieval.hard_negatives"],
+        env=asking,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     cores = [line.split()[-1] for line in said.stderr.splitlines() if line.startswith("Core: ")]
     if len(cores) < 2:

@@ -16,7 +16,7 @@ SMALL = {
             "train_triplets": 40, "val_queries": 12, "gallery_size": 40, "alignment_pairs": 64,
             "pretraining_pairs": 64, "family_size": 8,
         },
-        "alignment_epochs": 2, "num_workers": 0,
+        "num_workers": 0,
     },
     "zero_shot": {"weights": [0.0, 0.5, 1.0]},
     "qformer": {
@@ -24,8 +24,7 @@ SMALL = {
         "range_max": 10,
     },
     "dpo": {
-        "epochs": 1, "num_negatives": 2, "range_max": 10, "grid": "small", "grid_edits": 24, "grid_epochs": 2,
-        "grid_batch_size": 8,
+        "epochs": 1, "num_negatives": 2, "range_max": 10, "grid": "small", "grid_edits": 24,
     },
 }  # fmt: skip
 

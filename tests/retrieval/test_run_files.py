@@ -413,7 +413,12 @@ def test_numbers_too_large_to_score_are_one_sentence_too(small_fashioniq, tmp_pa
 
 @pytest.mark.slow
 def test_the_module_runs_as_a_command(small_fashioniq, lists_of):
-    command = [sys.executable, "-m", "cirlib.retrieval.scoring", *options(small_fashioniq, "--category", "dress", "--run")]
+    command = [
+        sys.executable,
+        "-m",
+        "cirlib.retrieval.scoring",
+        *options(small_fashioniq, "--category", "dress", "--run"),
+    ]
     done = subprocess.run([*command, lists_of("dress", 1, "a")], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("dress: 2 queries, 4 candidates")

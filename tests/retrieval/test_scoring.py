@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cirlib.benchmarks import Benchmark, BenchmarkError, Triplet, load_benchmark
+from cirlib.benchmarks import Benchmark, BenchmarkError, Triplet, load_benchmark, query_texts
 from cirlib.retrieval.measures import CIRR_MEAN
 from cirlib.retrieval.ranks import chance_average_precision
 from cirlib.retrieval.scoring import (
@@ -19,7 +19,6 @@ from cirlib.retrieval.scoring import (
     compare,
     metrics_tree,
     protocol_name,
-    query_texts,
     read_ranks,
     result_table,
     score,

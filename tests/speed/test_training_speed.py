@@ -56,7 +56,9 @@ def test_a_step_on_cached_tokens_and_with_the_frozen_tower_in_it(vision, images,
     rng, steps = np.random.default_rng(0), 6
     batches = [batch_of(rng.permutation(len(images))[:BATCH]) for _ in range(steps)]
     stores = {"cached": stored, "live": LiveFeatures(vision, images, os.cpu_count() or 1)}
-    trainers = {way: Trainer(mini_qformer(8, 256, QFormerSettings()).train().to(DEVICE), own) for way, own in stores.items()}
+    trainers = {
+        way: Trainer(mini_qformer(8, 256, QFormerSettings()).train().to(DEVICE), own) for way, own in stores.items()
+    }
     spent = taking_turns({way: partial(run_steps, own, batches) for way, own in trainers.items()}, rounds=3)
     benchmark.extra_info |= spent
     benchmark.pedantic(run_steps, args=(trainers["cached"], batches[:1]), rounds=3)

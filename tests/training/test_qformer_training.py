@@ -20,6 +20,7 @@ from cirlib.models.devices import best_device
 from cirlib.models.mini import minilm_folder
 from cirlib.models.preparation import Prepared
 from cirlib.models.qformer import QFormerComposer, QFormerSettings, load_weights
+from cirlib.models.qformer_embedding import embed_gallery, embed_queries, new_composer, qformer_settings
 from cirlib.study.errors import ParameterError
 from cirlib.study.parameters import Data, Evaluation, Models, QFormer, Study
 from cirlib.training import qformer_training
@@ -28,12 +29,8 @@ from cirlib.training.qformer_training import (
     TripletBatch,
     TripletSampler,
     benchmark_queries,
-    embed_gallery,
-    embed_queries,
     finetune,
-    new_composer,
     pretrain,
-    qformer_settings,
     require_negatives,
     save_all,
     score_all,

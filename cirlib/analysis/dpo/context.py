@@ -17,10 +17,10 @@ from cirlib.analysis.zero_shot import baseline_scores as zero_shot
 from cirlib.models.clip import TwoTowers, fingerprint
 from cirlib.models.preparation import Attributes, Prepared, needed_images
 from cirlib.models.qformer import QFormerComposer, load_weights
+from cirlib.models.qformer_embedding import embed_gallery, embed_queries, new_composer
 from cirlib.study.errors import StageError
 from cirlib.study.locks import hold, release
 from cirlib.study.parameters import DPO
-from cirlib.training.qformer_training import embed_gallery, embed_queries, new_composer
 
 
 @dataclass

@@ -20,7 +20,7 @@ from cirlib.analysis.dpo.image_tower import ImageTower
 from cirlib.models.clip import TwoTowers
 from cirlib.models.feature_store import FeatureStore
 from cirlib.models.qformer import QFormerComposer
-from cirlib.training.qformer_training import Features
+from cirlib.models.qformer_embedding import Features
 
 
 class Memo:

@@ -93,7 +93,9 @@ def run_mistakes(context: RunContext, params: DPO, every: int) -> pd.DataFrame:
             readings = {mistake.name: mistake.reading(embedded, scored) for mistake in group}
             return {"readings": readings, **describe(embedded, scored)}
 
-        outcome = train_preferences(context, small.model_copy(update=dict(changes)), every=every, look=look, corruption=corruption)
+        outcome = train_preferences(
+            context, small.model_copy(update=dict(changes)), every=every, look=look, corruption=corruption
+        )
         rows += [
             {**record, "mistake": name, "recall@10": reading}
             for record in outcome.track

@@ -24,9 +24,9 @@ from cirlib.analysis.dpo.dual_encoder import DualEncoder, all_similarities, simi
 from cirlib.analysis.dpo.negatives import mine_negatives, negative_quality
 from cirlib.analysis.dpo.objectives import in_batch_loss, preference_loss, rewards
 from cirlib.analysis.dpo.train_edits import Edits
-from cirlib.benchmarks import Benchmark
+from cirlib.benchmarks import Benchmark, query_texts
 from cirlib.retrieval.ranks import median_rank
-from cirlib.retrieval.scoring import Scored, average_texts, mean_recall, query_texts, score, summarise
+from cirlib.retrieval.scoring import Scored, average_texts, mean_recall, score, summarise
 from cirlib.study.files import write_json
 from cirlib.study.parameters import DPO, Evaluation, Study
 from cirlib.study.stage import seed_everything
@@ -118,7 +118,9 @@ def train_preferences(
 class _Track:
     """Looks at a model in training from time to time; kept in the run's folder."""
 
-    def __init__(self, encoder: DualEncoder, look: Callable[[DualEncoder], dict[str, float]], folder: Path | None) -> None:
+    def __init__(
+        self, encoder: DualEncoder, look: Callable[[DualEncoder], dict[str, float]], folder: Path | None
+    ) -> None:
         self.encoder, self.measure = encoder, look
         self.file = folder and folder / "track.json"
         self.records: list[dict] = []

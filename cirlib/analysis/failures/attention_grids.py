@@ -13,10 +13,12 @@ from cirlib.benchmarks import join_captions
 from cirlib.figures.image_grids import AttentionRow
 from cirlib.models.attention import attention_maps
 from cirlib.models.qformer import QFormerComposer
-from cirlib.training.qformer_training import Features
+from cirlib.models.qformer_embedding import Features
 
 
-def attention_rows(composer: QFormerComposer, store: Features, queries: Sequence[Query], style: str) -> list[AttentionRow]:
+def attention_rows(
+    composer: QFormerComposer, store: Features, queries: Sequence[Query], style: str
+) -> list[AttentionRow]:
     """A row a query: over the reference all tokens and the one least like the rest, over the target all and the best.
 
     The best is the token of the target that the query scores by (none of them where a target is one vector).

@@ -56,7 +56,9 @@ def per_query(scored: Sequence[Scored], methods: Sequence[str]) -> pd.DataFrame:
             for triplet in one.benchmark.triplets
         ]
     )
-    return table.assign(**{method: [place for one in own for place in one.target_ranks] for method, own in parts.items()})
+    return table.assign(
+        **{method: [place for one in own for place in one.target_ranks] for method, own in parts.items()}
+    )
 
 
 def _found(scored: Sequence[Scored]) -> np.ndarray:

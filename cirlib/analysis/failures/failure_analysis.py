@@ -16,9 +16,9 @@ from cirlib.analysis.failures.exchanges import best_of_families
 from cirlib.figures import image_grids as sheets
 from cirlib.figures import plots as figures
 from cirlib.models.preparation import Prepared
+from cirlib.models.qformer_embedding import trained_composer
 from cirlib.retrieval.scoring import Scored
 from cirlib.study.files import write_json
-from cirlib.training.qformer_training import trained_composer
 
 
 class Analysis:
@@ -111,7 +111,8 @@ class Analysis:
             return figures.note("The study has no Q-Former.")
         own = select_method(self.all, name)
         missed = sorted(
-            ((one, row) for one in own for row in range(len(one.target_ranks))), key=lambda query: -query[0].target_ranks[query[1]]
+            ((one, row) for one in own for row in range(len(one.target_ranks))),
+            key=lambda query: -query[0].target_ranks[query[1]],
         )
         fixed = fixed_queries(own, select_method(self.all, self.best["zero-shot"])) if "zero-shot" in self.best else []
         chosen = [*fixed[: -(-count // 2)], *missed[: count // 2]]

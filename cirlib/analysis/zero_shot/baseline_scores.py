@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import pandas as pd
 from torch import Tensor
 
-from cirlib.benchmarks import PROTOCOLS, Benchmark
+from cirlib.benchmarks import PROTOCOLS, Benchmark, query_texts
 from cirlib.models.baselines import image_only, slerp, text_only, weighted_sum
 from cirlib.models.clip import TwoTowers
 from cirlib.models.feature_store import FeatureStore
 from cirlib.models.preparation import Prepared
-from cirlib.retrieval.scoring import Scored, average_texts, mean_recall, query_texts, score, summarise
+from cirlib.retrieval.scoring import Scored, average_texts, mean_recall, score, summarise
 from cirlib.study.parameters import Evaluation
 
 Composer = Callable[[Tensor, Tensor], Tensor]

@@ -28,9 +28,9 @@ from cirlib.analysis.dpo.runs import (
 )
 from cirlib.models.preparation import Prepared
 from cirlib.models.qformer import save_weights
+from cirlib.models.qformer_embedding import new_composer
 from cirlib.study.errors import StageError
 from cirlib.study.parameters import DPO
-from cirlib.training.qformer_training import new_composer
 
 SMALL = {"num_negatives": 2, "epochs": 2, "batch_size": 6, "lr": 3e-3, "projection_lr": 3e-2, "range_max": 6}
 IDS = [f"{c}-{s}-{i}" for c in ("hat", "shoe") for s, size in (("train", 9), ("val", 6)) for i in range(size)]
@@ -97,7 +97,8 @@ def test_a_run_is_repeatable_and_another_repetition_is_another_run(context, para
     assert same(first.encoder, train_preferences(context, params).encoder)
     assert not same(first.encoder, train_preferences(context, params.model_copy(update={"repetition": 1})).encoder)
     assert all(
-        not torch.equal(a, b) for a, b in zip(weights(first.encoder)[:1], weights(context.encoder(params)), strict=False)
+        not torch.equal(a, b)
+        for a, b in zip(weights(first.encoder)[:1], weights(context.encoder(params)), strict=False)
     )
 
 
@@ -110,12 +111,18 @@ def test_dpo_starts_without_a_margin_and_parts_wanted_from_mined(context, params
 
 
 def test_swapped_preferences_turn_the_margin_round(context, params):
-    right, wrong = (train_preferences(context, with_changes(params, {"epochs": 4}), corruption=corruption) for corruption in (Corruption(), Corruption(True)))
+    right, wrong = (
+        train_preferences(context, with_changes(params, {"epochs": 4}), corruption=corruption)
+        for corruption in (Corruption(), Corruption(True))
+    )
     assert right.history.steps[-1]["margin"] > 0 > wrong.history.steps[-1]["margin"]
 
 
 def test_raw_dot_products_give_another_loss(context, params):
-    losses = [train_preferences(context, params, corruption=Corruption(raw=raw)).history.steps[-1]["loss"] for raw in (False, True)]
+    losses = [
+        train_preferences(context, params, corruption=Corruption(raw=raw)).history.steps[-1]["loss"]
+        for raw in (False, True)
+    ]
     assert losses[0] != losses[1]
 
 
@@ -128,7 +135,9 @@ def test_remining_follows_the_model(context, params):
 
 def test_looking_does_not_change_the_run(context, params):
     looked = []
-    watched = train_preferences(context, params, every=1, look=lambda encoder: looked.append(1) or {"noise": torch.rand(1).item()})
+    watched = train_preferences(
+        context, params, every=1, look=lambda encoder: looked.append(1) or {"noise": torch.rand(1).item()}
+    )
     assert [record["step"] for record in watched.track] == [0, 1, 2, 3, 4]
     assert same(watched.encoder, train_preferences(context, params).encoder)
 

@@ -1,0 +1,91 @@
+"""The study's Q-Former, opened, and what it makes of stored image tokens: query and target embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cirlib.models.devices import autocast, best_device, dtype_of
+from cirlib.models.feature_store import FeatureStore
+from cirlib.models.live_features import LiveFeatures
+from cirlib.models.mini import quiet_transformers
+from cirlib.models.preparation import Prepared, local_name
+from cirlib.models.qformer import QFormerComposer, QFormerSettings, build_qformer, load_weights
+from cirlib.study.parameters import QFormer
+from cirlib.study.processes import all_reduce, shard
+
+Features = FeatureStore | LiveFeatures
+
+
+def qformer_settings(params: QFormer) -> QFormerSettings:
+    """The composer's form that the parameters ask for."""
+    return QFormerSettings(params.fusion, params.target)
+
+
+def new_composer(prepared: Prepared) -> QFormerComposer:
+    """The Q-Former the study starts from, on the best device."""
+    study = prepared.stage.study
+    params, models = study.qformer, study.models
+    checkpoint = models.fusion_checkpoint and prepared.stage.root / models.fusion_checkpoint
+    composer = build_qformer(
+        local_name(prepared.stage, models.fusion),
+        checkpoint,
+        qformer_settings(params),
+        num_query_tokens=params.num_query_tokens,
+        width=params.width,
+    )
+    if params.gradient_checkpointing:
+        with quiet_transformers():  # it warns of adapters, which there are none of
+            composer.qformer.activation_checkpointing_enable()
+    composer.dtype = dtype_of(models.precision)
+    return composer.to(best_device())
+
+
+def trained_composer(prepared: Prepared, name: str) -> QFormerComposer:
+    """A Q-Former as the study's training left it, to be used: ``qformer``, ``qformer_hard_negatives``, ``pretrained``.
+
+    Raises:
+        StageError: training has not run; the message names the command.
+    """
+    folder = prepared.stage.require(prepared.stage.results("qformer") / "checkpoints" / name, "qformer")
+    composer = new_composer(prepared)
+    load_weights(composer, folder)
+    return composer.eval()
+
+
+def embed_queries(
+    composer: QFormerComposer,
+    store: Features,
+    references: np.ndarray,
+    texts: list[str],
+    batch_size: int = 256,
+) -> Tensor:
+    """Query embeddings (N, D) on the CPU for reference rows and texts."""
+
+    def embed(rows: slice) -> Tensor:
+        return composer.embed_queries(store.read(references[rows], composer.device), texts[rows])
+
+    return _embedded(composer, embed, len(texts), batch_size)
+
+
+def embed_gallery(composer: QFormerComposer, store: Features, rows: np.ndarray, batch_size: int = 256) -> Tensor:
+    """Target embeddings (M, D) or (M, Q, D) on the CPU for rows of the store."""
+
+    def embed(part: slice) -> Tensor:
+        return composer.embed_targets(store.read(rows[part], composer.device))
+
+    return _embedded(composer, embed, len(rows), batch_size)
+
+
+@torch.inference_mode()
+def _embedded(composer: QFormerComposer, embed: Callable[[slice], Tensor], count: int, batch_size: int) -> Tensor:
+    """What ``embed`` gives for ``count`` rows, on the CPU; of several processes each does some of the batches."""
+    with autocast(composer.device, composer.dtype):
+        whole = torch.zeros(count, *embed(slice(0, 1)).shape[1:])
+        for start in shard(range(0, count, batch_size)):
+            rows = slice(start, min(start + batch_size, count))
+            whole[rows] = embed(rows).float().cpu()
+    return all_reduce(whole)
