@@ -31,7 +31,7 @@ from cirlib.models.preparation import Prepared, vision_tower
 from cirlib.models.qformer import QFormerComposer
 from cirlib.models.qformer_embedding import embed_gallery, trained_composer
 from cirlib.study.errors import StudyError
-from cirlib.study.pictures import to_rgb
+from cirlib.study.pictures import open_rgb, to_rgb
 
 ZERO_SHOT = ("image_only", "text_only", *MIXES)
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -145,8 +145,7 @@ class Search:
         """
         if image not in self._row:
             raise SearchError(f"There is no image {image!r} in the gallery.")
-        with Image.open(self.files[image]) as opened:
-            picture = to_rgb(opened)
+        picture = open_rgb(self.files[image])
         return Reference(image, picture, self.embeddings[self._row[image]], self.prepared.tokens[[image]][0])
 
     def upload(self, content: bytes, name: str = "The file") -> Reference:

@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from cirlib.app.search import MOST_BYTES, Found, Hit, Reference, Search, SearchError
-from cirlib.figures.image_grids import heated
-from cirlib.figures.plots import method_label
-from cirlib.models.image_encoding import open_rgb
+from cirlib.figures import heated
+from cirlib.study.methods import method_label
+from cirlib.study.pictures import open_rgb
 
 ALL = "all categories"
 SIDE = 112  # pixels of a thumbnail

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from cirlib.figures.plots import DPI, FAINT, GREEN, MUTED, PAPER, new_figure, themed
+from cirlib.study.pictures import open_rgb
 
 TILE = 1.5  # height of an image in inches
 LINE = 1.25  # height of a line of edit text, in its type size
@@ -83,7 +84,7 @@ def triplet_grid(
 
 
 @themed
-def retrieval_rows(rows: Sequence[RetrievalRow], *, title: str = "What was asked, and what was found") -> Figure:
+def retrieval_grid(rows: Sequence[RetrievalRow], *, title: str = "What was asked, and what was found") -> Figure:
     """A query a row: reference, edit, the best results (a target framed in green), a gap, the target.
 
     Raises ValueError without rows, or where `correct` does not say one thing a result.
@@ -116,7 +117,7 @@ def retrieval_rows(rows: Sequence[RetrievalRow], *, title: str = "What was asked
 
 
 @themed
-def attention_rows(rows: Sequence[AttentionRow], *, title: str = "Where the query tokens look") -> Figure:
+def attention_grid(rows: Sequence[AttentionRow], *, title: str = "Where the query tokens look") -> Figure:
     """A query a row: reference, edit, the maps over the reference, a gap, the target and the maps over it.
 
     The brighter a place, the more attention it gets; each map is scaled to its own maximum. Raises ValueError without
@@ -124,7 +125,7 @@ def attention_rows(rows: Sequence[AttentionRow], *, title: str = "Where the quer
     """
     names = [(tuple(row.on_reference), tuple(row.on_target)) for row in rows]
     if len(set(names)) != 1:
-        raise ValueError(f"attention_rows needs rows with the same maps, got {sorted(set(names))}")
+        raise ValueError(f"attention_grid needs rows with the same maps, got {sorted(set(names))}")
     width, height = tile = _tile_size([path for row in rows for path in (row.reference, row.target)])
     edit, between, gap, above, top = 2.3, 0.12, 0.5, 0.34, 0.85
     points = _points([row.text for row in rows], (edit, height))
@@ -149,11 +150,11 @@ def attention_rows(rows: Sequence[AttentionRow], *, title: str = "Where the quer
 
 def _check_rows(rows: Sequence[RetrievalRow]) -> None:
     if not rows:
-        raise ValueError("retrieval_rows needs rows")
+        raise ValueError("retrieval_grid needs rows")
     for row in rows:
         if not row.results or len(row.results) != len(row.correct):
             given = f"{len(row.results)} results and {len(row.correct)} in correct"
-            raise ValueError(f"retrieval_rows needs results and one value of correct for each, got {given}")
+            raise ValueError(f"retrieval_grid needs results and one value of correct for each, got {given}")
 
 
 def _tile_size(paths: Sequence[Path]) -> tuple[float, float]:
@@ -170,11 +171,9 @@ def _tile_size(paths: Sequence[Path]) -> tuple[float, float]:
 def _open(path: Path) -> Image.Image | None:
     """The image, upright and on white; None where it is missing or cannot be read."""
     try:
-        with Image.open(path) as image:
-            picture = ImageOps.exif_transpose(image).convert("RGBA")
-    except OSError:
+        return open_rgb(path)
+    except (OSError, ValueError):
         return None
-    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
 
 
 def _axes_at(figure: Figure, corner: tuple[float, float], size: tuple[float, float]) -> Axes:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cirlib.models.feature_store import FeatureStore, build_store, contents_key
-from cirlib.study.pictures import to_rgb
+from cirlib.study.pictures import open_rgb
 from cirlib.study.resources import within_memory
 
 
@@ -43,12 +43,6 @@ class _Files(Dataset):
 
     def __getitem__(self, index: int) -> Tensor:
         return self.transform(open_rgb(self.files[index]))
-
-
-def open_rgb(path: Path) -> Image.Image:
-    """The picture at ``path`` as a person would see it, see :func:`~cirlib.study.pictures.to_rgb`."""
-    with Image.open(path) as image:
-        return to_rgb(image)
 
 
 def encode_images(

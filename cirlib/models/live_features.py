@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from cirlib.models.feature_store import rows_of
-from cirlib.models.image_encoding import ImageEncoder, open_rgb
+from cirlib.models.image_encoding import ImageEncoder
+from cirlib.study.pictures import open_rgb
 
 
 class LiveFeatures:

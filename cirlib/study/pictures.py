@@ -1,9 +1,21 @@
-"""A picture as a person would see it, in RGB."""
+"""A picture as a person would see it, in RGB: what encoders, figures and pages open pictures with."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from PIL import Image, ImageOps
+
+
+def open_rgb(path: Path) -> Image.Image:
+    """The picture in the file ``path``, see :func:`to_rgb`.
+
+    >>> open_rgb(write_image(folder / "a.png", size=(40, 30))).size
+    (40, 30)
+    """
+    with Image.open(path) as image:
+        return to_rgb(image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -11,6 +23,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
     Raises:
         ValueError: its pixels are floating-point numbers, of which nobody can say what is white.
+
+    >>> to_rgb(Image.new("RGBA", (1, 1))).getpixel((0, 0))
+    (255, 255, 255)
     """
     image = ImageOps.exif_transpose(image)
     if image.mode == "F":

@@ -21,10 +21,10 @@ from cirlib.benchmarks.acquisition import (
     write_audit,
 )
 from cirlib.benchmarks.downloads import Outcome
-from cirlib.models.image_encoding import open_rgb
 from cirlib.models.preparation import Prepared, needed_images
 from cirlib.study.errors import ParameterError
 from cirlib.study.parameters import Study, load_study
+from cirlib.study.pictures import open_rgb
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cirlib.benchmarks.image_checks import check_images
-from cirlib.models.image_encoding import open_rgb
+from cirlib.study.pictures import open_rgb
 
 LEFT, RIGHT = (200, 30, 40), (30, 60, 200)
 

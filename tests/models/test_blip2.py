@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, Blip2ForImageTextRetrieval
 
 from cirlib.models.blip2 import Blip2Vision, load_blip2, token_shape
-from cirlib.models.image_encoding import encode_images, open_rgb
+from cirlib.models.image_encoding import encode_images
 from cirlib.models.mini import ModelError
 from cirlib.models.qformer import QFormerSettings, blip2_qformer
+from cirlib.study.pictures import open_rgb
 
 TEXTS = ["is blue", "has long sleeves and a much wider neck", "is red and longer"]
 FORMS = [QFormerSettings(fusion, target) for fusion in ("one_pass", "two_pass") for target in ("max", "mean")]

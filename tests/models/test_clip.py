@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from cirlib.models.clip import embedding_width, fingerprint, load_clip
-from cirlib.models.image_encoding import encode_images, open_rgb
+from cirlib.models.image_encoding import encode_images
 from cirlib.models.mini import ModelError
+from cirlib.study.pictures import open_rgb
 
 TEXTS = ["is blue", "has long sleeves and a wide neck", "is red", "is longer", "no pattern"]
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 
 from cirlib.models.feature_store import StoreError
-from cirlib.models.image_encoding import encode_images, open_rgb
+from cirlib.models.image_encoding import encode_images
+from cirlib.study.pictures import open_rgb
 
 
 class MeanColour:

@@ -15,7 +15,6 @@ from cirlib.models import preparation
 from cirlib.models.blip2 import Blip2Vision
 from cirlib.models.clip import load_clip
 from cirlib.models.devices import best_device
-from cirlib.models.image_encoding import open_rgb
 from cirlib.models.mini import MiniVision
 from cirlib.models.preparation import (
     Prepared,
@@ -32,6 +31,7 @@ from cirlib.models.preparation import (
     write_report,
 )
 from cirlib.study.errors import StageError
+from cirlib.study.pictures import open_rgb
 
 CATEGORIES = ("hat", "shoe")
 FAST = {"batch_size": 8, "num_workers": 0}

@@ -17,8 +17,9 @@ from measuring import taking_turns
 
 from cirlib.benchmarks.garments import draw_garments
 from cirlib.models.devices import DTYPES, best_device, dtype_of, precision_here
-from cirlib.models.image_encoding import encode_images, open_rgb
+from cirlib.models.image_encoding import encode_images
 from cirlib.models.mini import MiniVision
+from cirlib.study.pictures import open_rgb
 
 SIDE, DEVICE, CORES = 160, best_device(), os.cpu_count() or 1
 COUNTS = {"train_triplets": 60, "val_queries": 20, "gallery_size": 100, "alignment_pairs": 1, "pretraining_pairs": 1}

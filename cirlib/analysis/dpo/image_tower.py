@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from cirlib.models.clip import TwoTowers
 from cirlib.models.devices import autocast
 from cirlib.models.feature_store import FeatureStore, contents_key
-from cirlib.models.image_encoding import encode_images, open_rgb
+from cirlib.models.image_encoding import encode_images
+from cirlib.study.pictures import open_rgb
 
 ImageTower = Callable[[Sequence[str]], Tensor]  # ids → normalised vectors (B, D), with gradients
 

@@ -15,9 +15,9 @@ from cirlib.analysis.dpo.dual_encoder import (
 )
 from cirlib.analysis.dpo.image_tower import LastStage, WholeTower, encode_early
 from cirlib.models.clip import load_clip, wrap_mini_towers
-from cirlib.models.image_encoding import open_rgb
 from cirlib.models.mini import build_two_towers
 from cirlib.models.qformer import QFormerSettings, mini_qformer
+from cirlib.study.pictures import open_rgb
 
 IDS = [f"image-{i}" for i in range(6)]
 TEXTS = ["is blue", "has long sleeves and a very wide collar", "is red", "is red"]
