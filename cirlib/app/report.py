@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cirlib.benchmarks import Benchmark
-from cirlib.figures.plots import rank_histogram
+from cirlib.figures import rank_histogram
 from cirlib.retrieval.scoring import COLUMNS, Scored, read_ranks, result_table
 from cirlib.study.errors import ParameterError, StudyError, WriteError
 from cirlib.study.files import replace_file

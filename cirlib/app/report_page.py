@@ -22,7 +22,7 @@ from PIL import Image
 
 from cirlib.app.environment import commit, hardware, versions
 from cirlib.app.report import ResultError, caption, read_summary, read_table
-from cirlib.figures.plots import percent
+from cirlib.figures import percent
 from cirlib.retrieval.scoring import result_table
 from cirlib.study.errors import ParameterError, WriteError
 from cirlib.study.files import replace_file

@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from cirlib import figures
 from cirlib.app import report_page
 from cirlib.app.environment import commit, hardware, versions
 from cirlib.app.report import ResultError
 from cirlib.app.report_page import flat, picture, table_of, times, write_report
-from cirlib.figures import plots as figures
 from cirlib.retrieval.scoring import summarise
 
 

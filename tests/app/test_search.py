@@ -12,10 +12,10 @@ from PIL import Image
 
 from cirlib.app.search import MOST_WORDS, Search, SearchError, mixed, open_upload
 from cirlib.app.search_page import SearchPage, thumbnail
-from cirlib.figures import plots as figures
 from cirlib.models.preparation import open_prepared
 from cirlib.retrieval.scoring import read_ranks
 from cirlib.study.errors import StageError
+from cirlib.study.methods import method_label
 from cirlib.study.parameters import load_study
 from cirlib.study.stage import Stage
 
@@ -242,4 +242,4 @@ def test_an_unknown_method_of_a_column_is_refused(search):
 
 def test_a_thumbnail_is_square_and_small():
     assert len(thumbnail(Image.new("RGB", (300, 900), "red"))) < 10_000
-    assert figures.method_label("qformer") == "Q-Former"
+    assert method_label("qformer") == "Q-Former"

@@ -98,7 +98,7 @@ def test_transparent_images_stand_on_white(tmp_path: Path) -> None:
 def test_retrieval_rows_frame_the_target_and_say_its_rank(images: list[Path]) -> None:
     hit = RetrievalRow(images[0], "is red", images[:5], [False, True, False, False, False], images[1], 2, "Q-Former")
     miss = RetrievalRow(images[0], "is blue", images[:5], [False] * 5, images[5], 1234)
-    figure = sheets.retrieval_rows([hit, miss])
+    figure = sheets.retrieval_grid([hit, miss])
     framed = [is_framed(axes) for axes in tiles(figure, "result")]
     assert framed == [False, True, False, False, False] + [False] * 5
     assert not any(is_framed(axes) for axes in tiles(figure, "target") + tiles(figure, "reference"))
@@ -108,7 +108,7 @@ def test_retrieval_rows_frame_the_target_and_say_its_rank(images: list[Path]) ->
 
 
 def test_retrieval_rows_keep_a_gap_before_the_target(images: list[Path]) -> None:
-    figure = sheets.retrieval_rows([RetrievalRow(images[0], "is red", images[:5], [False] * 5, images[5], 9)])
+    figure = sheets.retrieval_grid([RetrievalRow(images[0], "is red", images[:5], [False] * 5, images[5], 9)])
     edges = [axes.get_position() for axes in [*tiles(figure, "result"), *tiles(figure, "target")]]
     gaps = [after.x0 - before.x1 for before, after in pairwise(edges)]
     assert gaps[-1] > 2 * max(gaps[:-1])
@@ -118,12 +118,12 @@ def test_retrieval_rows_keep_a_gap_before_the_target(images: list[Path]) -> None
 def test_retrieval_rows_need_a_verdict_on_each_result(images: list[Path], correct: list[bool]) -> None:
     row = RetrievalRow(images[0], "is red", images[:5], correct, images[1], 2)
     with pytest.raises(ValueError, match=f"5 results and {len(correct)} in correct"):
-        sheets.retrieval_rows([row])
+        sheets.retrieval_grid([row])
 
 
 def test_image_figures_need_rows(images: list[Path]) -> None:
     with pytest.raises(ValueError, match="needs rows"):
-        sheets.retrieval_rows([])
+        sheets.retrieval_grid([])
     with pytest.raises(ValueError, match="0 rows and columns=2"):
         sheets.triplet_grid([])
     with pytest.raises(ValueError, match="columns=0"):
@@ -134,7 +134,7 @@ def test_look_rows_lay_each_map_over_its_image(images: list[Path]) -> None:
     corner = np.zeros((5, 5))
     corner[0, 0] = 0.2  # the left top
     row = AttentionRow(images[0], "is red", images[1], {"all": corner, "odd": corner.T}, {"best": corner}, "dress: rank 3")
-    figure = sheets.attention_rows([row, row])
+    figure = sheets.attention_grid([row, row])
     assert [len(tiles(figure, label)) for label in ("reference", "target", "all", "odd", "best")] == [2] * 5
     shown = tiles(figure, "best")[0].images[0].get_array().astype(float)
     plain = tiles(figure, "target")[0].images[0].get_array().astype(float)
@@ -148,6 +148,6 @@ def test_look_rows_need_the_same_maps_in_every_row(images: list[Path]) -> None:
     one = AttentionRow(images[0], "is red", images[1], {"all": np.ones((2, 2))}, {}, "a")
     other = AttentionRow(images[0], "is red", images[1], {"mean": np.ones((2, 2))}, {}, "b")
     with pytest.raises(ValueError, match="the same maps"):
-        sheets.attention_rows([one, other])
+        sheets.attention_grid([one, other])
     with pytest.raises(ValueError, match="needs rows"):
-        sheets.attention_rows([])
+        sheets.attention_grid([])

@@ -320,7 +320,7 @@ def draw(request: pytest.FixtureRequest, images: list[Path]) -> Callable[[], Fig
     others: dict[str, Callable[[], Figure]] = {
         "rank_histogram": lambda: figures.rank_histogram({"sum": [1, 5, 40]}, gallery_size=50),
         "triplet_grid": lambda: sheets.triplet_grid([(images[0], "is red", images[1])]),
-        "retrieval_rows": lambda: sheets.retrieval_rows([row]),
+        "retrieval_rows": lambda: sheets.retrieval_grid([row]),
     }
     if request.param in others:
         return others[request.param]

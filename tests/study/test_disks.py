@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from cirlib.figures import plots as figures
+from cirlib import figures
 from cirlib.models.feature_store import FeatureStore, StoreError, build_store
 from cirlib.models.qformer import QFormerSettings, blip2_qformer, save_weights
 from cirlib.study.errors import WriteError
@@ -41,7 +41,7 @@ def small_disk(tmp_path: Path):
 KILLED_WRITER = """
 import os, signal, sys
 from pathlib import Path
-from cirlib.figures import plots as figures
+from cirlib import figures
 from cirlib.training import loop as training
 from cirlib.models.qformer import QFormerSettings, blip2_qformer, save_weights
 from cirlib.models.feature_store import StoreError, FeatureStore, build_store

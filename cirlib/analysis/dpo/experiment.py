@@ -8,12 +8,12 @@ from functools import cached_property
 import pandas as pd
 from matplotlib.figure import Figure
 
+from cirlib import figures
 from cirlib.analysis.dpo import grid, mistakes, recipe
 from cirlib.analysis.dpo.context import RunContext
 from cirlib.analysis.dpo.dual_encoder import DualEncoder
 from cirlib.analysis.dpo.effects import effects, recall_interval
 from cirlib.analysis.dpo.runs import Outcome, describe, embed_parts, score_embedded, train_preferences
-from cirlib.figures import plots as figures
 from cirlib.models.preparation import Prepared
 from cirlib.retrieval.scoring import Scored, protocol_name
 from cirlib.study.files import write_table

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cirlib.analysis.failures.examples import Query, edit_text
 from cirlib.benchmarks import join_captions
-from cirlib.figures.image_grids import AttentionRow
+from cirlib.figures import AttentionRow
 from cirlib.models.attention import attention_maps
 from cirlib.models.qformer import QFormerComposer
 from cirlib.models.qformer_embedding import Features

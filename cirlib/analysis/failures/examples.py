@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cirlib.benchmarks import Triplet
-from cirlib.figures.image_grids import RetrievalRow
+from cirlib.figures import RetrievalRow
 from cirlib.retrieval.scoring import Scored
 from cirlib.study.errors import ParameterError
 

@@ -9,16 +9,16 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from cirlib import figures
 from cirlib.analysis.failures import groups, reasons
 from cirlib.analysis.failures.attention_grids import attention_rows
 from cirlib.analysis.failures.examples import fixed_queries, fixed_rows, select_method
 from cirlib.analysis.failures.exchanges import best_of_families
-from cirlib.figures import image_grids as sheets
-from cirlib.figures import plots as figures
 from cirlib.models.preparation import Prepared
 from cirlib.models.qformer_embedding import trained_composer
 from cirlib.retrieval.scoring import Scored
 from cirlib.study.files import write_json
+from cirlib.study.methods import method_label
 
 
 class Analysis:
@@ -99,10 +99,10 @@ class Analysis:
             return figures.note("The study has no Q-Former beside a zero-shot method.")
         before, after = (select_method(self.all, self.best[family]) for family in ("zero-shot", "Q-Former"))
         rows = fixed_rows(after, before, count)
-        names = [figures.method_label(self.best[family]) for family in ("Q-Former", "zero-shot")]
+        names = [method_label(self.best[family]) for family in ("Q-Former", "zero-shot")]
         if not rows:
             return figures.note(f"{names[0]} brought no target into its top ten that {names[1]} left out.")
-        return sheets.retrieval_rows(rows, title=f"Fixed by the {names[0]}")
+        return figures.retrieval_grid(rows, title=f"Fixed by the {names[0]}")
 
     def looks(self, count: int) -> Figure:
         """Where the best Q-Former's tokens look: in queries it fixed, and in its worst misses."""
@@ -117,7 +117,7 @@ class Analysis:
         fixed = fixed_queries(own, select_method(self.all, self.best["zero-shot"])) if "zero-shot" in self.best else []
         chosen = [*fixed[: -(-count // 2)], *missed[: count // 2]]
         composer, study = trained_composer(self.prepared, name), self.prepared.stage.study
-        return sheets.attention_rows(attention_rows(composer, self.prepared.tokens, chosen, study.evaluation.captions))
+        return figures.attention_grid(attention_rows(composer, self.prepared.tokens, chosen, study.evaluation.captions))
 
     def write_metrics(self, kinds: pd.DataFrame, folder: Path) -> None:
         """Recall by kind of edit, reasons of the misses, share of edits not understood: to ``metrics.json``."""
