@@ -1,7 +1,5 @@
 """The errors that are meant for the person who runs the study: their message is one whole sentence."""
 
-from __future__ import annotations
-
 
 class StudyError(Exception):
     """Something that the person can mend: the sentence says what is wrong, where, and what is allowed or to be done.

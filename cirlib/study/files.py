@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,47 +23,55 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 
     Raises:
         WriteError: the disk is full or may not be written; the message names the file and says what to do.
+
+    >>> replace_file(folder / "a.txt", lambda part: part.write_text("whole"))
+    >>> [file.name for file in folder.iterdir()]
+    ['a.txt']
     """
     temporary = path.with_name(f"{path.name}.tmp")
     try:
         write(temporary)
         temporary.replace(path)
     except Exception as error:
-        reason = next(_refusals(error), None)
+        reason = _refusal(error)
         if reason is None:
             raise
         raise WriteError(f"{path} could not be written: {reason}: {ADVICE}") from error
     finally:
-        _remove(temporary)
+        with suppress(OSError):  # of a disk that may not be written
+            temporary.unlink(missing_ok=True)
 
 
 def write_bytes(content: bytes, path: Path) -> None:
-    """``content`` as a file; its folder is made."""
+    """``content`` as a file; its folder is made.
+
+    >>> write_bytes(b"content", folder / "new" / "a.bin")
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, lambda part: part.write_bytes(content))
 
 
 def write_json(content: Any, path: Path, *, indent: int | None = 2) -> None:
-    """``content`` as a JSON file that ends with a line's end."""
+    """``content`` as a JSON file that ends with a line's end.
+
+    >>> write_json({"sum": 0.3}, folder / "weights.json", indent=None)
+    >>> (folder / "weights.json").read_text()
+    '{"sum": 0.3}\\n'
+    """
     text = json.dumps(content, indent=indent) + "\n"
     replace_file(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
-    """``table`` as a CSV file without its index."""
+    """``table`` as a CSV file without its index.
+
+    >>> write_table(pd.DataFrame({"rank": [1, 3]}), folder / "ranks.csv")
+    """
     replace_file(path, lambda part: table.to_csv(part, index=False))
 
 
-def _refusals(error: BaseException | None) -> Iterator[str]:
+def _refusal(error: BaseException | None) -> str | None:
     """What the system said, of an error or of one that it came from: torch has errors of its own for a full disk."""
-    while error is not None:
-        if isinstance(error, OSError | SafetensorError):
-            yield getattr(error, "strerror", None) or str(error)
+    while error is not None and not isinstance(error, OSError | SafetensorError):
         error = error.__cause__ or error.__context__
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:  # of a disk that may not be written
-        return
+    return error and (getattr(error, "strerror", None) or str(error))

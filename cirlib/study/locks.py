@@ -18,6 +18,9 @@ def hold(folder: Path) -> bool:
     """Takes ``folder`` for this process until :func:`release` or its end; whether it could be had.
 
     Taking it again is allowed. Where the file system knows no locks every folder can be had.
+
+    >>> hold(folder), release(folder)
+    (True, None)
     """
     if fcntl is None or folder in _held:
         return True
@@ -32,16 +35,18 @@ def hold(folder: Path) -> bool:
 
 
 def release(folder: Path) -> None:
-    """Leaves ``folder`` to others; nothing where it is not held."""
+    """Leaves ``folder`` to others; nothing where it is not held.
+
+    >>> release(folder)
+    """
     if folder in _held:
         os.close(_held.pop(folder))
 
 
-def _forget() -> None:
-    """In a forked worker, which may outlive a killed parent: the lock is not its own."""
+def _release_all() -> None:
     for folder in list(_held):
         release(folder)
 
 
-if fcntl is not None:
-    os.register_at_fork(after_in_child=_forget)
+if fcntl is not None:  # a forked worker may outlive a killed parent: the lock is not its own
+    os.register_at_fork(after_in_child=_release_all)

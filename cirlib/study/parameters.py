@@ -1,12 +1,9 @@
-"""Typed parameters of a study: one pydantic model a block of ``params.yaml``.
-
-Unknown names, wrong types and values out of range are refused with one sentence that names the
-parameter and what is allowed.
-"""
+"""Typed parameters of a study: one pydantic model for each block of ``params.yaml``."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,19 +13,17 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from cirlib.study.errors import ParameterError
 
 
-def _no_truth_value(value: Any) -> Any:
-    if isinstance(value, bool):
+def _no_flag(value: Any) -> Any:
+    if isinstance(value, bool):  # pydantic takes True for 1
         raise ValueError("should be a whole number")
     return value
 
 
-Whole = Annotated[int, BeforeValidator(_no_truth_value)]
+Whole = Annotated[int, BeforeValidator(_no_flag)]
 Count = Annotated[Whole, Field(ge=1)]
 NonNegativeCount = Annotated[Whole, Field(ge=0)]
-Seed = Annotated[Whole, Field(ge=0, lt=2**32)]  # what every generator takes
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
-Weights = Annotated[list[Fraction], Field(min_length=1)]
 
 
 class Block(BaseModel):
@@ -95,7 +90,7 @@ class DataPrep(Block):
 
 
 class ZeroShot(Block):
-    weights: Weights = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]  # of the text
+    weights: Annotated[list[Fraction], Field(min_length=1)] = [n / 10 for n in range(11)]  # of the text
 
 
 class QFormer(Block):
@@ -169,21 +164,11 @@ class Search(Block):
     right: str | None = None  # None: the best trained method
 
 
-STAGES = {
-    "data_prep": DataPrep,
-    "zero_shot": ZeroShot,
-    "qformer": QFormer,
-    "dpo": DPO,
-    "failure_cases": FailureCases,
-    "search": Search,
-}
-
-
 class Study(Block):
     """All parameters of one study."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_\-]+$")]
-    seed: Seed = 0
+    seed: Annotated[Whole, Field(ge=0, lt=2**32)] = 0  # what every generator takes
     data: Data
     models: Models = Models()
     evaluation: Evaluation = Evaluation()
@@ -195,28 +180,37 @@ class Study(Block):
     search: Search = Search()
 
 
+STAGES = ("data_prep", "zero_shot", "qformer", "dpo", "failure_cases", "search")  # blocks that are a notebook's own
+
+
 def load_study(path: Path) -> Study:
     """The study that ``path`` (a ``params.yaml``) describes.
 
     Raises:
         ParameterError: the file is missing, is no YAML mapping, or a value is not allowed.
+
+    >>> _ = (folder / "params.yaml").write_text("{name: my_study, data: {root: my_data}}")
+    >>> load_study(folder / "params.yaml").qformer.lr
+    0.0002
     """
-    if not path.is_file():
-        raise ParameterError(f"{path} is missing: run this from the project, which keeps its parameters there")
     try:
         values = yaml.safe_load(path.read_text())
+    except OSError:
+        raise ParameterError(f"{path} is missing: run this inside the project, which keeps it") from None
     except yaml.YAMLError as error:
         raise ParameterError(f"{path} is not YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise ParameterError(f"{path} holds a {type(values).__name__}, not a mapping of parameter names to values")
-    return _validated(Study, values, str(path))
+    return _validated(values, str(path))
 
 
 def overridable(stage: str) -> dict[str, str]:
-    """Names that the notebook of ``stage`` takes, and the block of ``params.yaml`` each stands in."""
+    """The parameters that the notebook of ``stage`` takes: name → its block of ``params.yaml``, "" for the seed.
+
+    >>> overridable("zero_shot")["weights"], overridable("zero_shot")["gallery"]
+    ('zero_shot', 'evaluation')
+    """
     blocks = {"seed": ""}
-    blocks |= {name: "evaluation" for name in Evaluation.model_fields}
-    blocks |= {name: stage for name in STAGES[stage].model_fields}
+    for block in ("evaluation", stage):
+        blocks |= dict.fromkeys(Study.model_fields[block].annotation.model_fields, block)
     return blocks
 
 
@@ -225,39 +219,39 @@ def override(study: Study, stage: str, values: dict[str, Any]) -> Study:
 
     Raises:
         ParameterError: a name the stage does not take, or a value that is not allowed.
+
+    >>> override(stage.study, "qformer", {"lr": 1e-5, "epochs": None}).qformer.lr
+    1e-05
     """
     blocks = overridable(stage)
     tree = study.model_dump()
     for name, value in values.items():
         if name not in blocks:
-            raise ParameterError(_unknown(name, stage, blocks))
+            raise ParameterError(f"unknown parameter {name!r} for {stage}.{_hint(name, blocks)}")
         if value is not None:
             (tree[blocks[name]] if blocks[name] else tree)[name] = value
-    return _validated(Study, tree, f"the parameters of {stage}")
+    return _validated(tree, f"the parameters of {stage}")
 
 
-def _unknown(name: str, stage: str, allowed: dict[str, str]) -> str:
-    words = name.lower().split("_")
-    initials = "".join(word[:1] for word in words)  # lr of learning_rate
-    close = [n for n in allowed if n == initials] or difflib.get_close_matches(name.lower(), allowed, n=1)
-    close = close or [n for n in allowed if n in words]
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"unknown parameter {name!r} for {stage}.{hint} Allowed: {', '.join(sorted(allowed))}."
+def _hint(name: str, allowed: Iterable[str]) -> str:
+    initials = "".join(word[:1] for word in name.split("_"))  # lr of learning_rate
+    close = [n for n in allowed if n == initials or n in name.split("_")]
+    close = difflib.get_close_matches(name.lower(), allowed, n=1) or close
+    return (f" Did you mean {close[0]!r}?" if close else "") + f" Allowed: {', '.join(sorted(allowed))}."
 
 
-def _validated(model: type[Study], values: dict[str, Any], where: str) -> Study:
+def _validated(values: Any, where: str) -> Study:
     try:
-        return model.model_validate(values)
+        return Study.model_validate(values)
     except ValidationError as error:
         raise ParameterError("; ".join(_sentence(e, where) for e in error.errors())) from None
 
 
 def _sentence(error: Any, where: str) -> str:
     name = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        return f"unknown parameter {name!r} in {where}"
-    if error["type"] == "missing":
-        return f"parameter {name!r} is missing in {where}"
+    if error["type"] in ("extra_forbidden", "missing"):
+        kind = "is missing" if error["type"] == "missing" else "is unknown"
+        return f"parameter {name!r} {kind} in {where}"
     given = "" if isinstance(error["input"], dict) else f", given {error['input']!r}"
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"parameter {name!r} in {where}: {message}{given}"
+    return f"{f'parameter {name!r} in ' if name else ''}{where}: {message}{given}"

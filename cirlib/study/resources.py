@@ -19,6 +19,8 @@ def require_disk(folder: Path, needed: int, advice: str) -> None:
 
     Raises:
         ResourceError: with what is needed, what is free, and the advice.
+
+    >>> require_disk(folder / "features", 1000, "make room")
     """
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
@@ -32,12 +34,14 @@ def within_memory(what: str, advice: str) -> Iterator[None]:
 
     Raises:
         ResourceError: it does not fit into the memory, of the GPU or of the machine.
+
+    >>> with within_memory("a batch of 64 images", "lower batch_size"):
+    ...     pixels = torch.zeros(64, 3, 8, 8)
     """
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise ResourceError(f"{what} does not fit into the GPU's memory: {advice}") from None
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):  # torch's, of the CPU
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        gpu = isinstance(error, torch.OutOfMemoryError)
+        if not (gpu or isinstance(error, MemoryError) or "can't allocate memory" in str(error)):  # torch's, of the CPU
             raise
-        raise ResourceError(f"{what} does not fit into the memory: {advice}") from None
+        raise ResourceError(f"{what} does not fit into the {'GPU' if gpu else 'machine'}'s memory: {advice}") from None

@@ -6,7 +6,6 @@ import ast
 import hashlib
 import json
 import os
-import random
 import shutil
 import sys
 from collections.abc import Mapping
@@ -18,8 +17,7 @@ from cirlib.study.errors import ParameterError, StageError, StudyError
 from cirlib.study.locks import hold, release
 from cirlib.study.parameters import Study, load_study, override
 
-# The cell that papermill injects starts so; the notebooks' own parameters cells do too.
-PARAMETERS_MARK = "# Parameters"
+PARAMETERS_MARK = "# Parameters"  # begins the notebooks' parameters cells, and those that papermill injects
 
 
 @dataclass(frozen=True)
@@ -67,11 +65,6 @@ class Stage:
         """Where trainings keep their state until the stage is done; a pipeline run does not clear it first."""
         return self.out / "unfinished"
 
-    def finish(self) -> None:
-        """Clears what was kept for going on after an interruption, and leaves the folder to other runs."""
-        shutil.rmtree(self.unfinished, ignore_errors=True)
-        release(self.out)
-
     @property
     def table(self) -> Path:
         """The study's result table, every method's numbers one after the other."""
@@ -89,12 +82,13 @@ class Stage:
         return path
 
     def read_choice(self, stage: str, name: str) -> dict[str, Any]:
-        """What ``stage`` chose by the dev part, from the file ``name`` of its results.
-
-        Raises:
-            StageError: it has not run.
-        """
+        """What ``stage`` chose by the dev part, from the file ``name`` of its results; StageError: it has not run."""
         return json.loads(self.require(self.results(stage) / name, stage).read_text())
+
+    def finish(self) -> None:
+        """Clears what was kept for going on after an interruption, and leaves the folder to other runs."""
+        shutil.rmtree(self.unfinished, ignore_errors=True)
+        release(self.out)
 
 
 def open_stage(name: str) -> Stage:
@@ -106,20 +100,28 @@ def open_stage(name: str) -> Stage:
     Raises:
         ParameterError: an unknown parameter, or a value that is not allowed.
         StageError: another run writes to the same folder, or the folder may not be written.
+
+    >>> open_stage("search").study.name
+    garments · search
+    'garments'
     """
-    _quiet_tracebacks()
-    _whole_cells()
+    from accelerate.utils import set_seed
+
+    _prepare_notebook()
     root = project_root()
     given = {key: value for key, value in _notebook_parameters().items() if value is not None}
     study = override(load_study(root / "params.yaml"), name, given)
-    seed_everything(study.seed)
-    out, figures = _folders(root, study, name, given)
+    set_seed(study.seed)
+    out = root / "results" / study.name / name
+    figures = root / "figures" / study.name / name
+    if given:
+        out = root / "runs" / study.name / f"{name}-{_label(given)}"
+        figures = out / "figures"
     if name != "search":
         _take(root, out, figures)
-    stage = Stage(name, study, root, out, figures, given)
     target = "" if name == "search" else f" → {os.path.relpath(out, root)}"
     print(f"{study.name} · {name}{target}" + (f"   {given}" if given else ""))
-    return stage
+    return Stage(name, study, root, out, figures, given)
 
 
 def project_root(start: Path | None = None) -> Path:
@@ -127,6 +129,9 @@ def project_root(start: Path | None = None) -> Path:
 
     Raises:
         ParameterError: there is none.
+
+    >>> sorted(file.name for file in project_root().glob("*.yaml"))
+    ['dvc.yaml', 'params.yaml']
     """
     start = (start or Path.cwd()).resolve()
     for folder in (start, *start.parents):
@@ -135,29 +140,23 @@ def project_root(start: Path | None = None) -> Path:
     raise ParameterError(f"no params.yaml and dvc.yaml at or above {start}: start this inside the project")
 
 
-def seed_everything(seed: int) -> None:
-    """Seeds python's, numpy's and torch's generators."""
-    import numpy as np
-    import torch
+def assigned_names(source: str) -> set[str]:
+    """The plain names that Python ``source`` assigns at its top level; none of a source that is no Python.
 
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
-def _folders(root: Path, study: Study, name: str, given: Mapping[str, Any]) -> tuple[Path, Path]:
-    if not given:
-        return root / "results" / study.name / name, root / "figures" / study.name / name
-    run = root / "runs" / study.name / f"{name}-{_label(given)}"
-    return run, run / "figures"
+    >>> assigned_names("lr = 1e-5")
+    {'lr'}
+    """
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:  # a cell that was mistyped once stays in the history
+        return set()
+    targets = [target for node in body if isinstance(node, ast.Assign) for target in node.targets]
+    targets += [node.target for node in body if isinstance(node, ast.AnnAssign) and node.value is not None]
+    return {target.id for target in targets if isinstance(target, ast.Name)}
 
 
 def _take(root: Path, out: Path, figures: Path) -> None:
-    """Makes a run's folders and holds the first against other runs.
-
-    Raises:
-        StageError: they may not be written, or another run is at work there.
-    """
+    """Makes a run's folders and holds the first against other runs."""
     where = os.path.relpath(out, root)
     try:
         for folder in (out, figures):
@@ -173,8 +172,7 @@ def _take(root: Path, out: Path, figures: Path) -> None:
 def _label(given: Mapping[str, Any]) -> str:
     """A folder name that says what was changed: ``lr=1e-05``; long or odd ones become a hash."""
     label = ",".join(f"{key}={value}" for key, value in sorted(given.items()))
-    plain = all(c.isalnum() or c in "=,.+-_" for c in label)
-    if plain and len(label) <= 80:
+    if len(label) <= 80 and all(c.isalnum() or c in "=,.+-_" for c in label):
         return label
     return hashlib.sha256(json.dumps(given, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
@@ -182,41 +180,21 @@ def _label(given: Mapping[str, Any]) -> str:
 def _notebook_parameters() -> dict[str, Any]:
     """Names set by the notebook's parameters cells, papermill's injected one included, with their values."""
     shell = _ipython()
-    if shell is None:
-        return {}
-    names: set[str] = set()
-    for source in shell.user_ns.get("In", []):
-        if source.lstrip().startswith(PARAMETERS_MARK):
-            names |= assigned_names(source)
-    return {name: shell.user_ns[name] for name in sorted(names) if name in shell.user_ns}
-
-
-def assigned_names(source: str) -> set[str]:
-    """The plain names that python ``source`` assigns at its top level."""
-    try:
-        body = ast.parse(source).body
-    except SyntaxError:  # a cell that was mistyped once stays in the history
-        return set()
-    targets = [t for node in body if isinstance(node, ast.Assign) for t in node.targets]
-    targets += [node.target for node in body if isinstance(node, ast.AnnAssign) and node.value is not None]
-    return {target.id for target in targets if isinstance(target, ast.Name)}
+    values: dict[str, Any] = shell.user_ns if shell else {}
+    cells = [cell for cell in values.get("In", []) if cell.lstrip().startswith(PARAMETERS_MARK)]
+    names = set().union(*map(assigned_names, cells))
+    return {name: values[name] for name in sorted(names & values.keys())}
 
 
 def _ipython() -> Any:
-    if "IPython" not in sys.modules:
-        return None
-    return sys.modules["IPython"].get_ipython()
+    return sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
 
 
-def _whole_cells() -> None:
-    """Tables in the notebook show their texts whole."""
+def _prepare_notebook() -> None:
+    """Tables show their texts whole, and errors that are meant for the reader their one sentence only."""
     import pandas as pd
 
     pd.options.display.max_colwidth = 120
-
-
-def _quiet_tracebacks() -> None:
-    """Errors that are meant for the reader are shown as their one sentence, without a traceback."""
     shell = _ipython()
     if shell is None:
         return

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import PartialState
+from accelerate.utils import set_seed
 from torch import Tensor
 
 from cirlib.benchmarks import Benchmark, query_texts, sample_join
@@ -46,7 +47,7 @@ from cirlib.study.processes import (
     process_group,
     shard,
 )
-from cirlib.study.stage import Stage, open_stage, seed_everything
+from cirlib.study.stage import Stage, open_stage
 from cirlib.training.loop import History, Recipe, as_table, shuffled_batches, train
 
 HOW = {"processes", "chunk_size", "gradient_checkpointing"}  # parameters that change what a run needs, not its result
@@ -365,7 +366,7 @@ def train_here(prepared: Prepared) -> tuple[dict[str, QFormerComposer], pd.DataF
     """
     stage, splits = prepared.stage, prepared.splits
     require_negatives(splits.train, stage.study.qformer)
-    seed_everything(stage.study.seed)  # the same start wherever it is called from
+    set_seed(stage.study.seed)  # the same start wherever it is called from
     composer, study, folder = new_composer(prepared), stage.study, stage.unfinished
     if not splits.train:
         return {"qformer": composer.eval()}, as_table()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import set_seed
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -29,7 +30,6 @@ from cirlib.retrieval.ranks import median_rank
 from cirlib.retrieval.scoring import Scored, average_texts, mean_recall, score, summarise
 from cirlib.study.files import write_json
 from cirlib.study.parameters import DPO, Evaluation, Study
-from cirlib.study.stage import seed_everything
 from cirlib.training.loop import History, Recipe, shuffled_batches, train
 
 SOURCES = ("preferences", "losses", "training.py", "mining.py", "metrics.py", "evaluation.py", "composers")
@@ -107,7 +107,7 @@ def train_preferences(
     if folder is not None:
         options["fingerprint"] = {"dpo": params.model_dump(), "seed": seed, "start": context.identity(params)}
     steps = len(shuffled_batches(len(edits), params.batch_size, seed, 1))
-    seed_everything(seed)
+    set_seed(seed)
     history = train(encoder, batches, steps, loss_of, recipe, folder, **options)
     if track:
         track.look(params.epochs * steps)
