@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -357,4 +358,4 @@ def _names_in_examples(request: pytest.FixtureRequest, doctest_namespace: dict[s
         "make_scored": lambda: request.getfixturevalue("make_scored"),
         "write_image": lambda: request.getfixturevalue("write_image"),
     }
-    doctest_namespace.update({name: make() for name, make in names.items() if name in used})
+    doctest_namespace.update({name: make() for name, make in names.items() if re.search(rf"\b{name}\b", used)})

@@ -4,8 +4,8 @@ Every process holds the whole model. In training each computes a part of every b
 batch: embeddings are gathered with their gradients, so that in-batch negatives come from all processes; averaging the
 gradients then gives those of one process with the same batch.
 
-:func:`launch` starts the processes on one machine; where a launcher has (``accelerate launch``, ``torchrun``, on one
-machine or several), they find each other in :func:`process_group`.
+:func:`launch` starts the processes on one machine; those of another launcher (``accelerate launch``, ``torchrun``, on
+one machine or several) find each other in :func:`process_group`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
@@ -36,22 +36,23 @@ T = TypeVar("T")
 ROWS_AT_ONCE = 2048  # of a sum over processes: a whole gallery could be too much for a GPU
 
 
-def launch(work: Callable[[Any], None], argument: Any, count: int) -> None:
+def launch(work: Callable[[Any], object], argument: Any, count: int) -> None:
     """Calls ``work(argument)`` in ``count`` new processes (torchrun's), one a GPU where there are GPUs.
 
     They end with this process, killed or not. What one of them raises ends the others.
 
     Raises:
         ResourceError: one of them failed; what it printed stands above.
+
+    >>> launch(print, "in a process of its own", 1)
     """
     threads = max(1, torch.get_num_threads() // count)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
     with TemporaryDirectory() as folder:
         task = Path(folder) / "task.pickle"
         task.write_bytes(pickle.dumps((work, argument, os.getpid())))
-        launcher = subprocess.Popen(
-            [*command, "-m", "cirlib.study.processes", str(task)], env=os.environ | {"OMP_NUM_THREADS": str(threads)}
-        )
+        command += ["-m", "cirlib.study.processes", str(task)]
+        launcher = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
         try:
             failed = launcher.wait()
         finally:  # an interrupt of this process
@@ -65,24 +66,27 @@ def launch(work: Callable[[Any], None], argument: Any, count: int) -> None:
 def main() -> None:
     """In a process that :func:`launch` started: does the work of the task file."""
     work, argument, owner = pickle.loads(Path(sys.argv[1]).read_bytes())
-    end_with(owner)
+    _end_with(owner)
     with process_group():
         work(argument)
 
 
 def process_pool(workers: int | None = None) -> ProcessPoolExecutor:
-    """A pool of ``workers`` processes (None: one a core), none of which outlives this one."""
-    return ProcessPoolExecutor(workers, initializer=end_with, initargs=(os.getpid(),))
+    """A pool of ``workers`` processes (None: one a core), none of which outlives this one.
+
+    >>> with process_pool(2) as pool:
+    ...     list(pool.map(abs, [-1, 2]))
+    [1, 2]
+    """
+    return ProcessPoolExecutor(workers, initializer=_end_with, initargs=(os.getpid(),))
 
 
-def end_with(owner: int) -> None:
+def _end_with(owner: int) -> None:
     """Has this process end when the process with the number ``owner`` has ended, killed or not."""
 
     def wait_and_end() -> None:
-        try:
+        with suppress(psutil.NoSuchProcess):
             psutil.Process(owner).wait()
-        except psutil.NoSuchProcess:
-            pass
         os._exit(1)
 
     Thread(target=wait_and_end, daemon=True).start()
@@ -90,7 +94,12 @@ def end_with(owner: int) -> None:
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """The processes that a launcher started, of which the environment tells, know of each other inside."""
+    """The processes that a launcher started, of which the environment tells, know of each other inside.
+
+    >>> with process_group():
+    ...     PartialState().num_processes
+    1
+    """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         PartialState(cpu=not torch.cuda.is_available())
     yield
@@ -103,6 +112,9 @@ def process_count(asked: int | None, name: str) -> int:
 
     Raises:
         ParameterError: there are GPUs, but fewer.
+
+    >>> process_count(1, "qformer.processes")
+    1
     """
     gpus = torch.cuda.device_count()
     if gpus and (asked or 1) > gpus:
@@ -111,18 +123,30 @@ def process_count(asked: int | None, name: str) -> int:
 
 
 def shard(items: Sequence[T]) -> Sequence[T]:
-    """The items that this process works on: every n-th of n processes."""
+    """The items that this process works on: every n-th of n processes.
+
+    >>> shard([5, 6, 7])  # alone: all
+    [5, 6, 7]
+    """
     state = PartialState()
     return items[state.process_index :: state.num_processes]
 
 
 def broadcast(value: T) -> T:
-    """What the main process has, on every process."""
+    """What the main process has, on every process.
+
+    >>> broadcast("chosen")
+    'chosen'
+    """
     return broadcast_object_list([value])[0]
 
 
 def all_reduce(whole: Tensor) -> Tensor:
-    """The sum over the processes, each of which has its own rows of ``whole`` and zeros for the others'; in place."""
+    """The sum over the processes, each of which has its own rows of ``whole`` and zeros for the others'; in place.
+
+    >>> all_reduce(torch.ones(2))
+    tensor([1., 1.])
+    """
     for part in whole.split(ROWS_AT_ONCE) if PartialState().num_processes > 1 else ():
         on_device = part.cuda() if distributed.get_backend() == "nccl" else part
         distributed.all_reduce(on_device)
@@ -134,6 +158,9 @@ def local_indices(count: int) -> np.ndarray:
     """The rows of a batch of ``count`` that this process computes: every n-th, as many on each process.
 
     Where ``count`` does not divide, the last ones repeat rows of the beginning, which :func:`all_gather` leaves out.
+
+    >>> local_indices(3)
+    array([0, 1, 2])
     """
     state = PartialState()
     own = state.process_index + state.num_processes * np.arange(-(-count // state.num_processes))
@@ -141,7 +168,11 @@ def local_indices(count: int) -> np.ndarray:
 
 
 def all_gather(local: Tensor, count: int) -> Tensor:
-    """The rows of all processes, (count, …), from those each computed of :func:`local_indices`; gradients flow back."""
+    """The rows of all processes, (count, …), from those each computed of :func:`local_indices`; gradients flow back.
+
+    >>> all_gather(torch.ones(3, 2), 3).shape
+    torch.Size([3, 2])
+    """
     if PartialState().num_processes == 1:
         return local
     parts = all_gather_with_gradients(local.contiguous())  # process → (m, …)
@@ -149,7 +180,10 @@ def all_gather(local: Tensor, count: int) -> Tensor:
 
 
 def average_gradients(model: nn.Module) -> None:
-    """Gives every process the mean of all processes' gradients."""
+    """Gives every process the mean of all processes' gradients.
+
+    >>> average_gradients(nn.Linear(2, 1))
+    """
     state = PartialState()
     for parameter in model.parameters() if state.num_processes > 1 else ():
         if parameter.grad is not None:
