@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+
+import pandas as pd
 
 LEXICON = Path(__file__).with_name("edit_lexicon.csv")
 UNCLASSIFIED = "unclassified"
@@ -17,28 +18,33 @@ _SLEEVE_LENGTH = re.compile(r"\b(?:long|longer|short|shorter)(?= (?!and )(?:\w+ 
 
 
 @cache
-def lexicon() -> dict[str, dict[str, tuple[str, ...]]]:
-    """Group → kind → terms. Group ``subject``: what changes; ``manner``: how that is said.
+def lexicon(group: str) -> dict[str, str]:
+    """Term → kind, of a group of kinds: ``subject`` (what changes) or ``manner`` (how that is said).
 
     A term is a word or a phrase; ``*`` at its end allows more letters.
+
+    >>> lexicon("manner")["without"], list(dict.fromkeys(lexicon("manner").values()))
+    ('negation', ['negation', 'comparison'])
     """
-    groups: dict[str, dict[str, tuple[str, ...]]] = {}
-    with LEXICON.open(newline="", encoding="utf-8") as stream:
-        for row in csv.DictReader(stream):
-            terms = tuple(term.strip() for term in row["terms"].split(";"))
-            groups.setdefault(row["group"], {})[row["kind"]] = terms
-    return groups
+    table = pd.read_csv(LEXICON)
+    rows = table[table["group"] == group].itertuples()
+    return {term.strip(): row.kind for row in rows for term in row.terms.split(";")}
 
 
 def subjects(captions: Sequence[str]) -> list[str]:
-    """What the edit changes: ``colour``, ``sleeves``, …, each once in the lexicon's order; maybe none."""
+    """What the edit changes: ``colour``, ``sleeves``, …, each once in the lexicon's order; maybe none.
+
+    >>> subjects(["is red", "has longer sleeves"])
+    ['colour', 'sleeves']
+    """
     return _found("subject", captions)
 
 
 def edit_kinds(captions: Sequence[str]) -> list[str]:
-    """Every kind the edit is of: its subjects, ``negation``, ``comparison``, ``several at once``.
+    """Every kind of the edit: its subjects (else ``unclassified``), ``negation``, ``comparison``, ``several at once``.
 
-    ``["unclassified", …]`` where no subject is recognised.
+    >>> edit_kinds(["is not as long"])
+    ['length', 'negation', 'comparison']
     """
     changed = subjects(captions)
     several = [SEVERAL] if len(changed) > 1 else []
@@ -46,44 +52,29 @@ def edit_kinds(captions: Sequence[str]) -> list[str]:
 
 
 def kind_names() -> list[str]:
-    """All kinds in the order in which tables and figures list them."""
-    groups = lexicon()
-    return [*groups["subject"], UNCLASSIFIED, *groups["manner"], SEVERAL]
+    """All kinds in the order in which tables and figures list them.
 
-
-def unclassified_share(edits: Sequence[Sequence[str]]) -> float:
-    """The share of edits none of whose words is known, in [0, 1]; 0 where there are no edits."""
-    return sum(not subjects(captions) for captions in edits) / max(1, len(edits))
+    >>> kind_names()[0], kind_names()[-1]
+    ('colour', 'several at once')
+    """
+    return [*dict.fromkeys([*lexicon("subject").values(), UNCLASSIFIED, *lexicon("manner").values(), SEVERAL])]
 
 
 def _found(group: str, captions: Sequence[str]) -> list[str]:
-    spoken = {kind for caption in captions for kind in _read(group, caption)}
-    return [kind for kind in lexicon()[group] if kind in spoken]
+    spoken = {kind for caption in captions for kind in _read(lexicon(group), caption)}
+    return [kind for kind in dict.fromkeys(lexicon(group).values()) if kind in spoken]
 
 
-def _read(group: str, caption: str) -> Iterator[str]:
+def _read(terms: Mapping[str, str], caption: str) -> Iterator[str]:
     """The kinds of the terms in ``caption``; a phrase counts before its words: "tunic length" is a length, no tunic."""
     words = _SLEEVE_LENGTH.sub("", " ".join(re.findall(r"[\w']+", caption.lower().replace("’", "'")))).split()
-    whole, beginnings = _terms(group)
-    place = 0
-    while place < len(words):
-        for size in range(min(_LONGEST, len(words) - place), 0, -1):
-            phrase = " ".join(words[place : place + size])
-            kind = whole.get(phrase) or next((beginnings[b] for b in _beginnings(phrase) if b in beginnings), None)
-            if kind:
+    start = 0
+    while start < len(words):
+        for size in range(min(_LONGEST, len(words) - start), 0, -1):
+            phrase = " ".join(words[start : start + size])
+            ends = range(len(phrase), phrase.rfind(" ") + 1, -1)  # the longest beginning first, down to one letter
+            names = (phrase, *(f"{phrase[:end]}*" for end in ends))
+            if kind := next((terms[name] for name in names if name in terms), None):
                 yield kind
                 break
-        place += size
-
-
-def _beginnings(phrase: str) -> Iterator[str]:
-    """Longest first, down to one letter of the last word."""
-    return (phrase[:end] for end in range(len(phrase), phrase.rfind(" ") + 1, -1))
-
-
-@cache
-def _terms(group: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Term → kind: of whole terms, and of those that may go on."""
-    terms = [(term, kind) for kind, terms in lexicon()[group].items() for term in terms]
-    beginnings = {term[:-1]: kind for term, kind in terms if term.endswith("*")}
-    return {term: kind for term, kind in terms if not term.endswith("*")}, beginnings
+        start += size

@@ -1,97 +1,118 @@
-"""Queries as picture rows: drawn at random, the worst, the middling, and those that another method had missed."""
+"""Queries as pictures: what was asked and found, what one method finds and another misses, where tokens look."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
-import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
 
-from cirlib.benchmarks import Triplet
-from cirlib.figures import RetrievalRow
-from cirlib.retrieval.scoring import Scored
-from cirlib.study.errors import ParameterError
+from cirlib import figures
+from cirlib.analysis.failures.query_table import K, select_method
+from cirlib.benchmarks import join_captions
+from cirlib.models.attention import attention_maps
+from cirlib.models.prepared import Prepared
+from cirlib.models.qformer import QFormerComposer
+from cirlib.models.qformer_embedding import trained_composer
+from cirlib.retrieval.similarity import own_similarity
+from cirlib.study.methods import QFORMER, ZERO_SHOT
 
-ROWS = 6  # of a picture grid
-Query = tuple[Scored, int]  # a category's scores, and a row of its benchmark
 
+def fixed_queries(queries: pd.DataFrame, best: Mapping[str, str]) -> pd.DataFrame:
+    """What the best Q-Former has among its first ten and the best zero-shot method has not, the furthest moved first.
 
-def select_method(scored: Sequence[Scored], method: str) -> list[Scored]:
-    """The categories of one method.
+    ``best``: family → its best method. The column ``before`` is the zero-shot rank. No rows where a family lacks.
 
-    Raises:
-        ParameterError: the study has no such method.
+    >>> queries = pd.DataFrame({"method": ["sum", "sum", "qformer", "qformer"], "rank": [41, 1, 3, 1]})
+    >>> fixed_queries(queries, {"zero-shot": "sum", "Q-Former": "qformer"})[["rank", "before"]].values
+    array([[ 3, 41]])
     """
-    found = [one for one in scored if one.method == method]
-    if not found:
-        allowed = ", ".join(dict.fromkeys(one.method for one in scored))
-        raise ParameterError(f"parameter 'method': no method {method!r} in this study, allowed: {allowed}")
-    return found
+    if not {ZERO_SHOT, QFORMER} <= set(best):
+        return queries.head(0).assign(before=0)
+    before, after = (select_method(queries, best[family]) for family in (ZERO_SHOT, QFORMER))
+    after = after.assign(before=before["rank"].to_numpy())
+    fixed = after[(after["rank"] <= K) & (after["before"] > K)]
+    return fixed.loc[(fixed["before"] - fixed["rank"]).sort_values(ascending=False, kind="stable").index]
 
 
-def picture_row(one: Scored, row: int, title: str | None = None) -> RetrievalRow:
-    """Reference, edit, the best five and where the target came, of one query; its category as title."""
-    benchmark, triplet = one.benchmark, one.benchmark.triplets[row]
-    return RetrievalRow(
-        reference=benchmark.path(triplet.reference),
-        text=edit_text(triplet),
-        results=[benchmark.path(image) for image in one.top[row]],
-        correct=[image in triplet.targets for image in one.top[row]],
-        target=benchmark.path(triplet.targets[0]),
-        rank=one.target_ranks[row],
-        title=title or one.category,
+def retrieval_grid(queries: pd.DataFrame, title: str) -> Figure:
+    """Reference, edit, the best five and where the target came, a row a query; a note where there are no queries.
+
+    >>> figure = retrieval_grid(pd.DataFrame(), "The worst")
+    """
+    if queries.empty:
+        return figures.note(f"{title}: no query.")
+    return figures.retrieval_grid([_retrieval_row(row) for row in queries.itertuples()], title=title)
+
+
+def _retrieval_row(row) -> figures.RetrievalRow:
+    before = getattr(row, "before", None)
+    return figures.RetrievalRow(
+        reference=row.benchmark.path(row.reference),
+        text=_edit_text(row.captions),
+        results=[row.benchmark.path(image) for image in row.top],
+        correct=[image in row.targets for image in row.top],
+        target=row.benchmark.path(row.targets[0]),
+        rank=row.rank,
+        title=row.category if before is None else f"{row.category}: rank {before:,} before",
     )
 
 
-def edit_text(triplet: Triplet) -> str:
-    """Both captions in one line."""
-    return " and ".join(dict.fromkeys(triplet.captions))
+def attention_grid(queries: pd.DataFrame, best: Mapping[str, str], prepared: Prepared, count: int) -> Figure:
+    """Where the best Q-Former's tokens look: in queries that it fixed, and in its worst misses.
+
+    >>> figure = attention_grid(pd.DataFrame(), {"zero-shot": "sum"}, prepared, 6)  # a note
+    """
+    if QFORMER not in best:
+        return figures.note("The study has no Q-Former.")
+    fixed = fixed_queries(queries, best).head(-(-count // 2))
+    shown = pd.concat([fixed, select_method(queries, best[QFORMER]).nlargest(count // 2, "rank")])
+    composer = trained_composer(prepared, best[QFORMER])
+    return figures.attention_grid(_attention_rows(shown, composer, prepared))
 
 
-def example_rows(scored: Sequence[Scored], count: int, seed: int = 0) -> list[RetrievalRow]:
-    """Queries drawn at random (not picked), spread over the categories, as picture rows."""
-    rng = np.random.default_rng(seed)
+def _attention_rows(queries: pd.DataFrame, composer: QFormerComposer, prepared: Prepared) -> list[figures.AttentionRow]:
+    """Over the reference all tokens and the one furthest from their mean, over the target all and the one that scores.
+
+    No token of the target scores where the target is one vector. Of several texts of a query the first is shown.
+    """
+    store, style = prepared.tokens, prepared.stage.study.evaluation.captions
+    texts = [join_captions(captions, style)[0] for captions in queries["captions"]]
+    references, targets = (
+        store.read(store.rows(list(images)), composer.device)
+        for images in (queries["reference"], queries["targets"].str[0])
+    )
+    on_reference, on_target = attention_maps(composer, references, texts).cpu(), attention_maps(composer, targets).cpu()
+    scoring = _scoring_tokens(composer, references, texts, targets)
     rows = []
-    for index in range(count):
-        one = scored[index % len(scored)]
-        rows.append(picture_row(one, int(rng.integers(len(one.benchmark.triplets)))))
+    for number, row in enumerate(queries.itertuples()):
+        before, after = on_reference[number], on_target[number]  # (Q, S, S)
+        score = {} if scoring is None else {"scoring token": after[scoring[number]].numpy()}
+        rows.append(figures.AttentionRow(
+            reference=row.benchmark.path(row.reference),
+            text=_edit_text(row.captions),
+            target=row.benchmark.path(row.targets[0]),
+            on_reference={"all tokens": before.mean(0).numpy(), "outlier token": before[_outlier(before)].numpy()},
+            on_target={"all tokens": after.mean(0).numpy()} | score,
+            title=f"{row.category}: {'found' if row.rank <= K else 'missed'}, rank {row.rank:,}",
+        ))  # fmt: skip
     return rows
 
 
-def worst_rows(scored: Sequence[Scored], count: int) -> list[RetrievalRow]:
-    """The queries whose targets came last."""
-    return [picture_row(*query) for query in _by_place(scored)[::-1][:count]]
+@torch.inference_mode()
+def _scoring_tokens(composer: QFormerComposer, references: Tensor, texts: list[str], targets: Tensor) -> Tensor | None:
+    """The target token that each query scores by, (B,); None where a target is one vector."""
+    embedded = composer.embed_targets(targets)  # (B, D) or (B, Q, D)
+    return None if embedded.ndim == 2 else own_similarity(composer.embed_queries(references, texts), embedded).argmax(1)
 
 
-def median_rows(scored: Sequence[Scored], count: int) -> list[RetrievalRow]:
-    """The queries around the middle one in order of rank: half of all do better."""
-    ordered = _by_place(scored)
-    first = max(0, (len(ordered) - count) // 2)
-    return [picture_row(*query) for query in ordered[first : first + count]]
+def _outlier(maps: Tensor) -> int:
+    """The token whose map (of Q, S, S) is furthest from the mean of all in total variation."""
+    return int((maps - maps.mean(0)).abs().sum((1, 2)).argmax())
 
 
-def fixed_queries(scored: Sequence[Scored], missed: Sequence[Scored], k: int = 10) -> list[Query]:
-    """What ``scored`` has among its first ``k`` and ``missed`` has not, the furthest moved first."""
-    found = [
-        (other.target_ranks[row] - one.target_ranks[row], one, row)
-        for one, other in zip(scored, missed, strict=True)
-        for row in range(len(one.benchmark.triplets))
-        if one.target_ranks[row] <= k < other.target_ranks[row]
-    ]
-    found.sort(key=lambda item: -item[0])
-    return [(one, row) for _, one, row in found]
-
-
-def fixed_rows(scored: Sequence[Scored], missed: Sequence[Scored], count: int, k: int = 10) -> list[RetrievalRow]:
-    """The first of :func:`fixed_queries`, with the rank that ``missed`` gave as title."""
-    before = {one.category: one.target_ranks for one in missed}
-    return [
-        picture_row(one, row, f"{one.category}: rank {before[one.category][row]:,} before")
-        for one, row in fixed_queries(scored, missed, k)[:count]
-    ]
-
-
-def _by_place(scored: Sequence[Scored]) -> list[Query]:
-    """Every query, the best-ranked target first; of equals the earlier."""
-    queries = [(one, row) for one in scored for row in range(len(one.benchmark.triplets))]
-    places = {one.category: one.target_ranks for one in scored}
-    return sorted(queries, key=lambda query: places[query[0].category][query[1]])
+def _edit_text(captions: tuple[str, ...]) -> str:
+    """All captions in one line, the same words once."""
+    return " and ".join(dict.fromkeys(captions))

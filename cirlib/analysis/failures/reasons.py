@@ -2,22 +2,19 @@
 
 Where the true attributes of every picture are known, they decide. Elsewhere the two-tower model's image space stands
 in: how far an image went from the reference in the target's direction says whether the edit is done, how far aside of
-it whether the garment is kept. That is an estimate; :func:`agreement` says how good a one where both are known.
+it whether the garment is kept. That is an estimate; where both are known, a table of the two says how good a one.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 
-from cirlib.benchmarks import Benchmark, Triplet
 from cirlib.models.feature_store import FeatureStore
-from cirlib.models.preparation import Attributes
-from cirlib.retrieval.ranks import bootstrap_ci
-from cirlib.retrieval.scoring import Scored
+from cirlib.models.prepared import ImageAttributes, Prepared
+from cirlib.retrieval.statistics import bootstrap_ci
 
 IGNORED_EDIT = "ignored the edit"
 PART_OF_EDIT = "did part of the edit"
@@ -30,30 +27,27 @@ AGREEMENT = 0.5  # share of words that two edits must have in common to ask the 
 DONE = 0.5  # of the way from the reference to the target
 ASIDE = 0.8  # of the mean distance between reference and target: further aside is another garment
 
-Judge = Callable[[Scored], list[str]]
+
+def add_reasons(queries: pd.DataFrame, prepared: Prepared) -> pd.DataFrame:
+    """The query table with each query's reason, as if it were missed.
+
+    ``likely_reason`` is by likeness; ``reason`` is by attributes where the data has them, else the same.
+
+    >>> add_reasons(pd.DataFrame(columns=["method", "category", "top"]), prepared).columns.tolist()[-2:]
+    ['reason', 'likely_reason']
+    """
+    queries = queries.assign(found=_first_wrong(queries))
+    likely, known = pd.Series("", queries.index), prepared.attributes
+    for _, rows in queries.groupby(["method", "category"], sort=False):
+        likely[rows.index] = _by_likeness(rows, prepared.clip)
+    if known is None:
+        return queries.assign(reason=likely, likely_reason=likely)
+    images = zip(queries["reference"], queries["targets"].str[0], queries["found"], strict=True)
+    true = [_by_attributes(*(known[image] for image in three)) for three in images]
+    return queries.assign(reason=true, likely_reason=likely)
 
 
-def first_wrong(one: Scored) -> list[str]:
-    """The best-ranked image of each query that is not among its targets; the best where all that are known are."""
-    return [
-        next((image for image in top if image not in triplet.targets), top[0])
-        for triplet, top in zip(one.benchmark.triplets, one.top, strict=True)
-    ]
-
-
-def by_attributes(attributes: Attributes) -> Judge:
-    """Reasons by the true attributes of the pictures."""
-
-    def judge(one: Scored) -> list[str]:
-        return [
-            attribute_reason(*(attributes[image] for image in (triplet.reference, triplet.targets[0], found)))
-            for triplet, found in zip(one.benchmark.triplets, first_wrong(one), strict=True)
-        ]
-
-    return judge
-
-
-def attribute_reason(reference: Mapping[str, str], target: Mapping[str, str], found: Mapping[str, str]) -> str:
+def _by_attributes(reference: Mapping[str, str], target: Mapping[str, str], found: Mapping[str, str]) -> str:
     """The reason that one image was retrieved instead of the target.
 
     ``arguably right too``: every attribute is as the target's. ``ignored the edit``: of what the edit changes, nothing
@@ -75,96 +69,79 @@ def attribute_reason(reference: Mapping[str, str], target: Mapping[str, str], fo
     return PART_OF_EDIT if lost <= 1 else NEITHER
 
 
-def by_likeness(store: FeatureStore) -> Judge:
-    """Reasons by where images lie in the two-tower space; half-done edits are none of them.
+def _by_likeness(queries: pd.DataFrame, store: FeatureStore) -> list[str]:
+    """Reasons of one category's queries by where images lie in the two-tower space; half-done edits are none of them.
 
     With r, t and x the reference, the target and the image found, the edit is done where
     ``(x - r)·(t - r) / |t - r|² >= DONE``, and the garment kept where what remains of ``x - r`` aside of ``t - r`` is
     shorter than ``ASIDE`` times the mean ``|t - r|`` of all queries.
     """
-
-    def judge(one: Scored) -> list[str]:
-        triplets, found = one.benchmark.triplets, first_wrong(one)
-        references = store[[triplet.reference for triplet in triplets]]  # (N, D)
-        wanted = store[[triplet.targets[0] for triplet in triplets]] - references  # (N, D)
-        moved = store[found] - references  # (N, D)
-        along = (moved * wanted).sum(-1) / (wanted * wanted).sum(-1).clamp_min(1e-12)  # (N,)
-        aside = (moved - along[:, None] * wanted).norm(dim=-1)  # (N,)
-        done, kept = along >= DONE, aside <= ASIDE * wanted.norm(dim=-1).mean()
-        reasons = {(True, True): NEAR_MISS, (False, True): IGNORED_EDIT, (True, False): IGNORED_REFERENCE}
-        return [
-            ALSO_RIGHT if alike else reasons.get(tuple(pair), NEITHER)
-            for alike, *pair in zip(_asked_alike(one.benchmark, found), done.tolist(), kept.tolist(), strict=True)
-        ]
-
-    return judge
-
-
-def _asked_alike(benchmark: Benchmark, found: Sequence[str]) -> list[bool]:
-    """Whether another query in much the same words has the image found as its target."""
-    asked: dict[str, list[Triplet]] = {}
-    for triplet in benchmark.triplets:
-        for target in triplet.targets:
-            asked.setdefault(target, []).append(triplet)
+    references = store[list(queries["reference"])]  # (N, D)
+    wanted = store[[targets[0] for targets in queries["targets"]]] - references  # (N, D)
+    moved = store[list(queries["found"])] - references  # (N, D)
+    along = (moved * wanted).sum(-1) / (wanted * wanted).sum(-1).clamp_min(1e-12)  # (N,)
+    aside = (moved - along[:, None] * wanted).norm(dim=-1)  # (N,)
+    done, kept = along >= DONE, aside <= ASIDE * wanted.norm(dim=-1).mean()
+    reasons = {(True, True): NEAR_MISS, (False, True): IGNORED_EDIT, (True, False): IGNORED_REFERENCE}
     return [
-        any(word_overlap(triplet.captions, other.captions) >= AGREEMENT for other in asked.get(image, ()))
-        for triplet, image in zip(benchmark.triplets, found, strict=True)
+        ALSO_RIGHT if alike else reasons.get(tuple(pair), NEITHER)
+        for alike, *pair in zip(_asked_alike(queries), done.tolist(), kept.tolist(), strict=True)
     ]
 
 
-def word_overlap(first: Sequence[str], second: Sequence[str]) -> float:
+def reason_table(queries: pd.DataFrame) -> pd.DataFrame:
+    """What share of each method's misses has which reason: method, reason, misses, value, ci_low, ci_high.
+
+    >>> queries = pd.DataFrame({"method": "sum", "recall": [1, 0], "reason": "ignored the edit"})
+    >>> reason_table(queries)[["method", "misses", "value"]].values.tolist()[0]
+    ['sum', 1, 1.0]
+    """
+    rows = []
+    for method, missed in queries[queries["recall"] < 1].groupby("method", sort=False):
+        for reason in REASONS:
+            inside = (missed["reason"] == reason).to_numpy(float)
+            rows.append([method, reason, int(inside.sum()), inside.mean(), *bootstrap_ci(inside)])
+    return pd.DataFrame(rows, columns=["method", "reason", "misses", "value", "ci_low", "ci_high"])
+
+
+def confusions(queries: pd.DataFrame, attributes: ImageAttributes) -> dict[str, pd.DataFrame]:
+    """Attribute → wanted (rows) against retrieved values (columns): counts over all queries by the first result.
+
+    Attributes that no edit changes are left out.
+
+    >>> queries = pd.DataFrame({"reference": ["a"], "targets": [["b"]], "top": [["a"]]})
+    >>> confusions(queries, {"a": {"colour": "red"}, "b": {"colour": "blue"}})["colour"].loc["blue", "red"].item()
+    1
+    """
+    known = pd.DataFrame.from_dict(attributes, orient="index").replace("", None).fillna("none").astype(str)
+    images = (queries["reference"], queries["targets"].str[0], queries["top"].str[0])
+    reference, wanted, retrieved = (known.loc[ids].reset_index(drop=True) for ids in images)
+    tables = {}
+    for name in known.columns[(wanted != reference).any()]:
+        values = sorted({*wanted[name], *retrieved[name]})
+        table = pd.crosstab(wanted[name], retrieved[name], rownames=["wanted"], colnames=["retrieved"])
+        tables[name] = table.reindex(index=values, columns=values, fill_value=0)
+    return tables
+
+
+def _first_wrong(queries: pd.DataFrame) -> list[str]:
+    """The best-ranked image of each query that is not among its targets; the best where all that are known are."""
+    return [next((image for image in row.top if image not in row.targets), row.top[0]) for row in queries.itertuples()]
+
+
+def _asked_alike(queries: pd.DataFrame) -> list[bool]:
+    """Whether another query in much the same words has the image found as its target."""
+    asked: dict[str, list[Sequence[str]]] = {}
+    for row in queries.itertuples():
+        for target in row.targets:
+            asked.setdefault(target, []).append(row.captions)
+    return [
+        any(_word_overlap(captions, other) >= AGREEMENT for other in asked.get(image, ()))
+        for captions, image in zip(queries["captions"], queries["found"], strict=True)
+    ]
+
+
+def _word_overlap(first: Sequence[str], second: Sequence[str]) -> float:
     """Words that two edits share, as a fraction of all words of either, in [0, 1]."""
     one, other = (set(re.findall(r"\w+", " ".join(captions).lower())) for captions in (first, second))
     return len(one & other) / max(1, len(one | other))
-
-
-def reason_table(scored: Sequence[Scored], reasons: Sequence[Sequence[str]], k: int = 10) -> pd.DataFrame:
-    """What share of the misses has which reason: columns reason, misses, value, ci_low, ci_high; a row a reason."""
-    missed = np.array([why for one, part in zip(scored, reasons, strict=True) for why in _of_misses(one, part, k)])
-    rows = []
-    for reason in REASONS if len(missed) else ():
-        inside = (missed == reason).astype(float)
-        rows.append([reason, int(inside.sum()), inside.mean(), *bootstrap_ci(inside)])
-    return pd.DataFrame(rows, columns=["reason", "misses", "value", "ci_low", "ci_high"])
-
-
-def agreeing(true: Sequence[Sequence[str]], estimated: Sequence[Sequence[str]]) -> tuple[float, float]:
-    """The share of queries on whose reason the two agree, in [0, 1], and Cohen's kappa, 0 for agreement by chance."""
-    table = agreement(true, estimated)
-    names = table.index.union(table.columns)
-    counts = table.reindex(index=names, columns=names, fill_value=0).to_numpy(float)
-    shares = counts / max(1.0, counts.sum())
-    same, by_chance = float(np.trace(shares)), float(shares.sum(0) @ shares.sum(1))
-    return same, (same - by_chance) / (1 - by_chance) if by_chance < 1 else 1.0
-
-
-def agreement(true: Sequence[Sequence[str]], estimated: Sequence[Sequence[str]]) -> pd.DataFrame:
-    """How often each estimated reason goes with each true one, over all queries: counts, a row a true reason."""
-    pairs = [pd.Series(np.concatenate([np.asarray(part) for part in parts])) for parts in (true, estimated)]
-    return pd.crosstab(pairs[0], pairs[1], rownames=["by attributes"], colnames=["by likeness"])
-
-
-def _of_misses(one: Scored, reasons: Sequence[str], k: int) -> list[str]:
-    return [reason for reason, recall in zip(reasons, one.recall(k), strict=True) if recall < 1]
-
-
-def confusions(scored: Sequence[Scored], attributes: Attributes) -> dict[str, pd.DataFrame]:
-    """Attribute → wanted (rows) against retrieved values (columns), counts over all queries by the first result.
-
-    Attributes that no edit changes are left out.
-    """
-    pairs = [
-        (attributes[triplet.targets[0]], attributes[top[0]])
-        for one in scored
-        for triplet, top in zip(one.benchmark.triplets, one.top, strict=True)
-    ]
-    references = [attributes[triplet.reference] for one in scored for triplet in one.benchmark.triplets]
-    tables = {}
-    for name in pairs[0][0] if pairs else ():
-        if all(wanted[name] == reference[name] for (wanted, _), reference in zip(pairs, references, strict=True)):
-            continue  # no edit changes it
-        wanted, found = ([str(side[name] or "none") for side in sides] for sides in zip(*pairs, strict=True))
-        values = sorted({*wanted, *found})
-        table = pd.crosstab(pd.Series(wanted), pd.Series(found)).reindex(index=values, columns=values, fill_value=0)
-        tables[name] = table.rename_axis(index="wanted", columns="retrieved")
-    return tables

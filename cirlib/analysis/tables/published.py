@@ -6,18 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from cirlib.study.methods import METHODS
+
 PUBLISHED = Path(__file__).with_name("published.csv")
 FASHIONIQ = "fashioniq"  # the study whose numbers stand beside the published ones
-METRICS = ("recall@10", "recall@50")
-METHODS = {
-    "image_only": "image only",
-    "text_only": "text only",
-    "sum": "weighted sum",
-    "slerp": "slerp",
-    "qformer": "Q-Former",
-    "qformer_hard_negatives": "Q-Former, hard negatives",
-    "retrieval_dpo": "Retrieval-DPO",
-}
 
 
 def paper_vs_ours(summary: pd.DataFrame, study: str) -> pd.DataFrame:
@@ -32,6 +24,10 @@ def paper_vs_ours(summary: pd.DataFrame, study: str) -> pd.DataFrame:
         ``source`` (paper, published, ours; "ours elsewhere" for another study), ``method``, ``data``,
         ``recall@10`` and ``recall@50`` (means of the categories, fractions of 1) with ``…/ci_low`` and ``…/ci_high``
         of ours, ``<category>/recall@10``, ``protocol``, ``complete``.
+
+    >>> table = paper_vs_ours(pd.DataFrame(columns=["method", "metric"]), "fashioniq")
+    >>> table.loc[table["source"] == "ours", "protocol"].unique().tolist()
+    ['not run']
     """
     published = pd.read_csv(PUBLISHED).assign(data=FASHIONIQ, complete=True)
     rows = [_ours(summary, method, study) for method in METHODS]
@@ -41,15 +37,15 @@ def paper_vs_ours(summary: pd.DataFrame, study: str) -> pd.DataFrame:
 
 
 def _not_run(method: str) -> dict:
-    return {"source": "ours", "method": METHODS[method], "data": FASHIONIQ, "protocol": "not run"}
+    return {"source": "ours", "method": METHODS[method].label, "data": FASHIONIQ, "protocol": "not run"}
 
 
 def _ours(summary: pd.DataFrame, method: str, study: str) -> dict:
-    mine = summary[summary["method"] == method]
     row = _not_run(method) | {"data": study}
     if study != FASHIONIQ:
-        row |= {"source": "ours elsewhere", "method": f"{METHODS[method]} ({study})"}
-    for one in mine[mine["metric"].isin(METRICS)].to_dict("records"):
+        row |= {"source": "ours elsewhere", "method": f"{METHODS[method].label} ({study})"}
+    own = summary[(summary["method"] == method) & summary["metric"].isin(("recall@10", "recall@50"))]
+    for one in own.to_dict("records"):
         if one["category"] == "mean":
             row |= {one["metric"]: one["value"], "protocol": one["protocol"], "complete": one["complete"]}
             row |= {f"{one['metric']}/{end}": one[end] for end in ("ci_low", "ci_high")}

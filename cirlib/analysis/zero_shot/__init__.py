@@ -1,1 +1,12 @@
-"""The zero-shot baselines: image only, text only, weighted sum, spherical interpolation."""
+"""The zero-shot baselines on a two-tower model: image only, text only, weighted sum, spherical interpolation."""
+
+from cirlib.analysis.zero_shot.baseline_scores import (  # noqa: F401
+    MIXES,
+    EmbeddedQueries,
+    baselines,
+    best_weights,
+    embed,
+    protocol_table,
+    score_baselines,
+    sweep,
+)  # fmt: skip

@@ -1,0 +1,67 @@
+"""What the stages of a study measured, brought together: one summary, every query's ranks, the best methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from cirlib.benchmarks import Benchmark
+from cirlib.retrieval.scoring import Scored, read_ranks
+from cirlib.study.methods import METHODS
+from cirlib.study.stage import Stage
+
+STAGES = tuple(dict.fromkeys(method.stage for method in METHODS.values()))  # those that score
+
+
+def read_summaries(stage: Stage) -> pd.DataFrame:
+    """The summaries of the study's stages one after the other.
+
+    Raises:
+        StageError: one of them has not run.
+
+    >>> read_summaries(stage)
+    Traceback (most recent call last):
+    cirlib.study.errors.StageError: qformer needs results/small/zero_shot/summary.csv, which is missing: ...
+    """
+    files = [stage.require(stage.results(name) / "summary.csv", name) for name in STAGES]
+    return pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
+
+
+def read_scored(stage: Stage, parts: Mapping[str, Benchmark]) -> list[Scored]:
+    """Every method of the study on the reported queries ``parts``, a category each.
+
+    Raises:
+        StageError: a stage has not run.
+
+    >>> read_scored(stage, prepared.splits.reported)
+    Traceback (most recent call last):
+    cirlib.study.errors.StageError: qformer needs results/small/zero_shot/ranks.csv, which is missing: ...
+    """
+    files = [stage.require(stage.results(name) / "ranks.csv", name) for name in STAGES]
+    return [one for file in files for one in read_ranks(file, parts, stage.study.evaluation)]
+
+
+def best_method(summary: pd.DataFrame) -> str:
+    """The method with the highest mean recall@10.
+
+    >>> rows = {"method": ["sum", "slerp"], "category": "mean", "metric": "recall@10", "value": [0.3, 0.4]}
+    >>> best_method(pd.DataFrame(rows))
+    'slerp'
+    """
+    return str(_mean_recall(summary).idxmax())
+
+
+def best_of_families(summary: pd.DataFrame) -> dict[str, str]:
+    """Family → its best method in the study; families without one are left out.
+
+    >>> rows = {"method": ["sum", "slerp"], "category": "mean", "metric": "recall@10", "value": [0.3, 0.4]}
+    >>> best_of_families(pd.DataFrame(rows))
+    {'zero-shot': 'slerp'}
+    """
+    return _mean_recall(summary).groupby(lambda method: METHODS[method].family, sort=False).idxmax().to_dict()
+
+
+def _mean_recall(summary: pd.DataFrame) -> pd.Series:
+    """Recall@10 of each method, mean of the categories."""
+    return summary[(summary["category"] == "mean") & (summary["metric"] == "recall@10")].set_index("method")["value"]
