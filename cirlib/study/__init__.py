@@ -1,1 +1,1 @@
-"""What every study needs before its subject: parameters, stages, whole files, several processes, errors in one sentence."""
+"""What every study needs first: parameters, stages, whole files, several processes, errors in one sentence."""

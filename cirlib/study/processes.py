@@ -14,6 +14,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
@@ -86,7 +87,9 @@ def _end_with(owner: int) -> None:
 
     def wait_and_end() -> None:
         with suppress(psutil.NoSuchProcess):
-            psutil.Process(owner).wait()
+            process = psutil.Process(owner)
+            while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(0.5)
         os._exit(1)
 
     Thread(target=wait_and_end, daemon=True).start()

@@ -6,44 +6,40 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
-import pandas as pd
 import psutil
 import pytest
 import torch
-import yaml
+from accelerate import PartialState
 from torch.nn import functional as F
 
 from cirlib.losses.info_nce import info_nce
 from cirlib.models.feature_store import FeatureStore, build_store
-from cirlib.models.preparation import Prepared, encode_tokens, needed_images
-from cirlib.study import processes as processes_module
 from cirlib.study.errors import ParameterError, ResourceError
 from cirlib.study.processes import (
-    available,
+    all_gather,
+    all_reduce,
     average_gradients,
-    gathered,
-    is_first,
-    joined,
-    own_rows,
-    rank,
-    run,
-    share,
-    size,
+    broadcast,
+    launch,
+    local_indices,
+    process_count,
+    process_pool,
+    shard,
 )
-from cirlib.training.qformer_training import train_qformer
 
 WIDTH = 6
-MODELS = {"image_size": 64, "precision": "fp32"}
 GPUS = torch.cuda.device_count()
+slow = pytest.mark.slow
+needs_two = pytest.mark.skipif(GPUS == 1, reason="2 processes need as many GPUs")
 
 
-def several(count: int) -> pytest.MarkDecorator:
-    """Marks a test that starts ``count`` processes."""
-    return pytest.mark.skipif(0 < GPUS < count, reason=f"{count} processes need as many GPUs, {GPUS} is here")
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes find the work that is defined here."""
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}{os.pathsep}{Path(__file__).parents[2]}")
 
 
 def step(count: int) -> tuple[torch.nn.Module, torch.Tensor]:
@@ -54,8 +50,8 @@ def step(count: int) -> tuple[torch.nn.Module, torch.Tensor]:
     with torch.no_grad():
         model.weight.copy_(torch.randn(WIDTH, WIDTH, generator=generator))
         model.bias.zero_()
-    mine = own_rows(count)
-    queries, targets = (gathered(F.normalize(model(x[mine]), dim=-1), count) for x in (images, texts))
+    mine = local_indices(count)
+    queries, targets = (all_gather(F.normalize(model(x[mine]), dim=-1), count) for x in (images, texts))
     loss = info_nce(queries, targets, temperature=0.1)
     loss.backward()
     average_gradients(model)
@@ -63,155 +59,87 @@ def step(count: int) -> tuple[torch.nn.Module, torch.Tensor]:
 
 
 def save_step(asked: tuple[Path, int]) -> None:
+    """What this process has after a step, and of what all of them share."""
     folder, count = asked
     model, loss = step(count)
-    assert is_first() == (rank() == 0)
-    torch.save({"loss": loss.detach(), "weight": model.weight.grad, "size": size()}, folder / f"{rank()}.pt")
+    whole, own = torch.zeros(5, dtype=torch.int64), shard(range(5))
+    whole[own] = torch.tensor(own) + 10
+    shared = [all_reduce(whole).tolist(), broadcast(f"of process {PartialState().process_index}")]
+    saved = {"loss": loss.detach(), "weight": model.weight.grad, "shared": shared}
+    torch.save(saved, folder / f"{PartialState().process_index}.pt")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("processes", "count"), [pytest.param(n, count, marks=several(n)) for n, count in ((2, 8), (2, 7), (3, 7))]
-)
+@slow
+@needs_two
+@pytest.mark.parametrize(("processes", "count"), [(2, 8), (2, 7), (3, 7)])
 def test_loss_and_gradients_are_those_of_one_process(tmp_path, processes, count):
+    if 0 < GPUS < processes:
+        pytest.skip(f"{processes} processes need as many GPUs")
     model, loss = step(count)
-    run(save_step, (tmp_path, count), processes)
-    for number in range(processes):
-        saved = torch.load(tmp_path / f"{number}.pt", weights_only=True)
-        assert saved["size"] == processes
-        torch.testing.assert_close(saved["loss"], loss.detach())
-        torch.testing.assert_close(saved["weight"], model.weight.grad, atol=1e-5, rtol=1e-5)
+    launch(save_step, (tmp_path, count), processes)
+    assert len(list(tmp_path.iterdir())) == processes
+    for file in tmp_path.iterdir():
+        saved = torch.load(file, weights_only=True)
+        torch.testing.assert_close(saved["loss"].cpu(), loss.detach())
+        torch.testing.assert_close(saved["weight"].cpu(), model.weight.grad, atol=1e-5, rtol=1e-5)
+        assert saved["shared"] == [[10, 11, 12, 13, 14], "of process 0"]
 
 
-def fail_second(_: None) -> None:
-    if not is_first():
-        raise ValueError("the second process fails" + 100_000 * "!")
-
-
-@several(2)
-@pytest.mark.slow
-def test_a_process_that_fails_ends_all_with_its_error():
-    with pytest.raises(ValueError, match="the second process fails"):
-        run(fail_second, None, 2)
-
-
-def kill_second(_: None) -> None:
-    if not is_first():
+def end_badly(way: str) -> None:
+    """The second process fails or is killed; the first would go on for ten minutes."""
+    if PartialState().is_main_process:
+        time.sleep(600)
+    if way == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    raise ValueError("the second process fails")
 
 
-@several(2)
-@pytest.mark.slow
-def test_a_process_that_is_killed_ends_all_with_a_sentence():
-    with pytest.raises(ResourceError, match=r"one of 2 processes was ended \(SIGKILL\): run it again"):
-        run(kill_second, None, 2)
+@slow
+@needs_two
+@pytest.mark.parametrize(("way", "said"), [("fails", "ValueError: the second process fails"), ("killed", "SIGKILL")])
+def test_a_process_that_fails_or_is_killed_ends_all_with_one_sentence(capfd, way, said):
+    with pytest.raises(ResourceError, match="one of 2 processes failed, its error stands above: run it again"):
+        launch(end_badly, way, 2)
+    assert said in capfd.readouterr().err
 
 
-def kill_second_fail_first(_: None) -> None:
-    kill_second(None)
-    raise RuntimeError("connection reset by peer")
-
-
-@several(2)
-@pytest.mark.slow
-def test_what_another_raises_after_a_kill_does_not_hide_it(monkeypatch):
-    join = torch.multiprocessing.ProcessContext.join
-
-    def late(self, *arguments):
-        for process in self.processes:
-            process.join()
-        return join(self, *arguments)
-
-    monkeypatch.setattr(torch.multiprocessing.ProcessContext, "join", late)
-    with pytest.raises(ResourceError, match=r"one of 2 processes was ended \(SIGKILL\): run it again"):
-        run(kill_second_fail_first, None, 2)
-
-
-def wait_long(mark: Path) -> None:
-    mark.touch()
+def wait_long(folder: Path) -> None:
+    (folder / f"{os.getpid()}").touch()
     time.sleep(600)
 
 
-@several(2)
-@pytest.mark.slow
-def test_an_interrupt_of_the_first_process_alone_ends_all(tmp_path):
-    def interrupt() -> None:
-        while not (tmp_path / "mark").exists():
-            time.sleep(0.1)
-        os.kill(os.getpid(), signal.SIGINT)
+OWNER = """
+import signal, sys
+from pathlib import Path
+from cirlib.study.processes import launch, process_pool
+from test_processes import wait_long
 
-    before = set(psutil.Process().children(recursive=True))
-    threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        run(wait_long, tmp_path / "mark", 2)
-    left = set(psutil.Process().children(recursive=True)) - before
-    assert [process for process in left if "spawn_main" in " ".join(process.cmdline())] == []
-
-
-class Unportable(Exception):
-    def __init__(self, *, wanted: str) -> None:
-        super().__init__(wanted)
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have had it ignored
+    if sys.argv[2] == "launch":
+        launch(wait_long, Path(sys.argv[1]), 2)
+    else:
+        list(process_pool(2).map(wait_long, [Path(sys.argv[1])] * 2))
+"""
 
 
-def fail_unportably(_: None) -> None:
-    raise Unportable(wanted="a keyword")
-
-
-@several(2)
-@pytest.mark.slow
-def test_an_error_that_cannot_be_passed_on_is_told_in_words():
-    with pytest.raises(RuntimeError, match="Unportable: a keyword"):
-        run(fail_unportably, None, 2)
-
-
-def save_joined(folder: Path) -> None:
-    items = list(range(5))
-    whole = torch.zeros(5, dtype=torch.int64)
-    whole[share(items)] = torch.tensor(share(items)) + 10
-    torch.save(joined(whole), folder / f"{rank()}.pt")
-
-
-@several(2)
-@pytest.mark.slow
-def test_what_is_shared_out_is_joined_whole_on_every_process(tmp_path):
-    run(save_joined, tmp_path, 2)
-    for number in range(2):
-        assert torch.load(tmp_path / f"{number}.pt", weights_only=True).tolist() == [10, 11, 12, 13, 14]
-
-
-def test_no_more_processes_than_gpus(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert [available(asked, "p") for asked in (None, 1, 2)] == [2, 1, 2]
-    with pytest.raises(ParameterError, match=r"qformer\.processes is 3, at most 2 is allowed: so many GPUs are here"):
-        available(3, "qformer.processes")
-
-
-def test_without_gpus_as_many_processes_as_are_asked_for(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert (available(None, "p"), available(3, "p")) == (1, 3)
-
-
-def test_alone_everything_is_as_it_was():
-    rows = torch.arange(6.0)
-    assert (size(), is_first(), own_rows(3).tolist()) == (1, True, [0, 1, 2])
-    assert gathered(rows, 6) is rows
-
-
-@several(2)
-@pytest.mark.slow
-def test_two_processes_write_the_store_that_one_writes(custom_stage, monkeypatch):
-    stores, started = [], []
-    monkeypatch.setattr(processes_module, "run", lambda *asked: (started.append(asked[-1]), run(*asked)))
-    for processes in (1, 2):
-        prepared = Prepared(custom_stage("data_prep", models=MODELS, data_prep={"processes": processes}))
-        encode_tokens(prepared, needed_images(prepared))
-        folder = prepared.stage.data / "tokens"
-        stores.append({file.name: file.read_bytes() for file in folder.iterdir()})
-        for file in folder.iterdir():
-            file.unlink()
-    assert sorted(stores[0]) == ["features.npy", "store.json"]
-    assert stores[0] == stores[1]
-    assert started == [2]
+@slow
+@needs_two
+@pytest.mark.parametrize(
+    ("how", "sent"), [("launch", signal.SIGKILL), ("launch", signal.SIGINT), ("pool", signal.SIGKILL)]
+)
+def test_no_process_outlives_the_one_that_started_it(tmp_path, how, sent):
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path), how], stderr=subprocess.PIPE, text=True)
+    while len(list(tmp_path.iterdir())) < 2:
+        assert owner.poll() is None, owner.stderr.read()
+        time.sleep(0.1)
+    started = psutil.Process(owner.pid).children(recursive=True)
+    assert {int(file.name) for file in tmp_path.iterdir()} <= {process.pid for process in started}
+    owner.send_signal(sent)
+    _, alive = psutil.wait_procs(started, timeout=60)
+    assert alive == []
+    assert owner.wait(10) != 0
+    assert ("KeyboardInterrupt" in owner.stderr.read()) == (sent == signal.SIGINT)
 
 
 def build(asked: tuple[Path, Path]) -> None:
@@ -219,8 +147,6 @@ def build(asked: tuple[Path, Path]) -> None:
     folder, mark = asked
 
     def encode(rows: slice) -> list[torch.Tensor]:
-        with (folder.parent / "encoded.txt").open("a") as log:
-            log.write(f"{rows.start}\n")
         if rows.start == 6 and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -229,72 +155,30 @@ def build(asked: tuple[Path, Path]) -> None:
     build_store(folder, "key", [str(n) for n in range(9)], (3,), encode, shard_size=2)
 
 
-@several(2)
-@pytest.mark.slow
+@slow
+@needs_two
 def test_a_store_goes_on_where_a_killed_process_left_it(tmp_path):
-    with pytest.raises(ResourceError, match="SIGKILL"):
-        run(build, (tmp_path / "tokens", tmp_path / "killed"), 2)
-    assert not (tmp_path / "tokens").exists()
-    left = {int(file.stem) for file in (tmp_path / "tokens.partial").glob("*.written")}
-    assert 2 in left
-    assert 6 not in left
-    (tmp_path / "encoded.txt").unlink()
-    run(build, (tmp_path / "tokens", tmp_path / "killed"), 2)
-    again = {int(line) for line in (tmp_path / "encoded.txt").read_text().splitlines()}
-    assert again == {0, 2, 4, 6, 8} - left
-    store = FeatureStore(tmp_path / "tokens")
+    asked = (tmp_path / "tokens", tmp_path / "killed")
+    with pytest.raises(ResourceError, match="one of 2 processes failed"):
+        launch(build, asked, 2)
+    assert not asked[0].exists()
+    launch(build, asked, 2)
+    store = FeatureStore(asked[0])
     assert store[store.ids].tolist() == [[n, n, n] for n in range(9)]
-    assert sorted(file.name for file in store.folder.iterdir()) == ["features.npy", "store.json"]
 
 
-def qformer_params(**changed: object) -> dict[str, object]:
-    return {"pretraining_epochs": 1, "epochs": 2, "mine_from": 1, "batch_size": 5, "num_query_tokens": 2,
-            "width": 16, "hard_negatives": 2, "range_max": 4, **changed}  # fmt: skip
+@pytest.mark.parametrize(("gpus", "counts"), [(0, [1, 3]), (3, [3, 3])])
+def test_without_a_wish_there_is_a_process_a_gpu(monkeypatch, gpus, counts):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert [process_count(asked, "p") for asked in (None, 3)] == counts
 
 
-def states(folder: Path) -> dict[Path, int]:
-    """When each training last wrote its state."""
-    return {file: file.stat().st_mtime_ns for file in folder.rglob("state.pt")}
+def test_no_more_processes_than_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ParameterError, match=r"qformer\.processes is 3, at most 2 is allowed: so many GPUs are here"):
+        process_count(3, "qformer.processes")
 
 
-@several(2)
-@pytest.mark.slow
-def test_processes_of_a_launcher_train_what_the_notebook_goes_on_from(custom_stage, capsys):
-    """As `accelerate launch` starts them; then one process only reads what they left."""
-    prepared = Prepared(custom_stage("data_prep", models=MODELS))
-    encode_tokens(prepared, needed_images(prepared))
-    stage = custom_stage("qformer", models=MODELS, qformer=qformer_params())
-    (stage.root / "params.yaml").write_text(yaml.safe_dump(stage.study.model_dump(mode="json")))
-    (stage.root / "dvc.yaml").touch()
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1",
-              "--mixed_precision", "no", "--dynamo_backend", "no", "--multi_gpu" if GPUS else "--cpu",
-              "-m", "cirlib.training.qformer_training"]  # fmt: skip
-    done = subprocess.run(launch, cwd=stage.root, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("small · qformer") == 1
-    steps = states(stage.unfinished)
-    assert steps
-    other_needs = qformer_params(processes=1, chunk_size=4, gradient_checkpointing=True)
-    composers, history = train_qformer(Prepared(custom_stage("qformer", models=MODELS, qformer=other_needs)))
-    assert states(stage.unfinished) == steps
-    assert set(history["run"]) == {"pretraining", "qformer", "qformer_hard_negatives"}
-    assert list(composers) == ["qformer", "qformer_hard_negatives"]
-
-
-@several(2)
-@pytest.mark.slow
-def test_two_processes_train_the_qformer_that_one_trains(custom_stage):
-    """Batches of five: one row more on the first process than on the second."""
-    histories, weights = {}, {}
-    prepared = Prepared(custom_stage("data_prep", models=MODELS))
-    encode_tokens(prepared, needed_images(prepared))
-    for processes in (1, 2):
-        stage = custom_stage("qformer", models=MODELS, qformer=qformer_params(processes=processes))
-        composers, histories[processes] = train_qformer(Prepared(stage))
-        weights[processes] = {name: c.state_dict()["vision_projection.weight"].cpu() for name, c in composers.items()}
-        stage.finish()
-    one, two = (histories[n].drop(columns=["pairs/s", "triplets/s"]) for n in (1, 2))
-    pd.testing.assert_frame_equal(two, one, rtol=1e-3, check_dtype=False)
-    assert list(weights[1]) == list(weights[2]) == ["qformer", "qformer_hard_negatives"]
-    for name, weight in weights[1].items():
-        torch.testing.assert_close(weights[2][name], weight, atol=2e-3, rtol=0)
+def test_a_pool_gives_what_map_gives():
+    with process_pool(2) as pool:
+        assert list(pool.map(abs, range(-9, 0))) == [9, 8, 7, 6, 5, 4, 3, 2, 1]
