@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cirlib.study.pictures import to_rgb
+from cirlib.study.pictures import open_rgb, to_rgb
 
 
 def reopened(image: Image.Image, kind: str = "PNG", **options) -> Image.Image:
@@ -29,12 +29,13 @@ def test_a_wide_format_with_small_numbers_is_left_as_it_is():
     assert got[0, :, 0].tolist() == [0, 100, 255]
 
 
-def test_a_photo_taken_sideways_is_upright():
+def test_a_photo_taken_sideways_is_upright(tmp_path):
     photo = Image.new("RGB", (80, 40), "teal")
     photo.paste("red", (0, 0, 10, 40))  # the left edge
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees clockwise
-    got = to_rgb(reopened(photo, "JPEG", exif=exif, quality=95))
+    photo.save(tmp_path / "photo.jpg", exif=exif, quality=95)
+    got = open_rgb(tmp_path / "photo.jpg")
     assert got.size == (40, 80)
     assert np.asarray(got)[2, 20, 0] > 200  # the left edge is on top
 

@@ -16,7 +16,7 @@ import torch
 
 from cirlib.study import stage as stage_module
 from cirlib.study.errors import ParameterError, StageError
-from cirlib.study.stage import assigned_names, open_stage, project_root, seed_everything
+from cirlib.study.stage import assigned_names, open_stage, project_root
 
 
 class Shell:
@@ -59,13 +59,9 @@ def run_cells(project: Path, monkeypatch) -> Callable[..., stage_module.Stage]:
 OWN = "# Parameters: None keeps what params.yaml says\nlr = None\nepochs = None\nseed = None\n"
 
 
-def test_the_root_is_found_from_a_folder_below_it(project):
-    assert project_root() == project
-    assert project_root(project / "notebooks") == project
-    assert project_root(project) == project
-
-
-def test_outside_a_project_the_folder_is_named(tmp_path):
+def test_the_root_is_found_from_a_folder_below_it_and_outside_the_folder_is_named(project, tmp_path_factory):
+    assert project_root() == project_root(project / "notebooks") == project_root(project) == project
+    tmp_path = tmp_path_factory.mktemp("elsewhere")
     (tmp_path / "params.yaml").write_text("name: x\n")  # alone it makes no project
     with pytest.raises(ParameterError, match=f"no params.yaml and dvc.yaml at or above {tmp_path}"):
         project_root(tmp_path)
@@ -76,8 +72,7 @@ def test_with_nothing_overridden_a_stage_writes_the_pipelines_results(project, r
     assert stage.overrides == {}
     assert stage.out == project / "results" / "small" / "qformer"
     assert stage.figures == project / "figures" / "small" / "qformer"
-    assert stage.out.is_dir()
-    assert stage.figures.is_dir()
+    assert stage.out.is_dir() and stage.figures.is_dir()
     assert stage.params == stage.study.qformer
     assert stage.data == project / "data" / "small"
     assert stage.images == project / "data" / "small" / "raw"
@@ -92,10 +87,6 @@ def test_an_override_writes_to_a_folder_that_says_it(project, run_cells):
     assert stage.figures == stage.out / "figures"
     assert not (project / "results").exists()
     assert not (project / "figures").exists()
-
-
-def test_an_override_without_papermill_is_seen_too(run_cells):
-    assert run_cells("# Parameters\nlr = 2e-5\nseed = None\n").overrides == {"lr": 2e-5}
 
 
 @pytest.mark.parametrize(
@@ -113,18 +104,19 @@ def test_other_odd_values_get_other_folders(run_cells):
     assert first != second
 
 
-def test_only_cells_with_the_mark_are_read(run_cells):
-    assert run_cells(OWN, "import os\nlr = 5.0\nbatch_size = 3\n# Parameters\n").overrides == {"lr": 5.0}
-    stage = run_cells("nonsense = 1\n", OWN)
-    assert stage.overrides == {}
-
-
-def test_a_mark_after_blank_lines_is_read(run_cells):
-    assert run_cells("\n\n# Parameters\nepochs = 1\n").overrides == {"epochs": 1}
-
-
-def test_a_parameters_cell_mistyped_once_does_not_stop_the_notebook(run_cells):
-    assert run_cells("# Parameters\nlr = = 1\n", "# Parameters\nlr = 1e-3\n").overrides == {"lr": 1e-3}
+@pytest.mark.parametrize(
+    ("cells", "overrides"),
+    [
+        (["# Parameters\nlr = 2e-5\nseed = None\n"], {"lr": 2e-5}),
+        ([OWN, "import os\nlr = 5.0\nbatch_size = 3\n# Parameters\n"], {"lr": 5.0}),
+        (["nonsense = 1\n", OWN], {}),
+        (["\n\n# Parameters\nepochs = 1\n"], {"epochs": 1}),
+        (["# Parameters\nlr = = 1\n", "# Parameters\nlr = 1e-3\n"], {"lr": 1e-3}),
+    ],
+    ids=["None keeps", "names of marked cells only", "unmarked names", "blank lines before", "mistyped once"],
+)
+def test_marked_cells_are_read_however_they_came(run_cells, cells, overrides):
+    assert run_cells(*cells).overrides == overrides
 
 
 def test_an_unknown_name_in_a_parameters_cell_is_an_error(project, run_cells):
@@ -135,12 +127,12 @@ def test_an_unknown_name_in_a_parameters_cell_is_an_error(project, run_cells):
 
 
 def test_the_seed_of_the_study_seeds_every_generator(run_cells):
-    run_cells(OWN)
-    first = (random.random(), np.random.rand(), torch.rand(1).item())
-    seed_everything(3)
-    assert (random.random(), np.random.rand(), torch.rand(1).item()) == first
-    run_cells("# Parameters\nseed = 4\n")
-    assert random.random() != first[0]
+    def draws(*cells: str) -> tuple[float, float, float]:
+        run_cells(*cells)
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    assert draws(OWN) == draws(OWN)
+    assert not set(draws(OWN)) & set(draws("# Parameters\nseed = 4\n"))
 
 
 def test_outside_a_notebook_params_yaml_is_all_there_is(project):
@@ -166,14 +158,11 @@ def test_assigned_names_are_those_at_the_top_level(source, names):
     assert assigned_names(source) == names
 
 
-def test_an_input_that_is_there_is_returned(run_cells, project):
+def test_what_an_earlier_stage_chose_is_read_and_missing_the_command_that_makes_it_is_named(run_cells):
     stage = run_cells(OWN)
-    (stage.out / "x.json").write_text("{}")
-    assert stage.require(stage.out / "x.json", "qformer") == stage.out / "x.json"
-
-
-def test_a_missing_input_names_the_command_that_makes_it(run_cells):
-    stage = run_cells(OWN)
+    (stage.out / "best_run.json").write_text('{"run": "qformer"}')
+    assert stage.require(stage.out / "best_run.json", "qformer") == stage.out / "best_run.json"
+    assert stage.read_choice("qformer", "best_run.json") == {"run": "qformer"}
     with pytest.raises(StageError) as caught:
         stage.require(stage.data / "tokens", "data_prep")
     assert str(caught.value) == "qformer needs data/small/tokens, which is missing: run `dvc repro data_prep` first"

@@ -1,0 +1,138 @@
+"""Files are whole or not there, also on a disk that is full or may not be written, and one sentence says what to do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from cirlib import figures
+from cirlib.models.feature_store import FeatureStore, StoreError, build_store
+from cirlib.models.qformer import QFormerSettings, blip2_qformer, save_weights
+from cirlib.study.errors import WriteError
+from cirlib.study.files import replace_file, write_json, write_table
+
+NOISE = np.random.default_rng(0).random((400, 400))
+
+
+def noisy_figure() -> Figure:
+    figure = Figure()
+    figure.subplots().imshow(NOISE)
+    return figure
+
+
+WRITERS = {
+    "table.csv": lambda path: write_table(pd.DataFrame(NOISE[:100]), path),
+    "metrics.json": lambda path: write_json(NOISE[:100].tolist(), path),
+    "picture.png": lambda path: figures.save(noisy_figure(), path),
+}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A real file system of 4 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=False, capture_output=True)
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(folder: Path, left: int = 4096) -> None:
+    """Leaves so many bytes free."""
+    free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
+    (folder / "filling").write_bytes(b"f" * max(0, free - left))
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk_keeps_tables_metrics_and_pictures(small_disk, name):
+    WRITERS[name](small_disk / name)
+    before = (small_disk / name).read_bytes()
+    fill(small_disk)
+    with pytest.raises(WriteError, match=rf"{name} could not be written: No space left on device: make room on its"):
+        WRITERS[name](small_disk / name)
+    assert (small_disk / name).read_bytes() == before
+    assert {path.name for path in small_disk.iterdir()} == {name, "filling"}  # nothing half-written is left
+    (small_disk / "filling").unlink()
+    WRITERS[name](small_disk / name)  # the room is there again
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_read_only_disk_is_named_by_whatever_writes(small_disk, name):
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(WriteError, match=rf"{name} could not be written: Read-only file system"):
+        WRITERS[name](small_disk / name)
+
+
+KILLED_WRITER = """
+import os, signal, sys
+from pathlib import Path
+from cirlib.study.files import replace_file
+
+def write(path):
+    path.write_text("hal")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+replace_file(Path(sys.argv[1]), write)
+"""
+
+
+def test_a_writer_that_is_killed_leaves_the_old_file(tmp_path):
+    file = tmp_path / "table.csv"
+    file.write_text("old")
+    done = subprocess.run([sys.executable, "-c", KILLED_WRITER, str(file)], env=os.environ, capture_output=True)
+    assert done.returncode == -9
+    assert file.read_text() == "old"
+
+
+def test_what_is_wrong_with_the_content_is_not_taken_for_the_disks_fault(tmp_path):
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        write_json({"path": tmp_path}, tmp_path / "a.json")
+    with pytest.raises(ZeroDivisionError):
+        replace_file(tmp_path / "a.txt", lambda path: path.write_text(str(1 / 0)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_keeps_the_weights(small_disk, tiny_blip2):
+    composer = blip2_qformer(str(tiny_blip2), QFormerSettings())
+    fill(small_disk, 100_000)
+    with pytest.raises(WriteError, match=r"model\.safetensors could not be written: .*No space left on device"):
+        save_weights(composer, small_disk)
+    assert [path.name for path in small_disk.iterdir()] == ["filling"]
+
+
+ENCODING = """
+import sys
+from pathlib import Path
+import torch
+from cirlib.models.feature_store import build_store
+ids = [str(i) for i in range(5000)]
+try:
+    build_store(Path(sys.argv[1]), "key", ids, (1000,), lambda rows: [torch.ones(len(ids[rows]), 1000)])
+except Exception as error:
+    print(f"{type(error).__name__}: {error}")
+"""
+
+
+def test_features_larger_than_the_disk_are_refused_and_do_not_kill_the_process(small_disk):
+    """Written through a memory map, they would: a bus error."""
+    command = [sys.executable, "-c", ENCODING, str(small_disk / "tokens")]
+    done = subprocess.run(command, env=os.environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = done.stdout.strip().splitlines()[-1]
+    assert told.startswith("WriteError: ") and "features.npy could not be written: No space left on device" in told
+    with pytest.raises(StoreError, match="holds no finished feature store"):
+        FeatureStore(small_disk / "tokens")
+    store = build_store(small_disk / "tokens", "key", ["a"], (10,), lambda rows: [torch.ones(1, 10)])
+    assert store[["a"]].tolist() == [[1.0] * 10]
