@@ -122,16 +122,12 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
 
 
 @pytest.fixture
-def server() -> Iterator[Any]:
-    """A running `misbehaving_server.Server`."""
-    from threading import Thread
+def httpserver() -> Iterator[Any]:
+    """pytest-httpserver's, answering several requests at a time."""
+    from pytest_httpserver import HTTPServer
 
-    from misbehaving_server import Server
-
-    with Server() as server:
-        Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    with HTTPServer(threaded=True) as server:
         yield server
-        server.shutdown()
 
 
 @pytest.fixture(scope="session")
@@ -262,22 +258,39 @@ def custom_stage(
     return lambda name="qformer", **blocks: stage_of(tmp_path, name, **blocks)
 
 
+@pytest.fixture
+def unprepared(custom_stage: Callable[..., Any]) -> Any:
+    """The small study of `write_custom_data` at 64 pixels, nothing of it encoded yet."""
+    from cirlib.models.prepared import Prepared
+
+    models = {"image_size": 64, "precision": "fp32"}
+    return Prepared(custom_stage("data_prep", models=models, data_prep={"num_workers": 0}))
+
+
 @pytest.fixture(scope="session")
 def prepared(
     tmp_path_factory: pytest.TempPathFactory, write_json: Callable[[Path, Any], Path], write_image: Callable[..., Path]
 ) -> Any:
     """The small study of `write_custom_data` with every image encoded, as a later stage opens it. Do not write there."""
-    from cirlib.models.preparation import Prepared, align_towers, encode_tokens, encode_two_towers, needed_images
+    from cirlib.models.preparation import align_towers, encode_tokens, encode_two_towers
+    from cirlib.models.prepared import Prepared
 
     root = tmp_path_factory.mktemp("prepared")
     write_custom_data(root / "raw", write_json, write_image)
     models = {"image_size": 64, "precision": "fp32"}
     begun = Prepared(stage_of(root, "data_prep", models=models, data_prep={"num_workers": 0}))
-    images = needed_images(begun)
-    encode_tokens(begun, images)
+    encode_tokens(begun)
     align_towers(begun)
-    encode_two_towers(begun, images)
+    encode_two_towers(begun)
     return Prepared(stage_of(root, "qformer", models=models, qformer={"num_query_tokens": 2, "width": 16}))
+
+
+@pytest.fixture
+def run_context(prepared: Any, tmp_path: Path) -> Any:
+    """What preference trainings of the `prepared` study share."""
+    from cirlib.analysis.dpo.context import RunContext
+
+    return RunContext(prepared, prepared.stage.study.evaluation, prepared.splits, tmp_path)
 
 
 @pytest.fixture(scope="session")
@@ -341,6 +354,19 @@ def small_rehearsal(tmp_path_factory) -> Path:
     return root
 
 
+def _a_garment() -> Any:
+    from cirlib.benchmarks.garments.attributes import random_garment
+
+    return random_garment(np.random.default_rng(0), "dress")
+
+
+def _new_composer(prepared: Any) -> Any:
+    """A Q-Former as the study starts from it; an example may train it."""
+    from cirlib.models.qformer_embedding import new_composer
+
+    return new_composer(prepared)
+
+
 @pytest.fixture(autouse=True)
 def _names_in_examples(request: pytest.FixtureRequest, doctest_namespace: dict[str, Any]) -> None:
     """What the examples in docstrings may use without importing it."""
@@ -355,7 +381,13 @@ def _names_in_examples(request: pytest.FixtureRequest, doctest_namespace: dict[s
         "folder": lambda: request.getfixturevalue("tmp_path"),  # an empty one
         "prepared": lambda: request.getfixturevalue("prepared"),
         "stage": lambda: request.getfixturevalue("prepared").stage,
+        "context": lambda: request.getfixturevalue("run_context"),
+        "composer": lambda: _new_composer(request.getfixturevalue("prepared")),
         "make_scored": lambda: request.getfixturevalue("make_scored"),
         "write_image": lambda: request.getfixturevalue("write_image"),
+        "tiny_blip2": lambda: request.getfixturevalue("tiny_blip2"),
+        "unprepared": lambda: request.getfixturevalue("unprepared"),
+        "garment": _a_garment,
+        "results": lambda: PROJECT_ROOT / "results" / "garments",  # the committed tables
     }
     doctest_namespace.update({name: make() for name, make in names.items() if re.search(rf"\b{name}\b", used)})

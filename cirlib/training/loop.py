@@ -1,6 +1,6 @@
 """The one training loop: epochs of batches, a dev score after each, resumable, best epoch kept.
 
-Losses, composers and data come from the caller; the loop knows optimiser, schedule, precision, checkpoints.
+Losses, models and data come from the caller; the loop knows optimiser, schedule, precision and checkpoints.
 """
 
 from __future__ import annotations
@@ -10,49 +10,73 @@ import json
 import pickle
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.state import AcceleratorState
-from safetensors.torch import load_file, save_file
+from accelerate import PartialState
+from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from cirlib.models.devices import precision_here
+from cirlib.models.devices import DTYPES, autocast, precision_here
 from cirlib.study.files import replace_file
 from cirlib.study.processes import average_gradients, broadcast
 from cirlib.study.resources import require_disk, within_memory
 
+SELECT = "dev/recall@10"  # the score that chooses the epoch
+MAX_NORM = 1.0  # of a step's gradient
 SMALLER_STEPS = (
     "lower batch_size and raise accumulation by the same factor; for the Q-Former, qformer.gradient_checkpointing=true "
     "or qformer.chunk_size=16 keep the batch as it is"
 )
-NAMED = 8  # of a batch, in the sentence that stops a run
-PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How to optimise: AdamW, one cycle of the learning rate with its peak at 10 % of the steps."""
+class TrainingConfig:
+    """How to optimise: AdamW, one cycle of the learning rate with its peak at 10 % of the steps.
 
+    Attributes:
+        run: the training's name in tables and messages.
+        steps_per_epoch: how many batches an epoch has.
+        accumulation: batches whose gradients make one step; the last batch of an epoch always makes one.
+        unit: what a batch is counted in.
+        keep_epoch: the checkpoint of this epoch stays, as ``epoch-N.pt``, for a warm start of others; 0: none.
+    """
+
+    run: str
     epochs: int
+    steps_per_epoch: int
     lr: float
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.98)
     precision: str = "auto"
     accumulation: int = 1
-    max_norm: float = 1.0
+    unit: str = "triplets"
+    keep_epoch: int = 0
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop asks of its caller beside the loss.
+
+    Attributes:
+        validate: scores the model after each epoch; the epoch with the highest ``dev/recall@10`` is kept.
+        names: what is in a batch, for the sentence that stops a run which went wrong.
+        prefetch: is given each batch one step before its turn, to have its data fetched meanwhile.
+    """
+
+    validate: Callable[[], dict[str, float]] | None = None
+    names: Callable[[Any], Sequence[str]] = str
+    prefetch: Callable[[Any], None] | None = None
 
 
 @dataclass
 class History:
-    """One record an epoch: ``epoch``, ``loss``, whatever the dev score gives, ``triplets/s``.
+    """One of ``records`` an epoch: ``epoch``, ``loss``, what the dev score gives, ``triplets/s``.
 
     ``steps`` has what the loss told beside itself, one record a batch.
     """
@@ -61,281 +85,214 @@ class History:
     records: list[dict] = field(default_factory=list)
     steps: list[dict] = field(default_factory=list)
 
-    def best(self, metric: str) -> dict:
-        """The record with the highest ``metric``; the earliest of equals."""
-        return max(self.records, key=lambda record: record[metric])
-
 
 def train(
     model: nn.Module,
     batches: Callable[[int], Sequence],
-    steps_per_epoch: int,
-    loss_of: Callable[[object], tuple[Tensor, dict[str, float]]],
-    recipe: Recipe,
+    loss_of: Callable[[Any], tuple[Tensor, dict[str, float]]],
+    config: TrainingConfig,
     folder: Path | None,
+    hooks: Hooks | None = None,
     *,
-    run: str,
-    validate: Callable[[], dict[str, float]] | None = None,
-    select: str = "dev/recall@10",
     fingerprint: object = None,
-    unit: str = "triplets",
-    keep: int = 0,
-    fork: Path | None = None,
-    names: Callable[[object], Sequence[str]] = str,
-    prefetch: Callable[[object], None] | None = None,
+    warm_start: Path | None = None,
 ) -> History:
-    """Trains ``model`` and leaves it at its best epoch (at its last one where nothing validates).
+    """Trains ``model`` and leaves it at its best epoch (at its last one where nothing validates), in eval mode.
 
     Args:
         batches: epoch (from 1) → the batches of that epoch, a sequence whose items have a length.
-        steps_per_epoch: how many batches an epoch has.
         loss_of: one batch → scalar loss, and what else to keep of the step.
-        folder: holds the state of the run. A run that is called again with the same arguments goes on where it was
-            stopped, and is not repeated when it was finished; the caller removes the folder. None: a small run of
-            many, which prints nothing, is not kept, and is left at its last epoch.
-        validate: scores the model after each epoch; the highest ``select`` wins.
-        fingerprint: whatever else than the weights and the recipe decides the result (JSON-able); the state of a
-            run with another one is not resumed.
-        keep: sets the state after this epoch aside in ``folder``, for runs that start there.
-        fork: the folder of a run that kept its state; this run starts from it, history included.
-        names: what is in a batch, for the sentence that stops a run which went wrong.
-        prefetch: is given each batch one step before its turn, to have its data fetched meanwhile.
+        folder: holds the checkpoint of the run. A run that is called again with the same arguments goes on after its
+            last whole epoch; the caller removes the folder. None: a small run of many, which prints nothing, is not
+            kept, and is left at its last epoch.
+        fingerprint: whatever else than weights and configuration decides the result (JSON-able); the checkpoint of a
+            run with another one is not gone on with.
+        warm_start: the checkpoint of another run, whose epochs this one shares, history included.
 
     Raises:
-        FloatingPointError: the loss or a gradient is not finite; with step, batch, and the last good state.
-        ResourceError: a batch does not fit into the memory; the state does not fit on the disk.
+        FloatingPointError: the loss or a gradient is not finite; with step, batch, and the last good epoch.
+        ResourceError: a batch does not fit into the memory; the checkpoint does not fit on the disk.
+
+    >>> model, config = nn.Linear(2, 1), TrainingConfig("toy", epochs=3, steps_per_epoch=1, lr=0.01)
+    >>> history = train(model, lambda epoch: [torch.ones(4, 2)], lambda x: (model(x).square().mean(), {}), config, None)
+    >>> [record["epoch"] for record in history.records]
+    [1, 2, 3]
     """
-    recipe = replace(recipe, precision=precision_here(recipe.precision))
-    AcceleratorState._reset_state()  # else the precision of this process' first training would be that of all
-    accelerator = Accelerator(
-        mixed_precision=PRECISION[recipe.precision], gradient_accumulation_steps=recipe.accumulation
-    )
-    history = History(run)
-    if recipe.epochs == 0:
-        model.eval()
-        return history
-    steps = recipe.epochs * -(-steps_per_epoch // recipe.accumulation)
-    optimizer = torch.optim.AdamW(_groups(model, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas, fused=True)
-    schedule = _schedule(optimizer, recipe, steps)
-    optimizer = accelerator.prepare(optimizer)
-    epoch_of = partial(_epoch, accelerator, model, loss_of, optimizer, schedule, recipe, history, unit, names, prefetch)
-    if folder is None:
-        history.records += [epoch_of(epoch, batches(epoch), False) for epoch in range(1, recipe.epochs + 1)]
-        model.eval()
-        return history
-    state = _State(
-        folder, fork, {"run": run, "recipe": vars(recipe), "start": _digest(model), "fingerprint": fingerprint}
-    )
-    first = state.resume(model, optimizer, schedule, history) + 1
-    require_disk(folder, state_bytes(model) * (2 if keep else 1), "make room on it, or move results/ to another")
-    if keep and first == keep + 1 and fork is None:
-        state.keep(again=False)  # for a run that was stopped before it could
-    for epoch in range(first, recipe.epochs + 1):
-        start = time.perf_counter()
-        record = epoch_of(epoch, batches(epoch), True)
-        if validate is not None:
-            model.eval()
-            record |= validate()
-        history.records.append(record)
-        _report(record, run, unit, recipe.epochs, (recipe.epochs - epoch) * (time.perf_counter() - start))
-        is_best = validate is not None and history.best(select)["epoch"] == epoch
-        state.save(model, optimizer, schedule, history, is_best)
-        if epoch == keep:
-            state.keep()
-    if validate is not None:
-        model.load_state_dict(load_file(state.best))
+    config = replace(config, precision=precision_here(config.precision))
+    trainer, keeps = _Trainer(model, loss_of, config, hooks or Hooks()), folder is not None and config.epochs > 0
+    if keeps:
+        key = _key({"config": vars(config), "fingerprint": fingerprint}, model)
+        _resume(trainer, folder, key, warm_start)
+        size = _checkpoint_bytes(model) * (2 if config.keep_epoch else 1)
+        require_disk(folder, size, "make room on it, or move results/ to another")
+    for epoch in range(len(trainer.history.records) + 1, config.epochs + 1):
+        trainer.run_epoch(epoch, batches, quiet=not keeps)
+        if keeps:
+            _save(trainer, folder, key, epoch)
+    if trainer.best is not None:
+        model.load_state_dict(trainer.best)
     model.eval()
-    return history
+    return trainer.history
 
 
-def as_table(*histories: History) -> pd.DataFrame:
-    """The records of some trainings one after the other, the column ``run`` first."""
-    rows = [{"run": history.run, **record} for history in histories for record in history.records]
-    return pd.DataFrame(rows, columns=None if rows else ["run", "epoch", "loss", "dev/recall@10"])
+class _Trainer:
+    """A model in training: its optimiser, its history, and the weights of its best epoch."""
+
+    def __init__(self, model: nn.Module, loss_of: Callable, config: TrainingConfig, hooks: Hooks) -> None:
+        self.model, self.loss_of, self.config, self.hooks = model, loss_of, config, hooks
+        self.history, self.best = History(config.run), None
+        self.device = next(model.parameters()).device
+        learns = [p for p in model.parameters() if p.requires_grad]
+        decays = {"params": [p for p in learns if p.ndim >= 2], "weight_decay": config.weight_decay}
+        others = {"params": [p for p in learns if p.ndim < 2], "weight_decay": 0.0}  # biases, norms and scalars
+        self.optimizer = torch.optim.AdamW([decays, others], lr=config.lr, betas=config.betas, fused=True)
+        steps = max(1, config.epochs * -(-config.steps_per_epoch // config.accumulation))
+        options = {"total_steps": steps + 1, "pct_start": min(max(0.1, 1.5 / steps), 0.9), "cycle_momentum": False}
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, config.lr, **options)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
+
+    def run_epoch(self, epoch: int, batches: Callable[[int], Sequence], quiet: bool) -> None:
+        """Trains and scores one epoch, and adds its record to the history."""
+        start = time.perf_counter()
+        record = self._train_epoch(epoch, batches(epoch), quiet)
+        if self.hooks.validate is not None and not quiet:
+            self.model.eval()
+            record |= self.hooks.validate()
+            if all(record[SELECT] > earlier[SELECT] for earlier in self.history.records):
+                self.best = {name: tensor.clone() for name, tensor in _on_cpu(self.model).items()}
+        self.history.records.append(record)
+        if not quiet and PartialState().is_main_process:
+            self._print(record, (self.config.epochs - epoch) * (time.perf_counter() - start))
+
+    def _train_epoch(self, epoch: int, batches: Sequence, quiet: bool) -> dict:
+        self.model.train()
+        config, prefetch, silent = self.config, self.hooks.prefetch, quiet or not PartialState().is_main_process
+        total, seen, start = 0.0, 0, time.perf_counter()
+        title = f"{config.run} epoch {epoch}/{config.epochs}"
+        for number, batch in enumerate(tqdm(batches, title, unit="batch", leave=False, disable=silent), start=1):
+            if prefetch is not None and number < len(batches):
+                prefetch(batches[number])
+            updates = number % config.accumulation == 0 or number == len(batches)
+            with within_memory(f"{config.run}: a batch of {len(batch)} {config.unit}", SMALLER_STEPS):
+                value = self._step(batch, f"step {number} of epoch {epoch}", updates)
+            total, seen = total + value * len(batch), seen + len(batch)
+        return {"epoch": epoch, "loss": total / seen, f"{config.unit}/s": seen / (time.perf_counter() - start)}
+
+    def _step(self, batch: Any, where: str, updates: bool) -> float:
+        """The loss of a batch, its gradients added to those there are; ``updates``: and a step of the optimiser."""
+        with autocast(self.device, DTYPES[self.config.precision]):
+            loss, extra = self.loss_of(batch)
+        value = loss.item()
+        self._require_finite(value, f"the loss at {where} is {value}", batch)
+        self.scaler.scale(loss / self.config.accumulation).backward()
+        if updates:
+            average_gradients(self.model)
+            self.scaler.unscale_(self.optimizer)
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), MAX_NORM)
+            if not self.scaler.is_enabled():  # which leaves out such a step
+                self._require_finite(norm.item(), f"a gradient at {where} is not finite", batch)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.schedule.step()
+            self.optimizer.zero_grad()
+        if extra:
+            self.history.steps.append({"step": len(self.history.steps) + 1, "loss": value, **extra})
+        return value
+
+    def _require_finite(self, value: float, what: str, batch: Any) -> None:
+        """Stops a training that went wrong before it spoils its weights."""
+        if isfinite(value):
+            return
+        done, names, config = len(self.history.records), self.hooks.names(batch), self.config
+        kept = f"the state after epoch {done} is kept" if done else "no epoch was finished"
+        shown = names if isinstance(names, str) else ", ".join(names[:8]) + (" …" if len(names) > 8 else "")
+        raise FloatingPointError(f"{config.run}: {what}: lower lr (now {config.lr:g}); {kept}. The batch: {shown}")
+
+    def _print(self, record: dict, seconds_left: float) -> None:
+        config, speed = self.config, f"{self.config.unit}/s"
+        scores = [f"{name} {100 * value:.1f} %" for name, value in record.items() if name.startswith("dev/")]
+        left = [f"{seconds_left:.0f} s left"] if seconds_left else []
+        head = [f"{config.run} {record['epoch']}/{config.epochs}", f"loss {record['loss']:.4f}"]
+        print("  ".join([*head, *scores, f"{record[speed]:.0f} {speed}", *left]), flush=True)
+
+    @property
+    def parts(self) -> tuple:
+        return self.model, self.optimizer, self.schedule, self.scaler
+
+    def state_dict(self) -> dict:
+        """Everything that decides how the training goes on, torch's random generators included."""
+        generators = [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_available() else [])]
+        own = {"records": self.history.records, "steps": self.history.steps, "best": self.best}
+        return {"parts": [part.state_dict() for part in self.parts], "generators": generators, **own}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Goes on where ``state`` was taken."""
+        for part, content in zip(self.parts, state["parts"], strict=True):
+            part.load_state_dict(content)
+        torch.set_rng_state(state["generators"][0])
+        if len(state["generators"]) > 1 and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["generators"][1])
+        self.history.records, self.history.steps, self.best = state["records"], state["steps"], state["best"]
 
 
-def _epoch(
-    accelerator, model, loss_of, optimizer, schedule, recipe: Recipe, history: History, unit: str, names, prefetch,
-    epoch: int, batches: Sequence, show: bool,
-) -> dict:  # fmt: skip
-    model.train()
-    total, seen, start = 0.0, 0, time.perf_counter()
-    bar = tqdm(
-        batches, desc=f"{history.run} epoch {epoch}/{recipe.epochs}", unit="batch", leave=False,
-        disable=not show or not PartialState().is_main_process,
-    )  # fmt: skip
-    accelerator.step = 0  # gradients are never kept from one epoch to the next: a run may be stopped between them
-    for number, batch in enumerate(bar, start=1):
-        if prefetch is not None and number < len(batches):
-            prefetch(batches[number])
-        with (
-            within_memory(f"{history.run}: a batch of {len(batch)} {unit}", SMALLER_STEPS),
-            accelerator.accumulate(model),
-        ):
-            accelerator.sync_gradients |= number == len(batches)
-            with accelerator.autocast():
-                loss, told = loss_of(batch)
-            value = loss.item()
-            where = f"step {number} of epoch {epoch}"
-            _require_finite(value, f"the loss at {where} is {value}", history, recipe, names(batch))
-            accelerator.backward(loss)
-            if accelerator.sync_gradients:
-                average_gradients(model)
-                norm = accelerator.clip_grad_norm_(model.parameters(), recipe.max_norm)
-                if recipe.precision != "fp16":  # whose scaler leaves out such a step
-                    _require_finite(norm.item(), f"a gradient at {where} is not finite", history, recipe, names(batch))
-            optimizer.step()
-            if accelerator.sync_gradients:
-                schedule.step()
-            optimizer.zero_grad()
-        total, seen = total + value * len(batch), seen + len(batch)
-        if told:
-            history.steps.append({"step": len(history.steps) + 1, "loss": value, **told})
-    return {"epoch": epoch, "loss": total / seen, f"{unit}/s": seen / (time.perf_counter() - start)}
+def _resume(trainer: _Trainer, folder: Path, key: str, warm_start: Path | None) -> None:
+    """Puts ``trainer`` where the same run was left, else at its warm start; else nowhere, and the folder is empty."""
+    state, here = _read(folder / "state.pt"), PartialState()
+    here.wait_for_everyone()  # until every process has read it
+    if broadcast(state is None or state["key"] != key):
+        if here.is_main_process:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        here.wait_for_everyone()
+        state = warm_start and _read(warm_start)
+    if state is not None:
+        trainer.load_state_dict(state["trainer"])
+        if here.is_main_process:
+            print(f"{trainer.config.run}: goes on after epoch {len(trainer.history.records)}", flush=True)
 
 
-def _require_finite(value: float, what: str, history: History, recipe: Recipe, names: Sequence[str]) -> None:
-    """Stops a training that went wrong before it spoils its weights."""
-    if isfinite(value):
-        return
-    good = history.records[-1]["epoch"] if history.records else None
-    kept = f"the state after epoch {good} is kept" if good else "no epoch was finished"
-    batch = names if isinstance(names, str) else ", ".join(names[:NAMED]) + (" …" if len(names) > NAMED else "")
-    raise FloatingPointError(f"{history.run}: {what}: lower lr (now {recipe.lr:g}); {kept}. The batch: {batch}")
-
-
-def _report(record: dict, run: str, unit: str, epochs: int, seconds_left: float) -> None:
-    speed = record[f"{unit}/s"]
-    rest = {k: v for k, v in record.items() if k not in ("epoch", "loss", f"{unit}/s")}
-    scores = "".join(f"  {name} {100 * value:.1f} %" for name, value in rest.items())
-    left = f"  {seconds_left:.0f} s left" if seconds_left else ""
-    line = f"{run} {record['epoch']}/{epochs}  loss {record['loss']:.4f}{scores}  {speed:.0f} {unit}/s{left}"
+def _save(trainer: _Trainer, folder: Path, key: str, epoch: int) -> None:
+    """Writes the state after ``epoch``; first for others where they start from it, so that a kill loses neither."""
     if PartialState().is_main_process:
-        print(line, flush=True)
+        state = {"key": key, "trainer": trainer.state_dict()}
+        for name in [f"epoch-{epoch}.pt"] * (epoch == trainer.config.keep_epoch) + ["state.pt"]:
+            replace_file(folder / name, lambda path: _save_state(path, state))
+    PartialState().wait_for_everyone()
 
 
-def _groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Matrices decay; biases, norms and scalars do not."""
-    named = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in named if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in named if p.ndim < 2], "weight_decay": 0.0},
-    ]
+def _read(path: Path) -> dict | None:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+        return None
 
 
-def _schedule(optimizer, recipe: Recipe, steps: int):
-    peak = max(0.1, 1.5 / steps)
-    options = {"total_steps": steps + 1, "pct_start": min(peak, 0.9), "cycle_momentum": False}
-    return torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, **options)
-
-
-class _State:
-    """A run under way on disk: weights, optimiser, generators and history after the last whole epoch."""
-
-    def __init__(self, folder: Path, fork: Path | None, identity: dict) -> None:
-        self.folder, self.fork = folder, fork
-        self.key = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()
-        self.best = folder / "best.safetensors"
-
-    def resume(self, model, optimizer, schedule, history: History) -> int:
-        """Loads the state left by the same run; the epoch it had finished, 0 for none."""
-        state = self._read()
-        PartialState().wait_for_everyone()  # until every process has read it
-        if broadcast(state is None or state["key"] != self.key):
-            if PartialState().is_main_process:
-                shutil.rmtree(self.folder, ignore_errors=True)
-                self.folder.mkdir(parents=True)
-            PartialState().wait_for_everyone()
-            state = self._forked()
-        if state is None:
-            return 0
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        _set_generators(state["generators"])
-        history.records[:], history.steps[:] = state["history"], state["steps"]
-        epoch = history.records[-1]["epoch"]
-        if PartialState().is_main_process:
-            print(f"{history.run}: goes on after epoch {epoch}", flush=True)
-        return epoch
-
-    def save(self, model, optimizer, schedule, history: History, is_best: bool) -> None:
-        """Written by the first process; the others wait for it."""
-        if PartialState().is_main_process:
-            self._write(model, optimizer, schedule, history, is_best)
-        PartialState().wait_for_everyone()
-
-    def _write(self, model, optimizer, schedule, history: History, is_best: bool) -> None:
-        if is_best:
-            replace_file(self.best, lambda path: save_file(_tensors(model), path))
-        state = {
-            "key": self.key,
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "schedule": schedule.state_dict(),
-            "generators": _generators(),
-            "history": history.records,
-            "steps": history.steps,
-        }
-        replace_file(self.folder / "state.pt", lambda path: _save_state(path, state))
-
-    def keep(self, again: bool = True) -> None:
-        """Sets the state of this epoch aside for runs that fork here; ``again``: also where that was done before."""
-        for name in ("state.pt", "best.safetensors") if PartialState().is_main_process else ():
-            kept = self.folder / f"kept-{name}"
-            if again or not kept.is_file():
-                replace_file(kept, lambda path, name=name: shutil.copy(self.folder / name, path))
-
-    def _forked(self) -> dict | None:
-        if self.fork is None:
-            return None
-        if PartialState().is_main_process:
-            shutil.copy(self.fork / "kept-best.safetensors", self.best)
-        return torch.load(self.fork / "kept-state.pt", map_location="cpu", weights_only=True)
-
-    def _read(self) -> dict | None:
-        try:
-            return torch.load(self.folder / "state.pt", map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
-            return None
-
-
-def _save_state(path: Path, state: dict) -> None:
-    with path.open("wb") as stream:  # given a path, torch would say nothing of why a disk refuses
+def _save_state(part: Path, state: dict) -> None:
+    with part.open("wb") as stream:  # given a path, torch would say nothing of why a disk refuses
         torch.save(state, stream)
 
 
-def _generators() -> list[Tensor]:
-    """The states of torch's generators: the CPU's, then the GPU's where there is one."""
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_available() else [])]
-
-
-def _set_generators(states: list[Tensor]) -> None:
-    torch.set_rng_state(states[0])
-    if len(states) > 1 and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states[1])
-
-
-def _digest(model: nn.Module) -> str:
-    """A hash of the weights."""
-    digest = hashlib.sha256()
-    for tensor in _tensors(model).values():
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
+def _on_cpu(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
 
 
-def state_bytes(model: nn.Module) -> int:
-    """What a training keeps on disk: the state to go on from (weights, AdamW's two moments), and the best weights."""
-    sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in model.parameters()]
-    return 2 * sum(count for count, _ in sizes) + 2 * sum(count for count, trained in sizes if trained)
+def _key(identity: dict, model: nn.Module) -> str:
+    """A hash of what decides a run's result, its first weights included."""
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode())
+    digest.update(save(_on_cpu(model)))
+    return digest.hexdigest()
+
+
+def _checkpoint_bytes(model: nn.Module) -> int:
+    """What a checkpoint takes: weights, the best weights, and AdamW's two moments of those that learn."""
+    return sum(p.numel() * p.element_size() * (4 if p.requires_grad else 2) for p in model.parameters())
 
 
 def shuffled_batches(count: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
-    """Rows 0 … count - 1 in an order set by seed and epoch, in batches; a last batch of one is left out."""
+    """Rows 0 … count - 1 in an order set by seed and epoch, in batches; a last batch of one is left out.
+
+    >>> [len(rows) for rows in shuffled_batches(9, batch_size=4, seed=0, epoch=1)]
+    [4, 4]
+    """
     generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
-    batches: Iterable[Tensor] = torch.randperm(count, generator=generator).split(batch_size)
-    return [rows for rows in batches if len(rows) > 1]
+    return [rows for rows in torch.randperm(count, generator=generator).split(batch_size) if len(rows) > 1]

@@ -12,11 +12,11 @@ import torch
 
 from cirlib.models.qformer import QFormerSettings, blip2_qformer
 from cirlib.models.qformer_embedding import embed_gallery, embed_queries
-from cirlib.retrieval.hard_negatives import mine_hard_negatives
+from cirlib.mining import mine_hard_negatives
 from cirlib.retrieval.scoring import score
 from cirlib.study.parameters import Evaluation
-from cirlib.training.loop import Recipe, train
-from cirlib.training.qformer_training import TripletBatch, triplet_loss
+from cirlib.training.batches import Batch, batch_loss
+from cirlib.training.loop import TrainingConfig, train
 
 RUNS, WARM_UP = 200, 60
 MEGABYTE = 2**20
@@ -42,9 +42,9 @@ def test_two_hundred_runs_leave_no_memory_no_files_and_no_threads(tiny_blip2, ma
     rows, texts = np.arange(6), ["is blue"] * 6
 
     def run() -> None:
-        batch = TripletBatch(rows, rows + 1, texts, rows[:, None] + 2)
-        rest = (Recipe(epochs=1, lr=1e-4, precision="fp32"), None)
-        train(composer, lambda epoch: [batch], 1, lambda b: (triplet_loss(composer, store, b), {}), *rest, run="soak")
+        batch = Batch(rows, rows + 1, texts, rows[:, None] + 2)
+        config = TrainingConfig("soak", epochs=1, steps_per_epoch=1, lr=1e-4, precision="fp32")
+        train(composer, lambda epoch: [batch], lambda b: (batch_loss(composer, store, b), {}), config, None)
         queries, gallery = embed_queries(composer, store, rows, texts), embed_gallery(composer, store, np.arange(12))
         score("soak", "hat", queries, gallery, benchmark, Evaluation())
         positives = [[row + 1] for row in rows.tolist()]

@@ -12,7 +12,7 @@ from torch import Tensor
 from cirlib.losses import info_nce
 from cirlib.losses.gradient_cache import in_chunks
 from cirlib.models.qformer import QFormerComposer, QFormerSettings, blip2_qformer
-from cirlib.training.qformer_training import TripletBatch, triplet_loss
+from cirlib.training.batches import Batch, batch_loss
 
 COUNT = 12
 
@@ -27,15 +27,15 @@ class Store:
         return self.features[torch.from_numpy(np.asarray(rows))]
 
 
-def batch(negatives: int) -> TripletBatch:
+def batch(negatives: int) -> Batch:
     rows = np.random.default_rng(0).integers(0, 30, (COUNT, 2 + negatives))
     texts = [f"is {word} with {number} dots" for number, word in enumerate(["red", "very dark blue", "long"] * 4)]
-    return TripletBatch(rows[:, 0], rows[:, 1], texts, rows[:, 2:])
+    return Batch(rows[:, 0], rows[:, 1], texts, rows[:, 2:] if negatives else None)
 
 
 def gradients(composer: QFormerComposer, negatives: int, size: int | None) -> dict[str, Tensor]:
     composer.zero_grad()
-    triplet_loss(composer, Store(), batch(negatives), size).backward()
+    batch_loss(composer, Store(), batch(negatives), size).backward()
     return {name: p.grad.clone() for name, p in composer.named_parameters() if p.grad is not None}
 
 
@@ -80,7 +80,7 @@ def test_only_a_chunks_activations_are_kept(tiny_blip2):
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            triplet_loss(composer, Store(), batch(0), size)
+            batch_loss(composer, Store(), batch(0), size)
         return kept[0]
 
     assert most_kept(3) < 0.1 * most_kept(None)

@@ -23,7 +23,7 @@ from cirlib.models.feature_store import FeatureStore, StoreError, build_store
 from cirlib.models.mini import ModelError, load_two_towers
 from cirlib.models.qformer import QFormerSettings, blip2_qformer, load_weights, save_weights
 from cirlib.retrieval.run_files import RunError, read_run
-from cirlib.training.loop import Recipe, train
+from cirlib.training.loop import TrainingConfig, train
 
 
 class Bomb:
@@ -74,8 +74,8 @@ def test_a_training_state_that_is_a_pickle_is_not_run_but_started_over(tmp_path,
     (tmp_path / "toy" / "state.pt").write_bytes(forms[form])
     model = nn.Linear(2, 2)
     loss_of = lambda rows: (model(torch.ones(rows, 2)).square().mean(), {})  # noqa: E731
-    recipe = Recipe(epochs=1, lr=0.01, precision="fp32")
-    history = train(model, lambda epoch: [_Rows(2)], 1, loss_of, recipe, tmp_path / "toy", run="toy")
+    config = TrainingConfig("toy", epochs=1, steps_per_epoch=1, lr=0.01, precision="fp32")
+    history = train(model, lambda epoch: [_Rows(2)], loss_of, config, tmp_path / "toy")
     assert len(history.records) == 1 and "goes on" not in capsys.readouterr().out
     assert not mark.exists()
 

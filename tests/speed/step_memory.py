@@ -11,7 +11,7 @@ from memory import extra_peak
 
 from cirlib.models.devices import autocast
 from cirlib.models.qformer import QFormerSettings, mini_qformer
-from cirlib.training.qformer_training import TripletBatch, triplet_loss
+from cirlib.training.batches import Batch, batch_loss
 
 TOKENS = torch.randn(256, 25, 1280).half().numpy()
 
@@ -26,13 +26,13 @@ class Store:
 def main(batch: int, chunk: int) -> None:
     composer = mini_qformer(8, 256, QFormerSettings()).train()
     rows = np.arange(batch) % len(TOKENS)
-    triplets = TripletBatch(rows, rows[::-1].copy(), ["is blue with long sleeves"] * batch, np.empty((batch, 0), int))
-    few = TripletBatch(rows[:8], rows[:8], ["is blue with long sleeves"] * 8, np.empty((8, 0), int))
-    triplet_loss(composer, Store(), few).backward()  # gradients and libraries are there before
+    triplets = Batch(rows, rows[::-1].copy(), ["is blue with long sleeves"] * batch)
+    few = Batch(rows[:8], rows[:8], ["is blue with long sleeves"] * 8)
+    batch_loss(composer, Store(), few).backward()  # gradients and libraries are there before
 
     def step() -> None:
         with autocast(torch.device("cpu")):
-            triplet_loss(composer, Store(), triplets, chunk or None).backward()
+            batch_loss(composer, Store(), triplets, chunk or None).backward()
 
     print(json.dumps({"extra_bytes": extra_peak(step)}))
 

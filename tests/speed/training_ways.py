@@ -16,18 +16,16 @@ from measuring import wait_for_gpu
 from cirlib.models.devices import autocast
 from cirlib.models.feature_store import FeatureStore
 from cirlib.models.qformer import QFormerComposer
-from cirlib.training.qformer_training import TripletBatch, triplet_loss
+from cirlib.training.batches import Batch, batch_loss
 
 TEXTS = ["is blue with long sleeves and a v-neck", "is shorter and has a floral print, not stripes"]
 
 
-def batch_of(rows: np.ndarray, negatives: int = 0) -> TripletBatch:
+def batch_of(rows: np.ndarray, negatives: int = 0) -> Batch:
     """A triplet a row: the target and the negatives are the rows that follow."""
     texts = [TEXTS[number % 2] for number in range(len(rows))]
-    mined = (
-        np.stack([np.roll(rows, 2 + n) for n in range(negatives)], 1) if negatives else np.empty((len(rows), 0), int)
-    )
-    return TripletBatch(rows, np.roll(rows, 1), texts, mined)
+    mined = np.stack([np.roll(rows, 2 + n) for n in range(negatives)], 1) if negatives else None
+    return Batch(rows, np.roll(rows, 1), texts, mined)
 
 
 class Trainer:
@@ -37,18 +35,18 @@ class Trainer:
         self.composer, self.store, self.chunk_size = composer, store, chunk_size
         self.optimizer = torch.optim.AdamW(composer.parameters(), lr=1e-5, fused=True)
 
-    def prefetch(self, batch: TripletBatch) -> None:
+    def prefetch(self, batch: Batch) -> None:
         self.store.prefetch(batch.rows(np.arange(len(batch))), self.composer.device)
 
-    def step(self, batch: TripletBatch) -> None:
+    def step(self, batch: Batch) -> None:
         with autocast(self.composer.device):
-            loss = triplet_loss(self.composer, self.store, batch, self.chunk_size)
+            loss = batch_loss(self.composer, self.store, batch, self.chunk_size)
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
 
 
-def run_steps(trainer: Trainer, batches: Sequence[TripletBatch]) -> None:
+def run_steps(trainer: Trainer, batches: Sequence[Batch]) -> None:
     """A step a batch, each fetched ahead but the first."""
     for now, after in pairwise([*batches, None]):
         if after is not None:
@@ -77,7 +75,7 @@ class TimedStore(FeatureStore):
                 os.posix_fadvise(file.fileno(), start, size + mmap.PAGESIZE, os.POSIX_FADV_DONTNEED)
 
 
-def share_waiting(trainer: Trainer, batches: Sequence[TripletBatch], *, ahead: bool, cold: bool) -> float:
+def share_waiting(trainer: Trainer, batches: Sequence[Batch], *, ahead: bool, cold: bool) -> float:
     """The share of the steps' time spent in ``TimedStore.read``; ``cold``: each batch is on the disk only."""
     store = trainer.store
     store.waited, total = 0.0, 0.0

@@ -25,7 +25,7 @@ import resource, sys
 from pathlib import Path
 import psutil, torch
 from torch import nn
-from cirlib.training.loop import Recipe, train
+from cirlib.training.loop import TrainingConfig, train
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
@@ -34,9 +34,9 @@ model = nn.Sequential(layer, nn.Tanh())
 loss_of = lambda rows: (model(torch.ones(len(rows), 1000)).square().mean(), {})
 used = psutil.Process().memory_info().vms
 resource.setrlimit(resource.RLIMIT_AS, (used + 400_000_000,) * 2)
-recipe = Recipe(epochs=2, lr=0.01, precision="fp32")
+config = TrainingConfig("toy", epochs=2, steps_per_epoch=1, lr=0.01, precision="fp32")
 try:
-    train(model, lambda epoch: [range(sizes[epoch])], 1, loss_of, recipe, Path(sys.argv[1]), run="toy", fingerprint=0)
+    train(model, lambda epoch: [range(sizes[epoch])], loss_of, config, Path(sys.argv[1]))
 except Exception as error:
     print(f"{type(error).__name__}: {error}")
 """

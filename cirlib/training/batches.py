@@ -1,0 +1,108 @@
+"""A batch of the Q-Former's trainings: drawn, embedded in one call, scored by one loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from cirlib.benchmarks import Benchmark, sample_join
+from cirlib.losses.gradient_cache import in_chunks
+from cirlib.losses.info_nce import info_nce
+from cirlib.models.feature_store import ImageFeatures
+from cirlib.models.qformer import QFormerComposer
+from cirlib.study.processes import all_gather, local_indices
+from cirlib.training.loop import shuffled_batches
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B queries with their images, as rows of a feature store; in pretraining a query is a text without a reference."""
+
+    references: np.ndarray | None  # (B,)
+    targets: np.ndarray  # (B,)
+    texts: list[str]  # B
+    negatives: np.ndarray | None = None  # (B, K), mined
+
+    def rows(self, own: np.ndarray) -> np.ndarray:
+        """Every row of the store that the queries ``own`` (b,) of the batch read."""
+        images = (self.references, self.targets, self.negatives)
+        return np.concatenate([rows[own].ravel() for rows in images if rows is not None])
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+def embed_batch(
+    composer: QFormerComposer, tokens: ImageFeatures, batch: Batch, chunk_size: int | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Query (B, D), target (B, Q, D) and negative (B, K, Q, D) embeddings; (B, D) and (B, K, D) of one vector an image.
+
+    Of several processes each embeds its rows of the batch, and all get the whole.
+
+    Args:
+        chunk_size: images whose activations are kept at a time (:mod:`cirlib.losses.gradient_cache`); None: of all.
+
+    >>> batch = Batch(np.array([0, 1]), np.array([1, 2]), ["red", "blue"])
+    >>> queries, targets, _ = embed_batch(composer, prepared.tokens, batch)
+    >>> tuple(queries.shape), tuple(targets.shape)
+    ((2, 16), (2, 2, 16))
+    """
+
+    def images(rows: np.ndarray) -> Tensor:
+        return in_chunks(lambda part: composer.embed_targets(tokens.read(part, composer.device)), rows, chunk_size)
+
+    def composed(part: list[tuple[int, str]]) -> Tensor:
+        rows, words = zip(*part, strict=True)
+        return composer.embed_queries(tokens.read(np.array(rows), composer.device), words)
+
+    own = local_indices(len(batch))  # (b,)
+    texts = [batch.texts[i] for i in own]
+    if batch.references is None:
+        queries = in_chunks(composer.embed_texts, texts, chunk_size)
+    else:
+        queries = in_chunks(composed, list(zip(batch.references[own].tolist(), texts, strict=True)), chunk_size)
+    embedded = [queries, images(batch.targets[own])]
+    if batch.negatives is not None:
+        rows = batch.negatives[own]  # (b, K)
+        embedded.append(images(rows.ravel()).unflatten(0, rows.shape))
+    return *(all_gather(part, len(batch)) for part in embedded), *[None] * (batch.negatives is None)
+
+
+def batch_loss(composer: QFormerComposer, tokens: ImageFeatures, batch: Batch, chunk_size: int | None = None) -> Tensor:
+    """InfoNCE: each query finds its target among the batch's and its mined negatives; BLIP-2's ITC for texts alone.
+
+    ``chunk_size`` as in :func:`embed_batch`.
+
+    >>> batch = Batch(np.array([0, 1]), np.array([1, 2]), ["red", "blue"], negatives=np.array([[3], [4]]))
+    >>> batch_loss(composer, prepared.tokens, batch).shape
+    torch.Size([])
+    """
+    queries, targets, negatives = embed_batch(composer, tokens, batch, chunk_size)
+    both_ways = batch.references is None
+    return info_nce(queries, targets, temperature=composer.temperature, negatives=negatives, symmetric=both_ways)
+
+
+class TripletSampler:
+    """Train triplets of all categories, in batches with captions drawn anew each epoch."""
+
+    def __init__(self, tokens: ImageFeatures, parts: Mapping[str, Benchmark], batch_size: int, seed: int) -> None:
+        self.triplets = [triplet for part in parts.values() for triplet in part.triplets]  # N
+        self.category = np.repeat(np.arange(len(parts)), [len(part.triplets) for part in parts.values()])  # (N,)
+        self.galleries = [tokens.rows(part.gallery) for part in parts.values()]
+        self.references = tokens.rows([triplet.reference for triplet in self.triplets])  # (N,)
+        self.targets = tokens.rows([triplet.targets[0] for triplet in self.triplets])  # (N,)
+        self.batch_size, self.seed = batch_size, seed
+
+    def batches(self, epoch: int, negatives: np.ndarray | None = None) -> list[Batch]:
+        """The batches of ``epoch``, with their rows of the mined ``negatives`` (N, K)."""
+        rng = np.random.default_rng((self.seed, epoch))
+        texts = [sample_join(triplet.captions, rng) for triplet in self.triplets]
+        parts = [part.numpy() for part in shuffled_batches(len(texts), self.batch_size, self.seed, epoch)]
+        mined = [None if negatives is None else negatives[part] for part in parts]
+        return [
+            Batch(self.references[part], self.targets[part], [texts[row] for row in part], own)
+            for part, own in zip(parts, mined, strict=True)
+        ]
