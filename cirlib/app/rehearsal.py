@@ -1,8 +1,8 @@
 """The FashionIQ study rehearsed at its full size, without its photos and weights.
 
-``python -m cirlib.app.rehearsal`` prepares ``data/fashioniq_rehearsal``: the real annotations, a small stand-in picture for
-every image id, and tiny random models saved in the formats of the real ones. ``make rehearsal`` then runs the study.
-What it measures says nothing about retrieval; that it runs, with every count right, says the study will.
+``python -m cirlib.app.rehearsal`` prepares ``data/fashioniq_rehearsal``: the real annotations, a small stand-in picture
+for every image id, and tiny random models saved in the formats of the real ones. ``make rehearsal`` then runs the
+study. What it measures says nothing about retrieval; that it runs, with every count right, says the study will.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import argparse
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,10 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from cirlib.benchmarks import BenchmarkError
-from cirlib.benchmarks.base import read_ids, scan_images
+from cirlib.benchmarks.annotations import IMAGE_IDS, read_annotations
 from cirlib.benchmarks.fashioniq_files import fetch_annotations
-from cirlib.study.errors import ParameterError
+from cirlib.benchmarks.image_files import scan_images
+from cirlib.study.errors import StudyError
 from cirlib.study.files import replace_file
 from cirlib.study.processes import process_pool
 from cirlib.study.stage import project_root
@@ -40,59 +40,50 @@ def prepare(folder: Path, annotations: Path | None) -> None:
 
     Raises:
         BenchmarkError: ``annotations`` has none, or they cannot be fetched.
+
+    >>> prepare(folder / "rehearsal", Path("nowhere"))
+    Traceback (most recent call last):
+    cirlib.benchmarks.base.BenchmarkError: No file nowhere/captions/*.json: expected ...
     """
     raw = folder / "raw"
     if annotations is None:
         fetch_annotations(raw)
-    else:
-        copy_annotations(annotations, raw)
-    draw_stand_ins(image_ids(raw), raw / "images")
+    for name in ("captions", "image_splits") if annotations else ():
+        if not any((annotations / name).glob("*.json")):
+            where = f"{annotations / name}/*.json"
+            raise BenchmarkError(f"No file {where}: expected a folder with FashionIQ's annotations.")
+        shutil.copytree(annotations / name, raw / name, dirs_exist_ok=True)
+    splits = sorted((raw / "image_splits").glob("split.*.json"))
+    ids = {image for file in splits for image in read_annotations(file, IMAGE_IDS, "image ids")}
+    _draw_stand_ins(ids, raw / "images")
     save_tiny_blip2(folder / "models" / "blip2")
-    save_tiny_clip(folder / "models" / "clip")
+    _save_tiny_clip(folder / "models" / "clip")
 
 
-def copy_annotations(source: Path, raw: Path) -> None:
-    """Copies the captions and splits of ``source``."""
-    for name in ("captions", "image_splits"):
-        files = sorted((source / name).glob("*.json"))
-        if not files:
-            raise BenchmarkError(f"No file {source / name}/*.json: expected a folder with FashionIQ's annotations.")
-        (raw / name).mkdir(parents=True, exist_ok=True)
-        for file in files:
-            shutil.copyfile(file, raw / name / file.name)
-
-
-def image_ids(raw: Path) -> list[str]:
-    """Every image id of every split, each once."""
-    files = sorted((raw / "image_splits").glob("split.*.json"))
-    return list(dict.fromkeys(image for file in files for image in read_ids(file, "image ids")))
-
-
-def draw_stand_ins(ids: Iterable[str], folder: Path) -> None:
+def _draw_stand_ins(ids: set[str], folder: Path) -> None:
     """A small JPEG for every id that has none, its pixels decided by the id."""
     folder.mkdir(parents=True, exist_ok=True)
-    there = scan_images(folder)
-    missing = [image for image in ids if image not in there]
+    missing = sorted(ids - set(scan_images(folder)))
     with process_pool() as pool:
-        done = pool.map(partial(_save_stand_in, folder), missing, chunksize=500)
+        done = pool.map(partial(_draw_stand_in, folder), missing, chunksize=500)
         for _ in tqdm(done, total=len(missing), desc="stand-in pictures", unit="image", disable=not missing):
             pass
 
 
-def _save_stand_in(folder: Path, image: str) -> None:
-    picture = stand_in(image)
+def _draw_stand_in(folder: Path, image: str) -> None:
+    """A picture of coloured patches that no other id has."""
+    digest = hashlib.sha256(image.encode()).digest()  # 32 bytes
+    patches = Image.fromarray(np.frombuffer(digest[:30], np.uint8).reshape(2, 5, 3))
+    picture = patches.resize(STAND_IN_SIZE, Image.Resampling.BICUBIC)
     replace_file(folder / f"{image}.jpg", lambda path: picture.save(path, "JPEG", quality=85))
 
 
-def stand_in(image: str) -> Image.Image:
-    """A picture of coloured patches that no other id has."""
-    digest = hashlib.sha256(image.encode()).digest()  # 32 bytes
-    patches = np.frombuffer(digest[:30], np.uint8).reshape(2, 5, 3)
-    return Image.fromarray(patches).resize(STAND_IN_SIZE, Image.Resampling.BICUBIC)
-
-
 def save_tiny_blip2(folder: Path) -> Path:
-    """A random ``Blip2ForImageTextRetrieval`` with its processor, saved as the real ones: 28 px, 5 tokens of 24."""
+    """A random ``Blip2ForImageTextRetrieval`` with its processor, saved as the real ones: 28 px, 5 tokens of 24.
+
+    >>> (save_tiny_blip2(folder) / "model.safetensors").is_file()
+    True
+    """
     layers = {"num_hidden_layers": 2, "num_attention_heads": 2}
     vision = {"hidden_size": 24, "intermediate_size": 40, "image_size": 28, "patch_size": 14, **layers}
     qformer = {"hidden_size": 32, "intermediate_size": 48, "max_position_embeddings": 64, **layers}
@@ -102,7 +93,14 @@ def save_tiny_blip2(folder: Path) -> Path:
 def save_random_blip2(
     folder: Path, vision: dict[str, Any], qformer: dict[str, Any], *, noise: float = 0.2, **sizes: int
 ) -> Path:
-    """A random ``Blip2ForImageTextRetrieval`` of any size; what is not given is as in BLIP-2 with its ViT-g."""
+    """A random ``Blip2ForImageTextRetrieval`` of any size; what is not given is as in BLIP-2 with its ViT-g.
+
+    ``noise``: added to every parameter, normal with this deviation. See :func:`save_tiny_blip2`.
+
+    >>> small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    >>> (save_random_blip2(folder, small, small, num_query_tokens=2) / "config.json").is_file()
+    True
+    """
     import torch
     from transformers import (
         BertTokenizer,
@@ -113,7 +111,7 @@ def save_random_blip2(
         BlipImageProcessor,
     )
 
-    from cirlib.models.mini import minilm_folder
+    from cirlib.models.weights import minilm_folder
 
     tokenizer = BertTokenizer(vocab=str(minilm_folder() / "vocab.txt"))  # BERT's, as the real ones have
     tower = Blip2VisionConfig(**vision)
@@ -134,7 +132,7 @@ def save_random_blip2(
     return folder
 
 
-def save_tiny_clip(folder: Path) -> Path:
+def _save_tiny_clip(folder: Path) -> None:
     """A random small CLIP in the folder form that open_clip opens as ``local-dir:<folder>``."""
     import open_clip
     import torch
@@ -152,7 +150,6 @@ def save_tiny_clip(folder: Path) -> Path:
         state = open_clip.CLIP(**model).state_dict()
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "open_clip_model.safetensors")
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model, "preprocess_cfg": pixels}, indent=1))
-    return folder
 
 
 def main() -> None:
@@ -164,7 +161,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         prepare(project_root() / "data" / STUDY, arguments.annotations)
-    except (BenchmarkError, ParameterError) as error:
+    except StudyError as error:
         parser.exit(1, f"{error}\n")
 
 

@@ -9,38 +9,35 @@ from __future__ import annotations
 import io
 import time
 import warnings
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cirlib.analysis.zero_shot.baseline_scores import MIXES, best_weights, embed, sweep
+from cirlib.analysis import zero_shot
 from cirlib.benchmarks import Triplet
 from cirlib.models.attention import attention_maps
 from cirlib.models.clip import TwoTowers
 from cirlib.models.devices import autocast
 from cirlib.models.image_encoding import ImageEncoder
-from cirlib.models.preparation import Prepared, vision_tower
+from cirlib.models.prepared import Prepared
 from cirlib.models.qformer import QFormerComposer
 from cirlib.models.qformer_embedding import embed_gallery, trained_composer
+from cirlib.retrieval.similarity import similarity
 from cirlib.study.errors import StudyError
+from cirlib.study.methods import QFORMER, ZERO_SHOT, of_family
 from cirlib.study.pictures import open_rgb, to_rgb
 
-ZERO_SHOT = ("image_only", "text_only", *MIXES)
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MOST_BYTES = 8 * 2**20  # a notebook server takes 10 MB in one message
 MOST_PIXELS = 50_000_000
 MOST_WORDS = 200
 MOST_CHARACTERS = 2000
-
-Queries = tuple[Tensor, Tensor, Tensor]  # picture alone, as the study scores it, words alone: (D,) each
 
 
 class SearchError(StudyError, ValueError):
@@ -89,9 +86,7 @@ class Search:
 
     Attributes:
         methods: what can be searched with: the zero-shot baselines, and the trained Q-Formers there are.
-
-    Raises:
-        StageError: data preparation has not run; the message names the command.
+        galleries: category → its image ids. files: every image id → its file.
     """
 
     def __init__(self, prepared: Prepared) -> None:
@@ -102,40 +97,34 @@ class Search:
         self.images = list(self.files)  # M
         self._row = {image: row for row, image in enumerate(self.images)}
         checkpoints = prepared.stage.results("qformer") / "checkpoints"
-        trained = ("qformer", "qformer_hard_negatives")
-        self.methods = [*ZERO_SHOT, *(name for name in trained if (checkpoints / name).is_dir())]
+        self._trained = [name for name in of_family(QFORMER) if (checkpoints / name).is_dir()]
+        self.methods = of_family(ZERO_SHOT) + self._trained
         self._composers: dict[str, tuple[QFormerComposer, Tensor]] = {}
 
     @property
     def best_trained(self) -> str:
-        """The Q-Former with the best dev recall@10; slerp, to stand beside the sum, where none was trained."""
-        trained = [name for name in self.methods if name not in ZERO_SHOT]
-        file = self.prepared.stage.results("qformer") / "history.csv"
-        history = pd.read_csv(file) if trained and file.is_file() else pd.DataFrame(columns=["run", "dev/recall@10"])
-        history = history[history["run"].isin(trained)].dropna(subset="dev/recall@10")
-        if history.empty:
-            return trained[-1] if trained else "slerp"
-        return str(history.loc[history["dev/recall@10"].idxmax(), "run"])
+        """The Q-Former that its stage chose on dev; slerp, to stand beside the sum, where none was trained."""
+        return self.prepared.stage.read_choice("qformer", "best_run.json")["run"] if self._trained else "slerp"
 
     @cached_property
     def towers(self) -> TwoTowers:
+        """The two-tower model."""
         return self.prepared.towers()
 
     @cached_property
     def vision(self) -> ImageEncoder:
-        return vision_tower(self.prepared.stage)
-
-    @cached_property
-    def weights(self) -> Mapping[str, float]:
-        """The text's weight in sum and slerp, the best on dev."""
-        evaluation = self.study.evaluation
-        dev = embed(self.towers, self.prepared.clip, self.prepared.splits.dev, evaluation.captions)
-        return best_weights(sweep(self.study.zero_shot.weights, dev, evaluation))
+        """The vision tower whose tokens the Q-Former reads."""
+        return self.prepared.vision_tower()
 
     @cached_property
     def embeddings(self) -> Tensor:
         """The gallery in the two-tower space, (M, D)."""
         return self.prepared.clip[self.images]
+
+    @cached_property
+    def _baselines(self) -> dict[str, zero_shot.Composer]:
+        """The zero-shot methods; sum and slerp with the weights that their stage chose on dev."""
+        return zero_shot.baselines(self.prepared.stage.read_choice("zero_shot", "weights.json"))
 
     def reference(self, image: str) -> Reference:
         """A gallery image to start from.
@@ -145,8 +134,8 @@ class Search:
         """
         if image not in self._row:
             raise SearchError(f"There is no image {image!r} in the gallery.")
-        picture = open_rgb(self.files[image])
-        return Reference(image, picture, self.embeddings[self._row[image]], self.prepared.tokens[[image]][0])
+        embedding, tokens = self.embeddings[self._row[image]], self.prepared.tokens[[image]][0]
+        return Reference(image, open_rgb(self.files[image]), embedding, tokens)
 
     def upload(self, content: bytes, name: str = "The file") -> Reference:
         """A picture of one's own to start from, encoded by the study's own towers.
@@ -156,8 +145,10 @@ class Search:
         """
         picture = open_upload(content, name)
         with torch.inference_mode():
-            embedding = self.towers.encode_pixels(self.towers.transform(picture)[None])[0].float().cpu()
-            tokens = self.vision.encode_pixels(self.vision.transform(picture)[None])[0].float().cpu()
+            embedding, tokens = (
+                tower.encode_pixels(tower.transform(picture)[None])[0].float().cpu()
+                for tower in (self.towers, self.vision)
+            )
         return Reference(None, picture, embedding.clone(), tokens.clone())
 
     def search(
@@ -171,27 +162,28 @@ class Search:
                 [-1, 1].
         """
         self._check(method, category, balance)
-        text = checked_text(text)
-        start = time.perf_counter()
-        queries, gallery = self._queries(method, reference, text)
-        pool = [image for image in self._pool(category) if image != reference.image]
-        rows = torch.tensor([self._row[image] for image in pool])
-        candidates = gallery[rows]  # (M, D) or (M, Q, D)
-        scores = _scores(mixed(queries, balance), candidates)
-        best = scores.topk(min(count, len(pool))).indices
-        alone = [_scores(query, candidates[best]) for query in (queries[0], queries[2])]
+        text, start = _checked_text(text), time.perf_counter()
+        picture, own, words, gallery = self._queries(method, reference, text)
+        end = picture if balance < 0 else words
+        mixed = normalize((1 - abs(balance)) * own + abs(balance) * end, dim=-1)  # (D,)
+        pool = [image for image in self.galleries.get(category, self.images) if image != reference.image]
+        candidates = gallery[[self._row[image] for image in pool]]  # (M, D) or (M, Q, D)
+        scores = similarity(torch.stack([mixed, picture, words]), candidates)  # (3, M)
+        best = scores[0].topk(min(count, len(pool))).indices
         hits = [
-            Hit(pool[row], self.files[pool[row]], *map(float, (scores[row], picture, words)))
-            for row, picture, words in zip(best.tolist(), *alone, strict=True)
+            Hit(pool[row], self.files[pool[row]], *three)
+            for row, three in zip(best.tolist(), scores[:, best].T.tolist(), strict=True)
         ]
         return Found(method, hits, 1000 * (time.perf_counter() - start))
 
-    def look(self, reference: Reference, text: str, method: str, image: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """Where the query tokens look, mean of all: over the reference with the edit, over ``image``: (S, S) each.
+    def attention(
+        self, reference: Reference, text: str, method: str, image: str
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """The query tokens' mean attention over the reference with the edit, and over ``image``: (S, S) each.
 
         None where the method has no query tokens.
         """
-        if method in ZERO_SHOT:
+        if method not in self._trained:
             return None
         composer, _ = self._composer(method)
         device, tokens = composer.device, self.prepared.tokens
@@ -205,10 +197,8 @@ class Search:
 
     def warm(self, method: str) -> None:
         """Loads what the first answer of ``method`` would wait for."""
+        self._check(method, None, 0)
         self._queries(method, self.reference(self.images[0]), "warm")
-
-    def _pool(self, category: str | None) -> list[str]:
-        return self.images if category is None else self.galleries[category]
 
     def _check(self, method: str, category: str | None, balance: float) -> None:
         if method not in self.methods:
@@ -218,22 +208,19 @@ class Search:
         if not -1 <= balance <= 1:
             raise SearchError(f"The balance is {balance:g}, it must be between -1 (picture) and 1 (words).")
 
-    def _queries(self, method: str, reference: Reference, text: str) -> tuple[Queries, Tensor]:
-        """The three queries of a method, and the gallery in its space."""
-        if method in ZERO_SHOT:
-            picture, words = reference.embedding, self.towers.encode_texts([text])[0]
-            return unit(picture, self._composed(method)(picture, words), words), self.embeddings
-        composer, gallery = self._composer(method)
-        with torch.inference_mode(), autocast(composer.device, composer.dtype):
-            tokens = reference.tokens[None].to(composer.device)
-            both = composer.embed_queries(tokens.expand(2, -1, -1), ["", text]).float().cpu()
-            words = composer.embed_texts([text])[0].float().cpu()
-        return unit(both[0], both[1], words), gallery
-
-    def _composed(self, method: str) -> Callable[[Tensor, Tensor], Tensor]:
-        if method in MIXES:
-            return lambda picture, words: MIXES[method](picture, words, self.weights[method])
-        return (lambda picture, words: picture) if method == "image_only" else (lambda picture, words: words)
+    def _queries(self, method: str, reference: Reference, text: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A method's query from the picture alone, as the study scores it, from the words alone, (D,); its gallery."""
+        if method in self._trained:
+            composer, gallery = self._composer(method)
+            with torch.inference_mode(), autocast(composer.device, composer.dtype):
+                tokens = reference.tokens[None].to(composer.device)
+                picture, own = composer.embed_queries(tokens.expand(2, -1, -1), ["", text]).float().cpu()
+                words = composer.embed_texts([text])[0].float().cpu()
+        else:
+            picture, words, gallery = reference.embedding, self.towers.encode_texts([text])[0], self.embeddings
+            own = self._baselines[method](picture[None], words[None])[0]
+        # what comes out of bf16 or float16 has length 1 only nearly
+        return *(normalize(query, dim=-1) for query in (picture, own, words)), gallery
 
     def _composer(self, method: str) -> tuple[QFormerComposer, Tensor]:
         """A trained Q-Former and the gallery as it embeds it; made when first asked for."""
@@ -243,17 +230,38 @@ class Search:
         return self._composers[method]
 
 
-def unit(*queries: Tensor) -> Queries:
-    """Queries (D,) at length 1: what comes out of bf16 or float16 has it only nearly."""
-    return tuple(normalize(query, dim=-1) for query in queries)
-
-
-def checked_text(text: str) -> str:
-    """The edit without superfluous blanks.
+def open_upload(content: bytes, name: str = "The file") -> Image.Image:
+    """The picture that was uploaded, upright and in RGB; only the first of an animation.
 
     Raises:
-        SearchError: it has no words, or too many.
+        SearchError: it is too large, no picture of the allowed types, or cut off.
+
+    >>> open_upload(write_image(folder / "cat.png", size=(48, 64)).read_bytes()).size
+    (48, 64)
     """
+    allowed = (
+        f"Pictures of type {', '.join(FORMATS)} up to {MOST_BYTES >> 20} MB and {MOST_PIXELS // 10**6} megapixels."
+    )
+    if len(content) > MOST_BYTES:
+        raise SearchError(f"{name} has {len(content) / 2**20:.0f} MB. {allowed}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+        if image.width * image.height <= MOST_PIXELS:
+            return to_rgb(image)
+        reason = f"is {image.width:,} × {image.height:,} pixels"
+    except Image.DecompressionBombError:
+        reason = "has far too many pixels"
+    except UnidentifiedImageError:
+        reason = "is not a picture that can be read"
+    except (OSError, SyntaxError, ValueError) as error:
+        reason = f"is damaged: {error}"
+    raise SearchError(f"{name} {reason}. {allowed}")
+
+
+def _checked_text(text: str) -> str:
+    """The edit without superfluous blanks; SearchError where it has no words, or too many."""
     words = text.split()
     if not words:
         raise SearchError("Type what should be different, for example: is blue with long sleeves.")
@@ -262,44 +270,3 @@ def checked_text(text: str) -> str:
     if len(text) > MOST_CHARACTERS:
         raise SearchError(f"The edit has {len(text):,} characters, at most {MOST_CHARACTERS:,} are read.")
     return " ".join(words)
-
-
-def mixed(queries: Queries, balance: float) -> Tensor:
-    """The query (D,) at ``balance`` in [-1, 1]: between the picture's, the study's own (0) and the words'."""
-    picture, own, words = queries
-    end = picture if balance < 0 else words
-    return normalize((1 - abs(balance)) * own + abs(balance) * end, dim=-1)
-
-
-def open_upload(content: bytes, name: str = "The file") -> Image.Image:
-    """The picture that was uploaded, upright and in RGB; only the first of an animation.
-
-    Raises:
-        SearchError: it is too large, no picture of the allowed types, or cut off.
-    """
-    allowed = (
-        f"Pictures of type {', '.join(FORMATS)} up to {MOST_BYTES // 2**20} MB and {MOST_PIXELS // 10**6} megapixels."
-    )
-    if len(content) > MOST_BYTES:
-        raise SearchError(f"{name} has {len(content) / 2**20:.0f} MB. {allowed}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
-        if image.width * image.height > MOST_PIXELS:
-            raise SearchError(f"{name} is {image.width:,} × {image.height:,} pixels. {allowed}")
-        return to_rgb(image)
-    except Image.DecompressionBombError:
-        raise SearchError(f"{name} has far too many pixels. {allowed}") from None
-    except UnidentifiedImageError:
-        raise SearchError(f"{name} is not a picture that can be read. {allowed}") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, SearchError):
-            raise
-        raise SearchError(f"{name} is damaged: {error}. {allowed}") from None
-
-
-def _scores(query: Tensor, gallery: Tensor) -> Tensor:
-    """Cosines (M,) of a query (D,) with gallery vectors (M, D), or the best of token sets (M, Q, D)."""
-    scores = gallery @ query
-    return scores if scores.ndim == 1 else scores.amax(1)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import pandas as pd
 
 from cirlib.benchmarks import Benchmark
-from cirlib.retrieval.scoring import Scored, read_ranks
+from cirlib.retrieval.result_files import read_ranks
+from cirlib.retrieval.scoring import Scored
 from cirlib.study.methods import METHODS
 from cirlib.study.stage import Stage
 
