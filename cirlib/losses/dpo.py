@@ -24,19 +24,13 @@ def dpo_loss(
     """Preference loss of each (target, hard negative) pair, by how much the policy left its reference.
 
     A score plays the part of a log-probability. With the margin
+    h = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected) the loss of a pair is
 
-        h = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)
-
-    the loss of a pair is
-
-        sigmoid: -(1 - ε) log σ(β h) - ε log σ(-β h)    DPO, Rafailov et al. 2023, eq. 7; ε > 0 is
-                                                        conservative DPO (Mitchell 2023)
+        sigmoid: -(1 - ε) log σ(β h) - ε log σ(-β h)    DPO, Rafailov et al. 2023, eq. 7; ε > 0: Mitchell 2023
         hinge:   max(0, 1 - β h)                        SLiC, Zhao et al. 2023, eq. 1, on DPO's margin
         ipo:     (h - 1 / (2 β))²                       IPO, Azar et al. 2023, eq. 17
 
-    The conventions are those of TRL's ``DPOTrainer``: its ``label_smoothing`` is ε, its ``hinge`` and ``sigmoid`` take
-    β times the margin, its ``ipo`` takes the bare margin and β only in the target. For ``ipo`` TRL averages a text's
-    log-probability over its tokens; a retrieval score is one number, so there is nothing to average.
+    as in TRL's ``DPOTrainer``, but that there is no text over whose tokens ``ipo`` would average.
 
     Args:
         policy_chosen: (B,) scores of the targets by the model in training; any real numbers.
@@ -44,17 +38,19 @@ def dpo_loss(
         reference_chosen: (B,) the same by the frozen copy; may be None when ``reference_free``.
         reference_rejected: shaped as ``policy_rejected``; may be None when ``reference_free``.
         beta: above 0; how strongly a margin counts (sigmoid, hinge), or how small a margin to aim at (ipo).
-        loss_type: "sigmoid", "hinge" or "ipo".
         label_smoothing: ε in [0, 0.5), the share of pairs thought to be the wrong way round; sigmoid only.
         reference_free: take the reference's scores as 0, whatever was given.
 
     Returns:
-        losses, shaped as ``policy_rejected``, one a pair and at least 0: take their mean;
-        chosen_rewards (B,) = β (policy_chosen - reference_chosen), detached;
-        rejected_rewards, shaped as ``policy_rejected``, likewise.
+        losses (≥ 0, shaped as ``policy_rejected``: take their mean), and without gradients the rewards
+        β (policy - reference) of the chosen (B,) and of the rejected (shaped as ``policy_rejected``).
 
     Raises:
         ValueError: shapes that do not fit, an unknown ``loss_type``, or a number out of range.
+
+    >>> losses, chosen, rejected = dpo_loss(torch.zeros(1), torch.zeros(1), torch.zeros(1), torch.zeros(1))
+    >>> round(losses.item(), 4), chosen.item()  # nothing is learned yet: log 2
+    (0.6931, 0.0)
     """
     _check_options(beta, loss_type, label_smoothing)
     _check_shapes(policy_chosen, policy_rejected)
@@ -82,9 +78,8 @@ def _log_ratio(name: str, policy: Tensor, reference: Tensor | None, reference_fr
     if reference is None:
         raise ValueError(f"reference_{name} is None: give scores, or reference_free=True")
     if reference.shape != policy.shape:
-        raise ValueError(
-            f"reference_{name} must be {tuple(policy.shape)} as policy_{name}, got {tuple(reference.shape)}"
-        )
+        shapes = f"{tuple(policy.shape)} as policy_{name}, got {tuple(reference.shape)}"
+        raise ValueError(f"reference_{name} must be {shapes}")
     return policy.to(wide) - reference.to(wide)  # as policy
 
 
@@ -106,7 +101,5 @@ def _check_shapes(chosen: Tensor, rejected: Tensor) -> None:
     if chosen.ndim != 1:
         raise ValueError(f"policy_chosen must be (B,), got {tuple(chosen.shape)}")
     if rejected.ndim not in (1, 2) or len(rejected) != len(chosen):
-        raise ValueError(
-            f"policy_rejected must be (B,) or (B, K) with B = {len(chosen)} as in policy_chosen, "
-            f"got {tuple(rejected.shape)}"
-        )
+        allowed = f"(B,) or (B, K) with B = {len(chosen)} as in policy_chosen"
+        raise ValueError(f"policy_rejected must be {allowed}, got {tuple(rejected.shape)}")

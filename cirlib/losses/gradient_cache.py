@@ -8,14 +8,13 @@ once more, with the same random numbers, to hand its part of the gradient on (th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-Rows = TypeVar("Rows", bound=Sequence | np.ndarray)
+Rows = Sequence | np.ndarray
 
 
 def in_chunks(embed: Callable[[Rows], Tensor], rows: Rows, size: int | None) -> Tensor:
@@ -23,6 +22,9 @@ def in_chunks(embed: Callable[[Rows], Tensor], rows: Rows, size: int | None) -> 
 
     Args:
         embed: rows of a batch to their embeddings, each row by itself; is called twice for each chunk.
+
+    >>> in_chunks(torch.square, torch.arange(3.0), 2)
+    tensor([0., 1., 4.])
     """
     if size is None or len(rows) <= size:
         return embed(rows)

@@ -23,11 +23,8 @@ def info_nce(
 
         L_i = -log( exp(s(q_i, t_i)/τ) / ( Σ_j exp(s(q_i, t_j)/τ) + Σ_k exp(s(q_i, n_ik)/τ) ) )
 
-    which is InfoNCE (van den Oord et al. 2018, "Representation Learning with Contrastive Predictive
-    Coding", eq. 4). An image given as T tokens scores by its best token, ``s(q, t) = max_r cos(q, t_r)``,
-    as in BLIP-2's image-text contrastive loss (Li et al. 2023, sec. 3.2) and SPRC (Bai et al. 2024).
-    ``symmetric`` averages it with the same loss from target to query, as CLIP does (Radford et al. 2021);
-    mined negatives belong to queries, so the second direction is over the batch alone.
+    which is InfoNCE (van den Oord et al. 2018, eq. 4). An image given as T tokens scores by its best token,
+    ``s(q, t) = max_r cos(q, t_r)``, as in BLIP-2 (Li et al. 2023, sec. 3.2) and SPRC (Bai et al. 2024).
 
     Everything is normalised inside and computed in float32 or wider, under autocast too. Two queries of a
     batch that share a target are each other's negatives: draw batches accordingly.
@@ -37,33 +34,30 @@ def info_nce(
         target: (B, D) or (B, T, D); row i is the target of query i.
         temperature: above 0; a tensor of one element is learnable.
         negatives: (B, K, D) or (B, K, T, D); row i holds negatives of query i alone.
-        symmetric: also rank the queries of the batch for each target.
+        symmetric: average with the loss from target to query over the batch, as CLIP does (Radford et al. 2021).
 
     Returns:
         A scalar, at least 0.
 
     Raises:
-        ValueError: no tensors, shapes that do not fit, or a temperature that is not above 0 (of one on an
+        ValueError: no tensors, shapes that do not fit, or a temperature that is not above 0 (of a tensor on an
             accelerator the value is not looked at).
+
+    >>> round(info_nce(torch.eye(2), torch.eye(2), temperature=1.0).item(), 4)  # log(1 + 1/e)
+    0.3133
     """
     _check_shapes(query, target, negatives)
     _check_temperature(temperature)
     with torch.autocast(query.device.type, enabled=False):
         wide = torch.promote_types(torch.promote_types(query.dtype, target.dtype), torch.float32)
-        unit = _normalise(query, wide)  # (B, D)
-        batch_logits = _best_token(unit, _normalise(target, wide)) / temperature  # (B, B)
-        logits = batch_logits  # (B, B)
+        query, target = (F.normalize(vectors.to(wide), dim=-1) for vectors in (query, target))
+        logits = batch_logits = _best_token(query, target) / temperature  # (B, B)
         if negatives is not None:
-            mined_logits = _best_token_of_own(unit, _normalise(negatives, wide)) / temperature  # (B, K)
+            mined_logits = _best_token_of_own(query, F.normalize(negatives.to(wide), dim=-1)) / temperature  # (B, K)
             logits = torch.cat([batch_logits, mined_logits], dim=1)  # (B, B + K)
         labels = torch.arange(len(query), device=query.device)  # (B,)
         loss = F.cross_entropy(logits, labels)
         return (loss + F.cross_entropy(batch_logits.T, labels)) / 2 if symmetric else loss
-
-
-def _normalise(vectors: Tensor, dtype: torch.dtype) -> Tensor:
-    """Vectors of unit length."""
-    return F.normalize(vectors.to(dtype), dim=-1)  # (..., D)
 
 
 def _best_token(query: Tensor, target: Tensor) -> Tensor:
@@ -107,10 +101,8 @@ def _check_fits(name: str, given: Tensor, query: Tensor, allowed: dict[int, str]
 
 
 def _check_temperature(temperature: float | Tensor) -> None:
-    if isinstance(temperature, Tensor):
-        if temperature.numel() != 1:
-            raise ValueError(f"temperature must have one element, got shape {tuple(temperature.shape)}")
-        if temperature.device.type == "cpu" and not temperature > 0:  # elsewhere the question would stop the device
-            raise ValueError(f"temperature must be above 0, got {temperature.item()}")
-    elif not temperature > 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}")
+    if isinstance(temperature, Tensor) and temperature.numel() != 1:
+        raise ValueError(f"temperature must have one element, got shape {tuple(temperature.shape)}")
+    elsewhere = isinstance(temperature, Tensor) and temperature.device.type != "cpu"  # to ask would stop the device
+    if not elsewhere and not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {float(temperature)}")

@@ -89,18 +89,6 @@ def test_equals_ntxent_with_mined_negatives_of_a_single_query() -> None:
     torch.testing.assert_close(info_nce(query, target, temperature=0.1, negatives=mined), expected)
 
 
-def test_a_token_set_of_one_is_a_pooled_target() -> None:
-    query, target, mined = draw(B, D), draw(B, D), draw(B, K, D)
-    pooled = info_nce(query, target, negatives=mined)
-    tokens = info_nce(query, target[:, None], negatives=mined[:, :, None])
-    torch.testing.assert_close(tokens, pooled)
-
-
-def test_no_negatives_is_the_same_as_an_empty_set() -> None:
-    query, target = draw(B, D), draw(B, D)
-    assert info_nce(query, target, negatives=draw(B, 0, D)) == info_nce(query, target)
-
-
 def test_a_batch_of_one_has_nothing_to_lose() -> None:
     assert info_nce(draw(1, D), draw(1, D), symmetric=True) == 0
 
@@ -149,26 +137,6 @@ def test_gradient_is_right(target: str, symmetric: bool) -> None:
     )
 
 
-@pytest.mark.parametrize("shape", [(), (1,)])
-def test_a_temperature_tensor_learns(shape: tuple[int, ...]) -> None:
-    temperature = torch.nn.Parameter(torch.full(shape, 0.07))
-    loss = info_nce(draw(B, D), draw(B, D), temperature=temperature)
-    loss.backward()
-    assert loss.shape == ()
-    assert temperature.grad is not None
-    assert temperature.grad.abs().item() > 0
-
-
-def test_descending_the_loss_brings_query_and_target_together() -> None:
-    query, target = draw(B, D, dtype=torch.float32), draw(B, D, dtype=torch.float32).detach()
-    optimiser = torch.optim.SGD([query], lr=0.5)
-    for _ in range(200):
-        optimiser.zero_grad()
-        info_nce(query, target).backward()
-        optimiser.step()
-    assert cos_sim(query, target).argmax(dim=1).tolist() == list(range(B))
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_features_are_scored_in_float32(dtype: torch.dtype) -> None:
     query, target, mined = draw(B, D).to(dtype), draw(B, T, D).to(dtype), draw(B, K, D).to(dtype)
@@ -200,10 +168,8 @@ def test_a_tiny_temperature_stays_finite() -> None:
         (((B, D), (B + 1, D), None), r"target must be \(B, D\) or \(B, T, D\) with B = 5.*got \(6, 8\)"),
         (((B, D), (B, D + 1), None), r"D = 8.*got \(5, 9\)"),
         (((B, D), (B, 0, D), None), r"T at least 1, got \(5, 0, 8\)"),
-        (((B, D), (B, T, 1, D), None), r"target must be .*got \(5, 4, 1, 8\)"),
         (((B, D), (B, D), (B, D)), r"negatives must be \(B, K, D\) or \(B, K, T, D\).*got \(5, 8\)"),
         (((B, D), (B, D), (1, K, D)), r"negatives must be .*got \(1, 3, 8\)"),
-        (((B, D), (B, D), (B, K, 0, D)), "T at least 1"),
     ],
 )
 def test_wrong_shapes_are_named(shapes: tuple, message: str) -> None:
@@ -212,16 +178,10 @@ def test_wrong_shapes_are_named(shapes: tuple, message: str) -> None:
         info_nce(query, target, negatives=mined)
 
 
-@pytest.mark.parametrize("temperature", [0, -0.07, float("nan"), torch.ones(2)])
+@pytest.mark.parametrize("temperature", [0, -0.07, float("nan"), torch.tensor(-0.07), torch.tensor(0.0), torch.ones(2)])
 def test_wrong_temperatures_are_named(temperature: float | Tensor) -> None:
     with pytest.raises(ValueError, match="temperature must"):
-        info_nce(draw(B, D), draw(B, D), temperature=temperature)
-
-
-@pytest.mark.parametrize("temperature", [-0.07, 0.0, float("nan")])
-def test_a_tensor_temperature_that_is_not_above_0_is_refused(temperature):
-    with pytest.raises(ValueError, match="temperature must be above 0"):
-        info_nce(torch.eye(3), torch.eye(3), temperature=torch.tensor(temperature))
+        info_nce(torch.eye(3), torch.eye(3), temperature=temperature)
 
 
 def test_query_and_target_may_be_of_different_floating_point_types():
