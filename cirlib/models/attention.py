@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import isqrt
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cirlib.models.qformer import QFormerComposer
 
@@ -25,8 +24,12 @@ def attention_maps(composer: QFormerComposer, images: Tensor, texts: Sequence[st
         maps (B, Q, S, S) in [0, 1], row by row from the top left. The cells of a map sum to 1, or to less by what went
         to the class token.
 
+    >>> from cirlib.models.qformer import QFormerSettings, mini_qformer
+    >>> attention_maps(mini_qformer(2, 16, QFormerSettings()), torch.ones(1, 9, 1280)).shape
+    torch.Size([1, 2, 3, 3])
+
     Raises:
-        ValueError: the image tokens are no square grid, or there is not one text an image.
+        ValueError: the image tokens are no square grid.
     """
     side = isqrt(images.shape[1])
     extra = images.shape[1] - side * side
@@ -34,37 +37,24 @@ def attention_maps(composer: QFormerComposer, images: Tensor, texts: Sequence[st
         raise ValueError(
             f"expected image tokens in a square grid, with or without a class token, got {images.shape[1]}"
         )
-    if texts is not None and len(texts) != len(images):
-        raise ValueError(f"expected one text an image, got {len(texts)} texts and {len(images)} images")
-    with _watched(_last_cross_attention(composer)) as seen:
+    with _watched_attention(composer) as seen:
         if texts is None:
             composer.embed_targets(images)
         else:
-            composer.fuse(images, texts)
-    return seen[0][:, :, extra:].unflatten(2, (side, side))
-
-
-def _last_cross_attention(composer: QFormerComposer) -> nn.Module:
-    layers = [layer for layer in composer.qformer.encoder.layer if getattr(layer, "has_cross_attention", False)]
-    return layers[-1].crossattention.attention
+            composer.fuse(images, *composer.tokenize(texts))
+    return seen[0].float().mean(1)[:, :, extra:].unflatten(2, (side, side))
 
 
 @contextmanager
-def _watched(attention: nn.Module) -> Iterator[list[Tensor]]:
-    """Collects what ``attention`` attends to, (B, Q, T) a call, whichever kernel computes it."""
+def _watched_attention(composer: QFormerComposer) -> Iterator[list[Tensor]]:
+    """Collects the last cross-attention's weights, (B, heads, Q, T) a call, from the one kernel that gives them."""
+    layer = [layer for layer in composer.qformer.encoder.layer if layer.has_cross_attention][-1]
     seen: list[Tensor] = []
-
-    def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], _: Any) -> None:
-        states = args[0] if args else kwargs["hidden_states"]  # (B, Q, H)
-        image = kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[2]  # (B, T, C)
-        heads = (module.num_attention_heads, module.attention_head_size)
-        query = module.query(states).unflatten(-1, heads).transpose(1, 2)  # (B, heads, Q, ·)
-        key = module.key(image).unflatten(-1, heads).transpose(1, 2)  # (B, heads, T, ·)
-        scores = (query @ key.transpose(2, 3)) * module.scaling
-        seen.append(scores.float().softmax(-1).mean(1))
-
-    handle = attention.register_forward_hook(hook, with_kwargs=True)
+    handle = layer.crossattention.attention.register_forward_hook(lambda _module, _args, out: seen.append(out[1]))
+    kernel = composer.qformer.config._attn_implementation
+    composer.qformer.set_attn_implementation("eager")
     try:
         yield seen
     finally:
+        composer.qformer.set_attn_implementation(kernel)
         handle.remove()

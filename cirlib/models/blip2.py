@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoProcessor, Blip2ForImageTextRetrieval
 
-from cirlib.models.clip import fingerprint
 from cirlib.models.devices import autocast
-from cirlib.models.mini import ModelError, reason
+from cirlib.models.weights import ModelError, fingerprint
 
 
 class Blip2Vision:
@@ -22,9 +21,9 @@ class Blip2Vision:
         model, processor = load_blip2(name)
         self.device, self.dtype = device, dtype
         self.vision = model.vision_model.requires_grad_(False).to(device)
-        images = processor.image_processor
+        config, images = model.config.vision_config, processor.image_processor
         self.transform = partial(_pixels, images)
-        self.shape = token_shape(model)
+        self.shape = ((config.image_size // config.patch_size) ** 2 + 1, config.hidden_size)
         self.key = f"blip2 {name} {fingerprint(self.vision)} {dtype} {images.to_json_string()}"
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
@@ -37,11 +36,14 @@ def _pixels(processor: Any, image: Image.Image) -> Tensor:
     return processor(image, return_tensors="pt")["pixel_values"][0]
 
 
-def load_blip2(name: str) -> tuple[Blip2ForImageTextRetrieval, nn.Module]:
+def load_blip2(name: str) -> tuple[Blip2ForImageTextRetrieval, Any]:
     """The model and its processor, from the hub, its cache or a local folder; no remote code is run.
 
     Raises:
         ModelError: it is in none of these places, or is another kind of model (whose missing parts would be random).
+
+    >>> load_blip2(str(tiny_blip2))[0].config.image_text_hidden_size
+    16
     """
     try:
         model, loading = Blip2ForImageTextRetrieval.from_pretrained(
@@ -49,14 +51,7 @@ def load_blip2(name: str) -> tuple[Blip2ForImageTextRetrieval, nn.Module]:
         )
         processor = AutoProcessor.from_pretrained(name)
     except Exception as error:  # a broken weights file gives nearly any
-        text = f"BLIP-2 {name!r} could not be loaded (a hub id or a local folder): {reason(error)}"
-        raise ModelError(text) from error
+        raise ModelError.because(f"BLIP-2 {name!r} could not be loaded (a hub id or a local folder)", error) from error
     if loading["missing_keys"]:
         raise ModelError(f"{name!r} is no Blip2ForImageTextRetrieval: it lacks {min(loading['missing_keys'])!r}")
     return model.eval(), processor
-
-
-def token_shape(model: Blip2ForImageTextRetrieval) -> tuple[int, int]:
-    """(T, C) of the vision tower's output."""
-    config = model.config.vision_config
-    return (config.image_size // config.patch_size) ** 2 + 1, config.hidden_size

@@ -10,37 +10,53 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def best_device() -> torch.device:
-    """The first CUDA GPU, else Apple's, else the CPU."""
+    """The first CUDA GPU, else Apple's, else the CPU.
+
+    >>> best_device().type in ("cuda", "mps", "cpu")
+    True
+    """
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def has_bf16(device: torch.device) -> bool:
-    """Whether ``device`` computes bfloat16 in hardware; elsewhere it is many times slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    known = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return any(known.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16"))
-
-
 def precision_here(asked: str) -> str:
     """A key of ``DTYPES``: what was asked for; for "auto" ``bf16`` where hardware has it, else ``fp32``.
+
+    >>> precision_here("fp32")
+    'fp32'
 
     Raises:
         ParameterError: ``fp16`` without a GPU, where training would be in fp32.
     """
     if asked == "fp16" and best_device().type == "cpu":
         raise ParameterError("models.precision is fp16, which wants a GPU: allowed here are auto, fp32 and bf16")
-    return asked if asked != "auto" else "bf16" if has_bf16(best_device()) else "fp32"
+    return asked if asked != "auto" else "bf16" if _has_bf16(best_device()) else "fp32"
 
 
 def dtype_of(asked: str) -> torch.dtype:
-    """The dtype of a precision, see :func:`precision_here`."""
+    """The dtype of a precision, see :func:`precision_here`.
+
+    >>> dtype_of("bf16")
+    torch.bfloat16
+    """
     return DTYPES[precision_here(asked)]
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None = None) -> torch.autocast:
-    """``dtype``, or bfloat16 where the device has it in hardware; float32 is what the weights have."""
-    dtype = dtype or (torch.bfloat16 if has_bf16(device) else torch.float32)
+    """Matrix products in ``dtype``; None: bfloat16 where hardware has it. float32 is what the weights have.
+
+    >>> with autocast(torch.device("cpu"), torch.bfloat16):
+    ...     (torch.ones(1, 2) @ torch.ones(2, 1)).dtype
+    torch.bfloat16
+    """
+    dtype = dtype or (torch.bfloat16 if _has_bf16(device) else torch.float32)
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+def _has_bf16(device: torch.device) -> bool:
+    """Whether ``device`` computes bfloat16 in hardware; elsewhere it is many times slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    known = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return any(known.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16"))

@@ -1,6 +1,7 @@
 """Features of images on disk: memory-mapped float16 plus ids, written in shards, finished by one rename.
 
-Several processes (:mod:`cirlib.study.processes`) share the shards out; what they write is what one would have written.
+A store under way is a folder ``….partial``; its ``store.json`` counts the images that are on the disk, from which an
+interrupted run goes on. Several processes write side by side what one would have written.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ import hashlib
 import json
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -23,37 +26,28 @@ from tqdm.auto import tqdm
 
 from cirlib.study.errors import StudyError, WriteError
 from cirlib.study.files import ADVICE, write_json
-from cirlib.study.processes import broadcast, shard
+from cirlib.study.processes import broadcast
+from cirlib.study.resources import require_disk
 
-FEATURES, MANIFEST, PROGRESS = "features.npy", "store.json", "progress.json"
-SHARD_SIZE = 1024  # images
+FEATURES, MANIFEST = "features.npy", "store.json"
+SHARD_SIZE = 1024  # images that a process writes between two counts
 
 
 class StoreError(StudyError, RuntimeError):
     """A feature store is missing, cut off, or lacks an image."""
 
 
-class FeatureStore:
-    """Read access to the features of a fixed list of images.
+class ImageFeatures(ABC):
+    """The features of a fixed list of images: ``features[ids]`` gives them as float32, (B, D) or (B, T, D).
 
-    ``store[ids]`` gives float32 features (B, D) or (B, T, D) in the order asked for; ``store.array`` is the
-    memory map itself, ``store.rows(ids)`` the rows in it.
-
-    Raises:
-        StoreError: the folder holds no finished store, or its file is shorter than it says.
+    Attributes:
+        key: names what made them. ids: of every image, in order. shape: of all, (N, D) or (N, T, D).
     """
 
-    def __init__(self, folder: Path) -> None:
-        manifest = _read_manifest(folder)
-        if manifest is None:
-            raise StoreError(f"{folder} holds no finished feature store: run the data preparation stage")
-        self.folder = folder
-        self.key: str = manifest["key"]
-        self.ids: list[str] = manifest["ids"]
-        self.array: np.ndarray = np.load(folder / FEATURES, mmap_mode="r")
-        self.shape: tuple[int, ...] = self.array.shape
+    def __init__(self, key: str, ids: Sequence[str], shape: tuple[int, ...], where: object) -> None:
+        self.key, self.ids, self.shape, self._where = key, list(ids), shape, where
         self._row = {image: row for row, image in enumerate(self.ids)}
-        self._fetcher = ThreadPoolExecutor(1)
+        self._loader = ThreadPoolExecutor(1)
         self._ahead: deque[tuple[np.ndarray, Future[Tensor]]] = deque(maxlen=2)  # of the batch at work, and the next
 
     def __len__(self) -> int:
@@ -62,59 +56,102 @@ class FeatureStore:
     def __contains__(self, image: str) -> bool:
         return image in self._row
 
+    def __getitem__(self, ids: Sequence[str]) -> Tensor:
+        return self.read(self.rows(ids), torch.device("cpu"))
+
     def rows(self, ids: Sequence[str]) -> np.ndarray:
         """Rows (B,) int64 of ``ids``; StoreError names the first one that is absent."""
-        return rows_of(self._row, ids, str(self.folder))
+        try:
+            return np.fromiter((self._row[image] for image in ids), np.int64, len(ids))
+        except KeyError as error:
+            raise StoreError(f"image {error.args[0]!r} has no features in {self._where}") from None
 
     def prefetch(self, rows: np.ndarray, device: torch.device) -> None:
-        """Fetches ``rows`` (B,) to ``device`` in the background, for a :meth:`read` soon to come."""
-        wanted = np.unique(rows)  # sorted: the memory map is read front to back
-        self._ahead.append((wanted, self._fetcher.submit(self._fetch, wanted, device)))
+        """Loads ``rows`` (B,) in the background, for a :meth:`read` of some of them soon to come."""
+        wanted = np.unique(rows)  # sorted: a memory map is read front to back
+        self._ahead.append((wanted, self._loader.submit(self._load, wanted, device)))
 
     def read(self, rows: np.ndarray, device: torch.device) -> Tensor:
-        """Features (B, *shape) float32 of ``rows``, on ``device``."""
-        for wanted, fetched in self._ahead:
+        """Features (B, D) or (B, T, D) float32 of ``rows`` (B,), on ``device``."""
+        for wanted, future in self._ahead:
             at = np.searchsorted(wanted[:-1], rows)
             if len(wanted) and np.array_equal(wanted[at], rows):
-                values = fetched.result()
+                loaded = future.result()
                 break
         else:
             wanted, at = np.unique(rows, return_inverse=True)
-            values = self._fetch(wanted, device)
-        return values[torch.from_numpy(at).to(values.device)].float()
+            loaded = self._load(wanted, device)
+        return self._features(loaded[torch.from_numpy(at).to(loaded.device)]).float().to(device)
 
-    def _fetch(self, rows: np.ndarray, device: torch.device) -> Tensor:
-        """Features (B, *shape) float16 of sorted ``rows``; on their way to a GPU from memory it reads by itself."""
+    @abstractmethod
+    def _load(self, rows: np.ndarray, device: torch.device) -> Tensor:
+        """What the features of sorted ``rows`` are made from."""
+
+    def _features(self, loaded: Tensor) -> Tensor:
+        return loaded
+
+
+class FeatureStore(ImageFeatures):
+    """The finished store in ``folder``; ``store.array`` is the memory map itself.
+
+    Raises:
+        StoreError: the folder holds no finished store, or its file is shorter than it says.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        manifest = _manifest(folder)
+        if manifest is None:
+            raise StoreError(f"{folder} holds no finished feature store: run the data preparation stage")
+        self.folder = folder
+        self.array: np.ndarray = np.load(folder / FEATURES, mmap_mode="r")
+        super().__init__(manifest["key"], manifest["ids"], self.array.shape, folder)
+
+    def _load(self, rows: np.ndarray, device: torch.device) -> Tensor:
+        """In float16, on ``device``; on the way to a GPU from memory that it reads by itself."""
         if len(rows) and not 0 <= rows[0] <= rows[-1] < len(self):
             raise IndexError(f"rows run from 0 to {len(self) - 1}, got {rows[0]} to {rows[-1]}")
         values = torch.empty((len(rows), *self.shape[1:]), dtype=torch.float16, pin_memory=device.type == "cuda")
         np.take(self.array, rows, axis=0, out=values.numpy(), mode="clip")
         return values.to(device, non_blocking=True)
 
-    def __getitem__(self, ids: Sequence[str]) -> Tensor:
-        return torch.from_numpy(self.array[self.rows(ids)].astype(np.float32))
+
+def contents_key(model_key: str, files: Sequence[Path]) -> str:
+    """A key from what encodes and from the bytes of every file, in order.
+
+    >>> len(contents_key("CLIP", [write_image(folder / "a.png")]))
+    64
+    """
+    digest = hashlib.sha256(model_key.encode())
+    for file in files:
+        digest.update(hashlib.blake2b(file.read_bytes(), digest_size=16).digest())
+    return digest.hexdigest()
 
 
-def rows_of(row: Mapping[str, int], ids: Sequence[str], where: str) -> np.ndarray:
-    """The row of each id, (B,) int64; StoreError names the first one that is absent."""
-    try:
-        return np.fromiter((row[image] for image in ids), np.int64, len(ids))
-    except KeyError as error:
-        raise StoreError(f"image {error.args[0]!r} has no features in {where}") from None
+def begin_store(folder: Path, key: str, ids: Sequence[str], shape: tuple[int, ...], advice: str = "") -> int:
+    """How many images :func:`build_store` still has to encode; where that is all of them, the disk space is taken now.
 
+    Raises:
+        ResourceError: ``advice`` is given, and the disk would not keep spare room beside the store.
+        WriteError: the disk has no room for it.
 
-def num_pending(folder: Path, key: str, ids: Sequence[str], shape: tuple[int, ...]) -> int:
-    """How many images :func:`build_store` would still have to encode."""
-    wanted = _manifest(key, ids, shape)
-    if _is_of(folder, wanted):
+    >>> begin_store(folder / "store", "key", ["a", "b"], (3,))
+    2
+    """
+    wanted, partial = {"key": key, "shape": list(shape), "ids": list(ids)}, _partial(folder)
+    if _manifest(folder, wanted):
         return 0
-    shards = _Shards(_partial(folder), wanted, SHARD_SIZE)
-    return _images(shards.open() if shards.are_whole() else shards.all())
-
-
-def is_allocated(folder: Path, key: str, ids: Sequence[str], shape: tuple[int, ...]) -> bool:
-    """Whether an interrupted :func:`build_store` has the disk space of the whole already."""
-    return _Shards(_partial(folder), _manifest(key, ids, shape), SHARD_SIZE).are_whole()
+    begun = _manifest(partial, wanted)
+    if begun is None:
+        shutil.rmtree(partial, ignore_errors=True)
+        if advice:
+            require_disk(folder, 2 * len(ids) * prod(shape), advice)
+        partial.mkdir(parents=True)
+        _allocate(partial / FEATURES, (len(ids), *shape))
+        begun = {**wanted, "done": 0}
+        write_json(begun, partial / MANIFEST, indent=None)
+    if begun["done"] == len(ids):  # stopped before its rename
+        _finish(folder)
+    return len(ids) - begun["done"]
 
 
 def build_store(
@@ -133,99 +170,39 @@ def build_store(
         key: names model, preprocessing and image contents; another key is another store.
         shape: features of one image, (D,) or (T, D).
         encode: gives the features of one slice of ``ids``, batch by batch, (B, *shape).
-        shard_size: images between two points from which an interrupted run goes on.
+        shard_size: images that a process writes before they count as done.
+
+    >>> build_store(folder / "store", "key", ["a", "b"], (3,), lambda rows: [torch.ones(2, 3)])[["b"]]
+    tensor([[1., 1., 1.]])
     """
-    wanted = _manifest(key, ids, shape)
-    if broadcast(_is_of(folder, wanted) and _is_undamaged(folder) if PartialState().is_main_process else None):
-        if PartialState().is_main_process:
-            _clear_marks(folder)
-        return FeatureStore(folder)
-    shards = _Shards(_partial(folder), wanted, shard_size)
-    if PartialState().is_main_process and not shards.are_whole():
-        shards.begin()
-    PartialState().wait_for_everyone()
-    todo = shards.open()
-    PartialState().wait_for_everyone()  # else the first to finish a shard would change the others' shares
-    own = shard(todo)
-    array = np.load(shards.folder / FEATURES, mmap_mode="r+")
-    done = len(ids) - _images(todo)
-    with tqdm(
-        total=done + _images(own),
-        initial=done,
-        desc=description,
-        unit="image",
-        disable=not PartialState().is_main_process,
-    ) as bar:
-        for rows in own:
-            _write_shard(array, rows, encode, bar)
-            array.flush()
-            shards.close(rows)
-    del array
-    PartialState().wait_for_everyone()
-    if PartialState().is_main_process:
-        _finish(shards.folder, folder, wanted)
-    PartialState().wait_for_everyone()
+    state, partial = PartialState(), _partial(folder)
+    pending = broadcast(begin_store(folder, key, ids, shape) if state.is_main_process else None)
+    if pending:
+        array, manifest = np.load(partial / FEATURES, mmap_mode="r+"), _manifest(partial)
+        step = shard_size * state.num_processes  # a shard for each, side by side
+        with tqdm(total=len(ids), desc=description, unit="image", disable=not state.is_main_process) as bar:
+            for start in range(len(ids) - pending, len(ids), step):
+                bar.update(start - bar.n)
+                own = range(start, min(start + step, len(ids)))[state.process_index * shard_size :][:shard_size]
+                _write_shard(array, own, encode, bar)
+                state.wait_for_everyone()
+                if state.is_main_process:
+                    write_json({**manifest, "done": min(start + step, len(ids))}, partial / MANIFEST, indent=None)
+        del array
+        if state.is_main_process:
+            _finish(folder)
+        state.wait_for_everyone()
     return FeatureStore(folder)
 
 
-class _Shards:
-    """A store under way: its array, what it is of, and a mark beside it for every shard that is written."""
-
-    def __init__(self, folder: Path, wanted: Mapping[str, Any], size: int) -> None:
-        self.folder, self.wanted, self.size = folder, {"shard_size": size, **wanted}, size
-
-    def all(self) -> list[slice]:
-        """Every shard, as rows of the store."""
-        count = len(self.wanted["ids"])
-        return [slice(start, min(start + self.size, count)) for start in range(0, count, self.size)]
-
-    def open(self) -> list[slice]:
-        """The shards that are still to be written."""
-        return [rows for rows in self.all() if not self._mark(rows).is_file()]
-
-    def are_whole(self) -> bool:
-        """Whether an interrupted run of the same store left them."""
-        return _read_json(self.folder / PROGRESS) == self.wanted and _is_whole(self.folder, self.wanted)
-
-    def begin(self) -> None:
-        """Afresh, with room for every row."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
-        _allocate(self.folder / FEATURES, (len(self.wanted["ids"]), *self.wanted["shape"]))
-        write_json(self.wanted, self.folder / PROGRESS, indent=None)
-
-    def close(self, rows: slice) -> None:
-        """Notes that ``rows`` are on the disk."""
-        self._mark(rows).touch()
-
-    def _mark(self, rows: slice) -> Path:
-        return self.folder / f"{rows.start}.written"
+def _finish(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(_partial(folder), folder)
 
 
-def _manifest(key: str, ids: Sequence[str], shape: tuple[int, ...]) -> dict[str, Any]:
-    """What a store says of itself."""
-    return {"key": key, "shape": list(shape), "ids": list(ids)}
-
-
-def _partial(folder: Path) -> Path:
-    return folder.with_name(folder.name + ".partial")
-
-
-def _images(shards: Sequence[slice]) -> int:
-    return sum(rows.stop - rows.start for rows in shards)
-
-
-def contents_key(model_key: str, files: Sequence[Path]) -> str:
-    """A key from what encodes and from the bytes of every file, in order."""
-    digest = hashlib.sha256(model_key.encode())
-    for file in files:
-        digest.update(hashlib.blake2b(file.read_bytes(), digest_size=16).digest())
-    return digest.hexdigest()
-
-
-def _write_shard(array: np.memmap, rows: slice, encode: Callable[[slice], Iterable[Tensor]], bar: tqdm) -> None:
+def _write_shard(array: np.memmap, rows: range, encode: Callable[[slice], Iterable[Tensor]], bar: tqdm) -> None:
     at = rows.start
-    for features in encode(rows):
+    for features in encode(slice(rows.start, rows.stop)) if rows else ():
         values = features.detach().half().cpu().numpy()
         if not np.isfinite(values).all():
             raise StoreError(f"features of the images at rows {at}:{at + len(values)} are not finite in float16")
@@ -233,15 +210,12 @@ def _write_shard(array: np.memmap, rows: slice, encode: Callable[[slice], Iterab
         at += len(values)
         bar.update(len(values))
     if at != rows.stop:
-        raise StoreError(f"the encoder gave {at - rows.start} features for {rows.stop - rows.start} images")
+        raise StoreError(f"the encoder gave {at - rows.start} features for {len(rows)} images")
+    array.flush()
 
 
 def _allocate(file: Path, shape: tuple[int, ...]) -> None:
-    """Writes a new array whose bytes are all on the disk: one that ran full under a memory map would kill the process.
-
-    Raises:
-        WriteError: there is no room for it.
-    """
+    """A new array with all its bytes on the disk: one that ran full under a memory map would kill the process."""
     array = np.lib.format.open_memmap(file, "w+", np.float16, shape)
     if hasattr(os, "posix_fallocate"):
         try:
@@ -251,56 +225,16 @@ def _allocate(file: Path, shape: tuple[int, ...]) -> None:
             raise WriteError(f"{file} could not be written: {error.strerror}: {ADVICE}") from error
 
 
-def _finish(partial: Path, folder: Path, manifest: dict) -> None:
-    write_json({**manifest, "digest": _digest(partial / FEATURES)}, partial / MANIFEST, indent=None)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
-    _clear_marks(folder)  # last: a run killed before only has to rename again
+def _partial(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".partial")
 
 
-def _clear_marks(folder: Path) -> None:
-    for left in (folder / PROGRESS, *folder.glob("*.written")):
-        left.unlink(missing_ok=True)
-
-
-def _read_manifest(folder: Path) -> dict | None:
-    """The manifest of a finished store whose file has the size it says, else None."""
-    manifest = _read_json(folder / MANIFEST)
-    return manifest if manifest is not None and _is_whole(folder, manifest) else None
-
-
-def _is_of(folder: Path, wanted: Mapping[str, Any]) -> bool:
-    """Whether a finished store says of itself what is ``wanted``."""
-    manifest = _read_manifest(folder)
-    return manifest is not None and {name: manifest.get(name) for name in wanted} == wanted
-
-
-def _is_undamaged(folder: Path) -> bool:
-    """Whether the features of a finished store are those that were written."""
-    if _read_json(folder / MANIFEST).get("digest") == _digest(folder / FEATURES):
-        return True
-    print(f"{folder / FEATURES} is not what was written: encoding again", flush=True)
-    return False
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "blake2b").hexdigest()
-
-
-def _is_whole(folder: Path, manifest: Mapping[str, Any]) -> bool:
-    """Whether the features file has the size ``manifest`` says; opened to read, as opening to write would grow it."""
+def _manifest(folder: Path, wanted: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    """What a store says of itself; None where it is not what is wanted, or missing, damaged or cut off."""
     try:
-        array = np.load(folder / FEATURES, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
-        return False
-    return array.shape == (len(manifest["ids"]), *manifest["shape"]) and array.dtype == np.float16
-
-
-def _read_json(path: Path) -> dict | None:
-    """What a store, finished or under way, says of itself; None where there is no such file or it is damaged."""
-    try:
-        said = json.loads(path.read_text())
-    except (OSError, ValueError):
+        said = json.loads((folder / MANIFEST).read_text())
+        array = np.load(folder / FEATURES, mmap_mode="r")  # to read: opening to write would grow a cut-off file
+        whole = array.shape == (len(said["ids"]), *said["shape"]) and array.dtype == np.float16
+        return said if whole and said["done"] >= 0 and said | (wanted or {}) == said else None
+    except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
-    return said if isinstance(said, dict) and {"key", "shape", "ids"} <= said.keys() else None

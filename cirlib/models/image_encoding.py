@@ -1,17 +1,20 @@
-"""Image files to features: decoding in worker processes, one forward pass a batch."""
+"""Image files to features: into a store on disk, or live, whenever they are asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from cirlib.models.feature_store import FeatureStore, build_store, contents_key
+from cirlib.models.feature_store import FeatureStore, ImageFeatures, build_store, contents_key
 from cirlib.study.pictures import open_rgb
 from cirlib.study.resources import within_memory
 
@@ -34,15 +37,32 @@ class ImageEncoder(Protocol):
         ...
 
 
-class _Files(Dataset):
-    def __init__(self, files: Sequence[Path], transform: Callable[[Image.Image], Tensor]) -> None:
-        self.files, self.transform = files, transform
+class LiveFeatures(ImageFeatures):
+    """What a :class:`~cirlib.models.feature_store.FeatureStore` gives, by running the encoder each time.
 
-    def __len__(self) -> int:
-        return len(self.files)
+    For fast GPUs beside small disks: nothing is written.
 
-    def __getitem__(self, index: int) -> Tensor:
-        return self.transform(open_rgb(self.files[index]))
+    Args:
+        images: id → file. num_workers: threads that decode; with 0 there is one.
+    """
+
+    def __init__(self, encoder: ImageEncoder, images: Mapping[str, Path], num_workers: int = 2) -> None:
+        super().__init__(f"{encoder.key} live", list(images), (len(images), *encoder.shape), "the study")
+        self.encoder, self.files = encoder, list(images.values())
+        self._decoders = ThreadPoolExecutor(max(1, num_workers))
+
+    def _load(self, rows: np.ndarray, device: torch.device) -> Tensor:
+        decoded = self._decoders.map(lambda row: self.encoder.transform(open_rgb(self.files[row])), rows)
+        return torch.stack(list(decoded))
+
+    def _features(self, loaded: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.encoder.encode_pixels(loaded)
+
+
+def _stack(transform: Callable[[Image.Image], Tensor], files: Sequence[Path]) -> Tensor:
+    """Pixels (B, 3, H, W) of files, in a worker process."""
+    return torch.stack([transform(open_rgb(file)) for file in files])
 
 
 def encode_images(
@@ -59,12 +79,15 @@ def encode_images(
 
     Args:
         key: ``contents_key`` of the encoder and the files, where it is known.
+
+    >>> encode_images(prepared.vision_tower(), {"a": write_image(folder / "a.png")}, folder / "store").shape
+    (1, 4, 1280)
     """
     ids, files = list(images), list(images.values())
 
     def encode(rows: slice) -> Iterator[Tensor]:
         options = {"num_workers": num_workers, "generator": torch.Generator()}  # else it would draw from the common one
-        loader = DataLoader(_Files(files[rows], encoder.transform), batch_size, **options)
+        loader = DataLoader(files[rows], batch_size, collate_fn=partial(_stack, encoder.transform), **options)
         for pixels in loader:
             batch = within_memory(f"{description}: a batch of {len(pixels)} images", "lower data_prep.batch_size")
             with batch, torch.inference_mode():  # not around the yield, which would put the caller in this mode too

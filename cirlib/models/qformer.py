@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -21,8 +21,11 @@ from transformers import AutoModel, AutoTokenizer, Blip2QFormerConfig, Blip2QFor
 from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
 
 from cirlib.models.blip2 import load_blip2
-from cirlib.models.mini import IMAGE_WIDTH, ModelError, minilm_folder, quiet_transformers, reason
+from cirlib.models.mini import IMAGE_WIDTH
+from cirlib.models.weights import ModelError, minilm_folder, quiet_transformers
 from cirlib.study.files import replace_file, write_json
+
+MAX_TOKENS = 32  # of a text
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,10 @@ class QFormerSettings:
         fusion: ``one_pass``: mean of the projected query states (CoVR). ``two_pass``: the fused states replace the
             query tokens in a second, imageless pass with the same text, whose [CLS] state is projected (SPRC).
         target: ``max``: every projected state, scored by the best; ``mean``: their mean.
-        max_tokens: text tokens kept.
     """
 
     fusion: Literal["one_pass", "two_pass"] = "one_pass"
     target: Literal["max", "mean"] = "max"
-    max_tokens: int = 32
 
 
 class QFormerComposer(nn.Module):
@@ -48,7 +49,7 @@ class QFormerComposer(nn.Module):
     """
 
     def __init__(
-        self, config: Blip2QFormerConfig, num_query_tokens: int, width: int, tokenizer, form: QFormerSettings
+        self, config: Blip2QFormerConfig, num_query_tokens: int, width: int, tokenizer, settings: QFormerSettings
     ) -> None:
         super().__init__()
         self.query_tokens = nn.Parameter(torch.empty(1, num_query_tokens, config.hidden_size).normal_(0, 0.02))
@@ -57,7 +58,7 @@ class QFormerComposer(nn.Module):
         self.vision_projection = nn.Linear(config.hidden_size, width)
         self.text_projection = nn.Linear(config.hidden_size, width)
         self.log_temperature = nn.Parameter(torch.tensor(0.07).log())
-        self.tokenizer, self.settings = tokenizer, form
+        self.tokenizer, self.settings = tokenizer, settings
         self.dtype: torch.dtype | None = None  # of its matrix products outside of training; None: the device's best
 
     @property
@@ -81,10 +82,11 @@ class QFormerComposer(nn.Module):
         return torch.cat(parts)[torch.cat(groups).argsort().to(self.device)]
 
     def _embed_group(self, reference: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        fused = self._fuse(reference, ids, mask)  # (B, Q, H)
+        fused = self.fuse(reference, ids, mask)  # (B, Q, H)
         if self.settings.fusion == "one_pass":
             return F.normalize(self.vision_projection(fused).mean(1), dim=-1)
-        return F.normalize(self.text_projection(self._second_pass(fused, ids, mask)), dim=-1)
+        states = self._read(ids, mask, fused)  # (B, Q + L, H)
+        return F.normalize(self.text_projection(states[:, fused.shape[1]]), dim=-1)
 
     def embed_targets(self, images: Tensor) -> Tensor:
         """Image tokens (B, T, C) to normalised target embeddings: (B, Q, D) for ``max``, (B, D) for ``mean``."""
@@ -96,77 +98,62 @@ class QFormerComposer(nn.Module):
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Texts alone to normalised embeddings (B, D): the projected [CLS] state of an imageless pass."""
         ids, mask = self.tokenize(texts)
-        states = self.qformer(query_embeds=self.embeddings(input_ids=ids), query_length=0, attention_mask=mask)
-        return F.normalize(self.text_projection(states.last_hidden_state[:, 0]), dim=-1)
+        states = self._read(ids, mask, self.query_tokens[:, :0].expand(len(ids), -1, -1))  # (B, L, H)
+        return F.normalize(self.text_projection(states[:, 0]), dim=-1)
 
-    def fuse(self, reference: Tensor, texts: Sequence[str]) -> Tensor:
-        """The query states (B, Q, H) after one pass with the reference tokens (B, T, C) and B texts."""
-        return self._fuse(reference, *self.tokenize(texts))
+    def fuse(self, reference: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """The query states (B, Q, H) after one pass with the reference tokens (B, T, C) and tokenized texts."""
+        queries = self.query_tokens.expand(len(reference), -1, -1)
+        return self._read(ids, mask, queries, reference)[:, : queries.shape[1]]
+
+    def _read(self, ids: Tensor, mask: Tensor, queries: Tensor, image: Tensor | None = None) -> Tensor:
+        """The states (B, Q + L, H) after one pass over ``queries`` (B, Q, H) and texts (B, L).
+
+        Without an image every token goes through the text feed-forward, as in BLIP-2.
+        """
+        count = queries.shape[1]
+        return self.qformer(
+            query_embeds=self.embeddings(input_ids=ids, query_embeds=queries),
+            query_length=0 if image is None else count,
+            attention_mask=torch.cat([mask.new_ones(len(mask), count), mask], dim=1),
+            encoder_hidden_states=image,
+        ).last_hidden_state
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids and mask, (B, L) each, on the module's device."""
         return self._pad(self._encode(texts))
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        return self.tokenizer(list(texts), truncation=True, max_length=self.settings.max_tokens)["input_ids"]
+        return self.tokenizer(list(texts), truncation=True, max_length=MAX_TOKENS)["input_ids"]
 
     def _pad(self, encoded: list[list[int]]) -> tuple[Tensor, Tensor]:
         batch = self.tokenizer.pad({"input_ids": encoded}, return_tensors="pt").to(self.device)
         return batch["input_ids"], batch["attention_mask"]
 
-    def _fuse(self, reference: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        """The query states after one pass with text and image, (B, Q, H)."""
-        queries = self.query_tokens.expand(len(reference), -1, -1)
-        size = queries.shape[1]
-        states = self.qformer(
-            query_embeds=self.embeddings(input_ids=ids, query_embeds=queries),
-            query_length=size,
-            attention_mask=_with_queries(mask, size),
-            encoder_hidden_states=reference,
-        ).last_hidden_state  # (B, Q + L, H)
-        return states[:, :size]
-
-    def _second_pass(self, fused: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        """The text's [CLS] state after an imageless pass in which ``fused`` stands for the query tokens, (B, H).
-
-        ``query_length=0`` sends every token through the text feed-forward, as BLIP-2 does without an image.
-        """
-        size = fused.shape[1]
-        states = self.qformer(
-            query_embeds=self.embeddings(input_ids=ids, query_embeds=fused),
-            query_length=0,
-            attention_mask=_with_queries(mask, size),
-        ).last_hidden_state
-        return states[:, size]
-
 
 def mean_token(images: Tensor) -> Tensor:
-    """Target embeddings (M, D), or (M, Q, D) as the normalised mean of their tokens, for what wants one an image."""
+    """Target embeddings (M, D), or (M, Q, D) as the normalised mean of their tokens, for what wants one an image.
+
+    >>> mean_token(torch.tensor([[[3.0, 0.0], [3.0, 8.0]]]))
+    tensor([[0.6000, 0.8000]])
+    """
     return images if images.ndim == 2 else F.normalize(images.mean(1), dim=-1)
 
 
-def _with_queries(mask: Tensor, queries: int) -> Tensor:
-    """Text mask (B, L) to the mask of query and text tokens (B, Q + L)."""
-    return torch.cat([mask.new_ones(len(mask), queries), mask], dim=1)
-
-
-def mini_qformer(num_query_tokens: int, width: int, form: QFormerSettings) -> QFormerComposer:
+def mini_qformer(num_query_tokens: int, width: int, settings: QFormerSettings) -> QFormerComposer:
     """A 6-layer Q-Former initialised from MiniLM, cross-attending to EfficientNet's 1,280-channel grid.
 
     As BLIP-2 does with BERT: the text path is MiniLM itself, the query feed-forwards start as copies of it,
     cross-attention starts random.
+
+    >>> mini_qformer(8, 16, QFormerSettings()).embed_targets(torch.ones(2, 4, 1280)).shape
+    torch.Size([2, 8, 16])
     """
     with quiet_transformers():
         text = AutoModel.from_pretrained(minilm_folder())
-    bert = text.config
+    shared = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     config = Blip2QFormerConfig(
-        vocab_size=bert.vocab_size,
-        hidden_size=bert.hidden_size,
-        num_hidden_layers=bert.num_hidden_layers,
-        num_attention_heads=bert.num_attention_heads,
-        intermediate_size=bert.intermediate_size,
-        max_position_embeddings=bert.max_position_embeddings,
-        layer_norm_eps=bert.layer_norm_eps,
+        **{name: getattr(text.config, name) for name in (*shared, "max_position_embeddings", "layer_norm_eps")},
         cross_attention_frequency=2,
         encoder_hidden_size=IMAGE_WIDTH,
         use_qformer_text_input=True,
@@ -174,48 +161,35 @@ def mini_qformer(num_query_tokens: int, width: int, form: QFormerSettings) -> QF
         hidden_dropout_prob=0.0,
         attn_implementation="eager",  # on CPUs the fused kernel's backward is the slower one at these lengths
     )
-    composer = QFormerComposer(config, num_query_tokens, width, AutoTokenizer.from_pretrained(minilm_folder()), form)
+    tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
+    composer = QFormerComposer(config, num_query_tokens, width, tokenizer, settings)
     _copy_bert(text.state_dict(), composer)
     return composer
 
 
 def _copy_bert(bert: dict[str, Tensor], composer: QFormerComposer) -> None:
-    """Puts BERT's tensors under the Q-Former's names; its one token type is added to the positions."""
+    """Puts BERT's tensors under the Q-Former's names: feed-forwards go twice, for text and for queries."""
     embeddings = composer.embeddings
     embeddings.word_embeddings.weight.data.copy_(bert["embeddings.word_embeddings.weight"])
     positions = bert["embeddings.position_embeddings.weight"] + bert["embeddings.token_type_embeddings.weight"][0]
-    embeddings.position_embeddings.weight.data.copy_(positions)
+    embeddings.position_embeddings.weight.data.copy_(positions)  # BERT's one token type is added to them
     state = composer.qformer.state_dict()
-    for name in ("weight", "bias"):
-        state[f"layernorm.{name}"] = bert[f"embeddings.LayerNorm.{name}"]
-    for name, tensor in bert.items():
-        if name.startswith("encoder.layer."):
-            state |= dict.fromkeys(_qformer_names(name), tensor)
+    for name in state:
+        source = name.replace("_query.", ".").replace(".attention.attention.", ".attention.self.")
+        source = source.replace("layernorm.", "embeddings.LayerNorm.")
+        state[name] = bert.get(source, state[name])
     composer.qformer.load_state_dict(state)
 
 
-def _qformer_names(bert_name: str) -> list[str]:
-    """Where one of BERT's encoder tensors goes: feed-forwards go twice, for text and for queries."""
-    if ".attention.self." in bert_name:
-        return [bert_name.replace(".attention.self.", ".attention.attention.")]
-    if ".intermediate." in bert_name:
-        return [bert_name, bert_name.replace(".intermediate.", ".intermediate_query.")]
-    if ".output." in bert_name and ".attention.output." not in bert_name:
-        return [bert_name, bert_name.replace(".output.", ".output_query.")]
-    return [bert_name]
+def blip2_qformer(name: str, settings: QFormerSettings) -> QFormerComposer:
+    """The pretrained Q-Former of ``Blip2ForImageTextRetrieval`` ``name``, with its heads and query tokens.
 
-
-def blip2_qformer(name: str, form: QFormerSettings) -> QFormerComposer:
-    """The pretrained Q-Former of ``Blip2ForImageTextRetrieval`` ``name``, with its heads and query tokens."""
+    >>> blip2_qformer(str(tiny_blip2), QFormerSettings()).query_tokens.shape
+    torch.Size([1, 4, 32])
+    """
     model, processor = load_blip2(name)
-    config = model.config
-    composer = QFormerComposer(
-        config.qformer_config,
-        config.num_query_tokens,
-        config.image_text_hidden_size,
-        processor.tokenizer,
-        form,
-    )
+    config, width = model.config, model.config.image_text_hidden_size
+    composer = QFormerComposer(config.qformer_config, config.num_query_tokens, width, processor.tokenizer, settings)
     for part in ("embeddings", "qformer", "vision_projection", "text_projection"):
         getattr(composer, part).load_state_dict(getattr(model, part).state_dict())
     composer.query_tokens.data.copy_(model.query_tokens)
@@ -223,39 +197,50 @@ def blip2_qformer(name: str, form: QFormerSettings) -> QFormerComposer:
 
 
 def build_qformer(
-    fusion: str, checkpoint: Path | None, form: QFormerSettings, *, num_query_tokens: int, width: int
+    fusion: str, checkpoint: Path | None, settings: QFormerSettings, *, num_query_tokens: int, width: int
 ) -> QFormerComposer:
-    """The Q-Former a study starts from: ``mini`` or a BLIP-2 id or folder, then a trained checkpoint if given."""
-    if fusion == "mini":
-        if checkpoint is not None and checkpoint.is_dir():
-            saved = _read_settings(checkpoint)
-            num_query_tokens, width = saved["num_query_tokens"], saved["width"]
-        composer = mini_qformer(num_query_tokens, width, form)
+    """The Q-Former a study starts from: ``mini`` or a BLIP-2 id or folder, then a trained checkpoint if given.
+
+    The checkpoint of a mini one also decides ``num_query_tokens`` and ``width``.
+
+    >>> build_qformer("mini", None, QFormerSettings(), num_query_tokens=3, width=16).query_tokens.shape
+    torch.Size([1, 3, 384])
+    """
+    if fusion != "mini":
+        composer = blip2_qformer(fusion, settings)
     else:
-        composer = blip2_qformer(fusion, form)
+        saved = _read_settings(checkpoint) if checkpoint is not None else {}
+        sizes = {"num_query_tokens": num_query_tokens, "width": width}
+        composer = mini_qformer(**{name: saved.get(name, size) for name, size in sizes.items()}, settings=settings)
     if checkpoint is not None:
         load_weights(composer, checkpoint)
     return composer
 
 
 def save_weights(composer: QFormerComposer, folder: Path) -> None:
-    """Writes ``model.safetensors`` and ``settings.json`` into ``folder``."""
+    """Writes ``model.safetensors`` and ``settings.json`` into ``folder``.
+
+    >>> save_weights(mini_qformer(3, 16, QFormerSettings()), folder)
+    >>> sorted(file.name for file in folder.iterdir())
+    ['model.safetensors', 'settings.json']
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().cpu().contiguous() for k, v in composer.state_dict().items()}
     replace_file(folder / "model.safetensors", lambda path: save_file(tensors, path))
-    settings = {
-        "fusion": composer.settings.fusion,
-        "target": composer.settings.target,
-        "max_tokens": composer.settings.max_tokens,
+    sizes = {
         "num_query_tokens": composer.query_tokens.shape[1],
         "width": composer.vision_projection.out_features,
         "image_width": composer.qformer.config.encoder_hidden_size,
     }
-    write_json(settings, folder / "settings.json")
+    write_json(asdict(composer.settings) | sizes, folder / "settings.json")
 
 
 def load_weights(composer: QFormerComposer, folder: Path) -> None:
     """Puts the weights saved in ``folder`` into ``composer``.
+
+    >>> composer = mini_qformer(3, 16, QFormerSettings())
+    >>> save_weights(composer, folder)
+    >>> load_weights(composer, folder)
 
     Raises:
         ModelError: there are none, or they are of another size.
@@ -264,7 +249,7 @@ def load_weights(composer: QFormerComposer, folder: Path) -> None:
     try:
         composer.load_state_dict(load_file(folder / "model.safetensors"))
     except (RuntimeError, OSError, SafetensorError) as error:
-        raise ModelError(f"the Q-Former in {folder} does not fit: {reason(error)}") from error
+        raise ModelError.because(f"the Q-Former in {folder} does not fit", error) from error
 
 
 def _read_settings(folder: Path) -> dict:

@@ -9,31 +9,25 @@ import torch
 from torch import Tensor
 
 from cirlib.models.devices import autocast, best_device, dtype_of
-from cirlib.models.feature_store import FeatureStore
-from cirlib.models.live_features import LiveFeatures
-from cirlib.models.mini import quiet_transformers
-from cirlib.models.preparation import Prepared, local_name
+from cirlib.models.feature_store import ImageFeatures
+from cirlib.models.prepared import Prepared, local_name
 from cirlib.models.qformer import QFormerComposer, QFormerSettings, build_qformer, load_weights
-from cirlib.study.parameters import QFormer
+from cirlib.models.weights import quiet_transformers
 from cirlib.study.processes import all_reduce, shard
-
-Features = FeatureStore | LiveFeatures
-
-
-def qformer_settings(params: QFormer) -> QFormerSettings:
-    """The composer's form that the parameters ask for."""
-    return QFormerSettings(params.fusion, params.target)
 
 
 def new_composer(prepared: Prepared) -> QFormerComposer:
-    """The Q-Former the study starts from, on the best device."""
-    study = prepared.stage.study
+    """The Q-Former the study starts from, on the best device.
+
+    >>> new_composer(prepared).settings
+    QFormerSettings(fusion='one_pass', target='max')
+    """
+    stage, study = prepared.stage, prepared.stage.study
     params, models = study.qformer, study.models
-    checkpoint = models.fusion_checkpoint and prepared.stage.root / models.fusion_checkpoint
     composer = build_qformer(
-        local_name(prepared.stage, models.fusion),
-        checkpoint,
-        qformer_settings(params),
+        local_name(stage, models.fusion),
+        models.fusion_checkpoint and stage.root / models.fusion_checkpoint,
+        QFormerSettings(params.fusion, params.target),
         num_query_tokens=params.num_query_tokens,
         width=params.width,
     )
@@ -47,6 +41,11 @@ def new_composer(prepared: Prepared) -> QFormerComposer:
 def trained_composer(prepared: Prepared, name: str) -> QFormerComposer:
     """A Q-Former as the study's training left it, to be used: ``qformer``, ``qformer_hard_negatives``, ``pretrained``.
 
+    >>> trained_composer(prepared, "qformer")
+    Traceback (most recent call last):
+    cirlib.study.errors.StageError: qformer needs results/small/qformer/checkpoints/qformer, which is missing: run \
+`dvc repro qformer` first
+
     Raises:
         StageError: training has not run; the message names the command.
     """
@@ -57,31 +56,35 @@ def trained_composer(prepared: Prepared, name: str) -> QFormerComposer:
 
 
 def embed_queries(
-    composer: QFormerComposer,
-    store: Features,
-    references: np.ndarray,
-    texts: list[str],
-    batch_size: int = 256,
+    composer: QFormerComposer, tokens: ImageFeatures, references: np.ndarray, texts: list[str], batch_size: int = 256
 ) -> Tensor:
-    """Query embeddings (N, D) on the CPU for reference rows and texts."""
+    """Query embeddings (N, D) on the CPU for reference rows of ``tokens`` and texts.
 
-    def embed(rows: slice) -> Tensor:
-        return composer.embed_queries(store.read(references[rows], composer.device), texts[rows])
-
-    return _embedded(composer, embed, len(texts), batch_size)
-
-
-def embed_gallery(composer: QFormerComposer, store: Features, rows: np.ndarray, batch_size: int = 256) -> Tensor:
-    """Target embeddings (M, D) or (M, Q, D) on the CPU for rows of the store."""
+    >>> embed_queries(new_composer(prepared), prepared.tokens, np.array([0, 1]), ["is blue", "is red"]).shape
+    torch.Size([2, 16])
+    """
 
     def embed(part: slice) -> Tensor:
-        return composer.embed_targets(store.read(rows[part], composer.device))
+        return composer.embed_queries(tokens.read(references[part], composer.device), texts[part])
 
-    return _embedded(composer, embed, len(rows), batch_size)
+    return _in_batches(composer, embed, len(texts), batch_size)
+
+
+def embed_gallery(composer: QFormerComposer, tokens: ImageFeatures, rows: np.ndarray, batch_size: int = 256) -> Tensor:
+    """Target embeddings (M, D) or (M, Q, D) on the CPU for rows of ``tokens``.
+
+    >>> embed_gallery(new_composer(prepared), prepared.tokens, np.arange(5)).shape
+    torch.Size([5, 2, 16])
+    """
+
+    def embed(part: slice) -> Tensor:
+        return composer.embed_targets(tokens.read(rows[part], composer.device))
+
+    return _in_batches(composer, embed, len(rows), batch_size)
 
 
 @torch.inference_mode()
-def _embedded(composer: QFormerComposer, embed: Callable[[slice], Tensor], count: int, batch_size: int) -> Tensor:
+def _in_batches(composer: QFormerComposer, embed: Callable[[slice], Tensor], count: int, batch_size: int) -> Tensor:
     """What ``embed`` gives for ``count`` rows, on the CPU; of several processes each does some of the batches."""
     with autocast(composer.device, composer.dtype):
         whole = torch.zeros(count, *embed(slice(0, 1)).shape[1:])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
-import shutil
 from pathlib import Path
 
 import open_clip
@@ -12,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cirlib.models.clip import embedding_width, fingerprint, load_clip
+from cirlib.models.clip import load_clip
 from cirlib.models.image_encoding import encode_images
 from cirlib.models.mini import ModelError
 from cirlib.study.pictures import open_rgb
@@ -65,10 +63,6 @@ def test_image_embeddings_are_open_clips_own(towers, theirs, tmp_path, write_ima
     assert store.array.shape == (5, 12)
 
 
-def test_the_width_is_that_of_the_shared_space(towers):
-    assert towers.shape == (embedding_width(towers.model),) == (12,)
-
-
 def test_bf16_embeddings_are_near_the_fp32_ones(tiny_clip, cpu, towers):
     name, file = tiny_clip
     rounded = load_clip(name, str(file), **{**cpu, "dtype": torch.bfloat16})
@@ -86,17 +80,6 @@ def test_the_key_tells_weights_apart(tiny_clip, cpu, towers, tmp_path):
     torch.save(state, tmp_path / "weights.pt")
     before = towers.key.replace(str(file), "")
     assert load_clip(name, str(tmp_path / "weights.pt"), **cpu).key.replace(str(tmp_path / "weights.pt"), "") != before
-
-
-def test_the_fingerprint_sees_names_and_values():
-    a, b = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
-    assert fingerprint(a) != fingerprint(b)
-    b.load_state_dict(a.state_dict())
-    assert fingerprint(a) == fingerprint(b) != fingerprint(torch.nn.Sequential(a))
-
-
-def test_the_transform_reaches_worker_processes(towers):
-    assert pickle.dumps(towers.transform)
 
 
 @pytest.fixture
@@ -128,32 +111,22 @@ def test_a_local_folder_without_weights_is_refused_not_left_random(local_folder,
     assert "could not be loaded" in refusal(f"local-dir:{local_folder}", None, cpu)
 
 
-def test_an_unknown_architecture_says_where_the_names_are(cpu):
-    assert "open_clip.list_models()" in refusal("ViT-B-23", "openai", cpu)
-
-
 @pytest.mark.parametrize(
     ("model", "pretrained"),
     [
         ("ViT-B-32", "laion2b_s34b_b79k"),
-        ("ViT-B-32", "no_such_tag"),
+        ("ViT-B-32", None),
         ("hf-hub:nobody/nothing", None),
         ("local-dir:/nowhere", None),
+        ("ViT-B-32", "broken.pt"),
+        ("ViT-B-32", "broken.safetensors"),
     ],
 )
-def test_weights_that_are_not_here_give_one_sentence_offline(cpu, model, pretrained):
+def test_weights_that_are_not_here_or_broken_give_one_sentence_offline(cpu, model, pretrained, tmp_path):
+    if pretrained and pretrained.startswith("broken"):
+        (tmp_path / pretrained).write_bytes(b"<html>404</html>" * 20)
+        pretrained = str(tmp_path / pretrained)
     assert "could not be loaded" in refusal(model, pretrained, cpu)
-
-
-def test_weights_must_be_named(tiny_clip, cpu):
-    assert "with weights None could not be loaded" in refusal(tiny_clip[0], None, cpu)
-
-
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_a_broken_weights_file_gives_one_sentence(tiny_clip, cpu, tmp_path, suffix):
-    path = tmp_path / f"weights{suffix}"
-    path.write_bytes(b"<html>404</html>" * 20)
-    assert "could not be loaded" in refusal(tiny_clip[0], str(path), cpu)
 
 
 def test_weights_of_another_architecture_are_refused(tiny_clip, cpu, tmp_path):
@@ -162,4 +135,3 @@ def test_weights_of_another_architecture_are_refused(tiny_clip, cpu, tmp_path):
     state["text_projection"] = torch.zeros(32, 99)
     torch.save(state, tmp_path / "weights.pt")
     assert "text_projection" in refusal(name, str(tmp_path / "weights.pt"), cpu)
-    shutil.rmtree(tmp_path)

@@ -10,7 +10,8 @@ from test_images import MeanColour
 from cirlib.models.feature_store import StoreError
 from cirlib.models.image_encoding import encode_images
 from cirlib.models.live_features import LiveFeatures
-from cirlib.models.preparation import Prepared, encode_tokens, needed_images
+from cirlib.models.preparation import encode_tokens
+from cirlib.models.prepared import Prepared, needed_images
 
 
 class LiveMeanColour(MeanColour):

@@ -16,20 +16,8 @@ from cirlib.models.blip2 import Blip2Vision
 from cirlib.models.clip import load_clip
 from cirlib.models.devices import best_device
 from cirlib.models.mini import MiniVision
-from cirlib.models.preparation import (
-    Prepared,
-    align_towers,
-    contents,
-    count,
-    encode_tokens,
-    encode_two_towers,
-    example_triplets,
-    needed_images,
-    open_prepared,
-    pooled_tokens,
-    vision_tower,
-    write_report,
-)
+from cirlib.models.preparation import align_towers, contents, count, encode_tokens, encode_two_towers, example_triplets, pooled_tokens, write_report
+from cirlib.models.prepared import Prepared, needed_images, open_prepared, vision_tower
 from cirlib.study.errors import StageError
 from cirlib.study.pictures import open_rgb
 

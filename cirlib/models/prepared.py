@@ -1,0 +1,121 @@
+"""What data preparation leaves, opened: splits, features, and the study's two frozen towers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cirlib.benchmarks.splits import Splits, annotations_key, load_splits, unusable_file
+from cirlib.models.blip2 import Blip2Vision
+from cirlib.models.clip import TwoTowers, load_clip
+from cirlib.models.devices import best_device, dtype_of
+from cirlib.models.feature_store import FeatureStore, ImageFeatures
+from cirlib.models.image_encoding import ImageEncoder, LiveFeatures
+from cirlib.models.mini import MiniVision, mini_towers
+from cirlib.study.stage import Stage
+
+ImageAttributes = Mapping[str, Mapping[str, str]]  # image id → attribute → value
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What data preparation leaves for the later stages, opened when first asked for."""
+
+    stage: Stage
+
+    @cached_property
+    def splits(self) -> Splits:
+        return self.splits_under(self.stage.study.evaluation.gallery)
+
+    def splits_under(self, gallery: str) -> Splits:
+        """The parts with the galleries of a protocol, ``original`` or ``val_split``, without unusable images."""
+        unusable = _read_json(unusable_file(self.stage), {})
+        return load_splits(self.stage.study, self.stage.images, gallery=gallery, unusable=unusable)
+
+    def pairs(self, name: str) -> list[dict[str, str]]:
+        """The pairs {"image": id, "caption": text} for ``alignment`` or ``pretraining``; empty without any."""
+        return _read_json(self.stage.images / "pairs" / f"{name}.json", [])
+
+    @cached_property
+    def images(self) -> dict[str, Path]:
+        """Every image of the study, those of the pairs included: id → file."""
+        pairs = [*self.pairs("alignment"), *self.pairs("pretraining")]
+        of_pairs = {pair["image"]: self.stage.images / "images" / f"{pair['image']}.jpg" for pair in pairs}
+        return self.splits_under("original").images() | of_pairs
+
+    @cached_property
+    def attributes(self) -> ImageAttributes | None:
+        """The true attributes of every picture, where the data has them: drawn garments do."""
+        return _read_json(self.stage.images / "attributes.json", None)
+
+    @cached_property
+    def annotations(self) -> str:
+        """A hash of every query, gallery, caption pair and attribute of the study."""
+        pairs = [self.pairs(name) for name in ("alignment", "pretraining")]
+        known = [annotations_key(self.splits_under("original").parts()), pairs, self.attributes]
+        return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+    @cached_property
+    def tokens(self) -> ImageFeatures:
+        """Frozen image tokens for the Q-Former, from disk or, where the study caches none, from the vision tower."""
+        if not self.stage.study.models.cache_tokens:
+            return LiveFeatures(self.vision_tower(), self.images, self.stage.study.data_prep.num_workers)
+        return FeatureStore(self.stage.require(self.stage.data / "tokens", "data_prep"))
+
+    @cached_property
+    def clip(self) -> FeatureStore:
+        """Image embeddings of the two-tower model."""
+        return FeatureStore(self.stage.require(self.stage.data / "clip", "data_prep"))
+
+    def vision_tower(self) -> ImageEncoder:
+        """The vision tower whose tokens the Q-Former reads, freshly loaded."""
+        models = self.stage.study.models
+        options = {"device": best_device(), "dtype": dtype_of(models.precision)}
+        if models.fusion == "mini":
+            return MiniVision(models.image_size, **options)
+        return Blip2Vision(local_name(self.stage, models.fusion), **options)
+
+    def towers(self) -> TwoTowers:
+        """The two-tower model, freshly loaded; a StageError where data preparation has still to align it."""
+        stage, models = self.stage, self.stage.study.models
+        options = {"device": best_device(), "dtype": dtype_of(models.precision)}
+        if models.clip != "mini":
+            return load_clip(*(local_name(stage, name) for name in (models.clip, models.clip_pretrained)), **options)
+        given = models.clip_pretrained
+        heads = stage.root / given if given else stage.require(stage.data / "two_towers.safetensors", "data_prep")
+        return mini_towers(models.image_size, heads, **options)
+
+
+def open_prepared(stage: Stage) -> Prepared:
+    """The stage's data and features.
+
+    Raises:
+        StageError: data preparation has not run; the message names the command.
+
+    >>> open_prepared(stage).clip.shape
+    (34, 256)
+    """
+    for name in ("tokens", "clip") if stage.study.models.cache_tokens else ("clip",):
+        stage.require(stage.data / name / "store.json", "data_prep")
+    return Prepared(stage)
+
+
+def local_name(stage: Stage, name: str | None) -> str | None:
+    """A model's name as the study gives it, with the project's folder before it where it is a path in there.
+
+    >>> local_name(stage, "ViT-B-32"), local_name(stage, "local-dir:raw") == f"local-dir:{stage.root}/raw"
+    ('ViT-B-32', True)
+    """
+    path = name.removeprefix("local-dir:") if name else ""
+    if not path or not (stage.root / path).exists():
+        return name
+    return ("local-dir:" if name.startswith("local-dir:") else "") + str(stage.root / path)
+
+
+def _read_json(file: Path, otherwise: Any) -> Any:
+    return json.loads(file.read_text()) if file.is_file() else otherwise
