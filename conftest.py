@@ -271,7 +271,7 @@ def unprepared(custom_stage: Callable[..., Any]) -> Any:
 def prepared(
     tmp_path_factory: pytest.TempPathFactory, write_json: Callable[[Path, Any], Path], write_image: Callable[..., Path]
 ) -> Any:
-    """The small study of `write_custom_data` with every image encoded, as a later stage opens it. Do not write there."""
+    """The small study of `write_custom_data`, every image encoded, as a later stage opens it. Do not write there."""
     from cirlib.models.preparation import align_towers, encode_tokens, encode_two_towers
     from cirlib.models.prepared import Prepared
 
@@ -365,6 +365,14 @@ def _new_composer(prepared: Any) -> Any:
     from cirlib.models.qformer_embedding import new_composer
 
     return new_composer(prepared)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Side by side, the tests of a project that takes minutes to run share the worker that ran it."""
+    for item in items:
+        for name in {"small_project", "small_rehearsal"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group(name))
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from browser import DESK, PHONE, chromium, screenshot
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("small_project")]
+pytestmark = [pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -12,14 +12,14 @@ from PIL import Image
 
 from cirlib.app.search import MOST_WORDS, Search, SearchError, mixed, open_upload
 from cirlib.app.search_page import SearchPage, thumbnail
-from cirlib.models.preparation import open_prepared
-from cirlib.retrieval.scoring import read_ranks
+from cirlib.models.prepared import open_prepared
+from cirlib.retrieval.result_files import read_ranks
 from cirlib.study.errors import StageError
 from cirlib.study.methods import method_label
 from cirlib.study.parameters import load_study
 from cirlib.study.stage import Stage
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("small_project")]
+pytestmark = [pytest.mark.slow]
 
 METHODS = ["image_only", "text_only", "sum", "slerp", "qformer", "qformer_hard_negatives"]
 
