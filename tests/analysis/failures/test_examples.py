@@ -1,96 +1,69 @@
-"""Queries chosen as picture rows, and methods against each other query by query."""
+"""Queries as pictures, and where query tokens look."""
 
 from __future__ import annotations
 
-import pandas as pd
+from types import SimpleNamespace
+
 import pytest
+import torch
 
-from cirlib.analysis.failures.examples import (
-    edit_text,
-    example_rows,
-    fixed_rows,
-    median_rows,
-    picture_row,
-    select_method,
-    worst_rows,
-)
-from cirlib.analysis.failures.exchanges import best_of_families, exchanges, per_query
-from cirlib.study.errors import ParameterError
+from cirlib.analysis.failures import examples
+from cirlib.analysis.failures.query_table import query_table
+from cirlib.models.qformer import QFormerSettings, blip2_qformer
 
-
-def test_the_categories_of_one_method_are_found(make_scored):
-    parts = [make_scored(m, c, [0]) for m in ("sum", "qformer") for c in ("hat", "shoe")]
-    assert select_method(parts, "qformer") == parts[2:]
-
-
-def test_an_unknown_method_names_those_there_are(make_scored):
-    parts = [make_scored(m, c, [0]) for m in ("sum", "qformer") for c in ("hat", "shoe")]
-    with pytest.raises(ParameterError) as caught:
-        select_method(parts, "sun")
-    assert str(caught.value) == "parameter 'method': no method 'sun' in this study, allowed: sum, qformer"
-
-
-def test_a_picture_row_says_what_was_asked_found_and_wanted(make_scored):
-    one = make_scored("m", "hat", [0, 40, 9], tied=[0, 0, 3], captions=[("a",), ("b",), ("is longer",)])
-    row, path = picture_row(one, 2), one.benchmark.path
-    assert (row.reference, row.target) == (path("hat-2"), path("hat-3"))
-    assert row.text == "is longer"
-    assert row.results == [path("hat-4"), path("hat-3")]
-    assert row.correct == [False, True]
-    assert (row.rank, row.title) == (11, "hat")
-
-
-def test_the_same_words_twice_are_shown_once(make_scored):
-    captions = [("is red", "is longer"), ("has a belt", "has a belt")]
-    triplets = make_scored("m", "hat", [0, 0], captions=captions).benchmark.triplets
-    assert [edit_text(triplet) for triplet in triplets] == ["is red and is longer", "has a belt"]
-
-
-def test_examples_are_drawn_from_every_category_and_by_the_seed(make_scored):
-    parts = [make_scored("m", category, list(range(30))) for category in ("hat", "shoe")]
-    rows = example_rows(parts, 5, seed=1)
-    assert [row.title for row in rows] == ["hat", "shoe", "hat", "shoe", "hat"]
-    assert example_rows(parts, 5, seed=1) == rows
-    assert example_rows(parts, 5, seed=2) != rows
-    assert len({row.rank for row in rows}) > 1
-
-
-def test_the_worst_and_the_median_are_of_all_categories(make_scored):
-    parts = [make_scored("m", "hat", [0, 50, 3]), make_scored("m", "shoe", [70, 7])]
-    assert [row.rank for row in worst_rows(parts, 2)] == [71, 51]
-    assert [row.rank for row in median_rows(parts, 3)] == [4, 8, 51]
-    assert [row.rank for row in median_rows(parts, 99)] == [1, 4, 8, 51, 71]
+BEST = {"zero-shot": "sum", "Q-Former": "qformer"}
 
 
 def test_fixed_is_what_one_finds_and_the_other_missed_the_furthest_first(make_scored):
     before, after = make_scored("sum", "hat", [5, 20, 60, 70]), make_scored("qformer", "hat", [0, 9, 3, 12])
-    rows = fixed_rows([after], [before], 5)
-    assert [(row.rank, row.title) for row in rows] == [(4, "hat: rank 61 before"), (10, "hat: rank 21 before")]
-    assert len(fixed_rows([after], [before], 1)) == 1
-    assert fixed_rows([before], [after], 5) == []
+    queries = query_table([before, after])
+    fixed = examples.fixed_queries(queries, BEST)
+    assert fixed[["rank", "before"]].values.tolist() == [[4, 61], [10, 21]] and set(fixed["method"]) == {"qformer"}
+    assert examples.fixed_queries(queries, {"zero-shot": "qformer", "Q-Former": "sum"}).empty
+    assert examples.fixed_queries(queries, {"zero-shot": "sum"}).empty
 
 
-def test_exchanges_count_who_finds_what_and_test_the_difference(make_scored):
-    first = make_scored("sum", "hat", [0, 0, 50, 50, 50, 50])
-    second = make_scored("qformer", "hat", [0, 50, 0, 0, 0, 50])
-    (row,) = exchanges([first, second], ["sum", "qformer"]).to_dict("records")
-    assert [row[name] for name in ("both", "only_first", "only_second", "neither")] == [1, 1, 3, 1]
-    assert row["difference"] == pytest.approx(2 / 6)
-    assert 0 < row["p"] <= 1 and row["p_holm"] == row["p"]
+def test_a_picture_row_says_what_was_asked_found_and_wanted(make_scored, monkeypatch):
+    shown = []
+    monkeypatch.setattr(examples.figures, "retrieval_grid", lambda rows, title: shown.extend([title, *rows]))
+    captions = [("is red", "is red"), ("b",), ("is longer", "has dots")]
+    one = make_scored("m", "hat", [0, 40, 9], tied=[0, 0, 3], captions=captions)
+    queries, path = query_table([one]), one.benchmark.path
+    examples.retrieval_grid(queries.assign(before=[11, 1200, 30]), "All")
+    title, first, second, third = shown
+    assert (title, first.text, third.text) == ("All", "is red", "is longer and has dots")
+    assert (third.reference, third.target) == (path("hat-2"), path("hat-3"))
+    assert third.results == [path("hat-4"), path("hat-3")] and third.correct == [False, True]
+    assert (third.rank, second.title) == (11, "hat: rank 1,200 before")
 
 
-def test_with_one_method_there_is_nothing_to_exchange(make_scored):
-    assert exchanges([make_scored("sum", "hat", [0])], ["sum"]).empty
+def test_where_there_is_nothing_to_show_a_note_says_so(make_scored):
+    queries = query_table([make_scored("sum", "hat", [0])])
+    for figure in (
+        examples.retrieval_grid(queries.head(0), "Fixed by the Q-Former"),
+        examples.attention_grid(queries, {"zero-shot": "sum"}, None, 6),
+    ):
+        assert "Q-Former" in figure.texts[0].get_text()
 
 
-def test_every_query_has_its_rank_by_every_method(make_scored):
-    parts = [make_scored("sum", "hat", [4, 20]), make_scored("qformer", "hat", [0, 9])]
-    table = per_query(parts, ["sum", "qformer"])
-    assert table[["sum", "qformer"]].values.tolist() == [[5, 1], [21, 10]]
-    assert table["kinds"].tolist() == ["colour", "colour"]
+@pytest.mark.parametrize("target", ["max", "mean"])
+def test_attention_rows_show_the_outlier_and_the_scoring_token_where_targets_have_tokens(
+    tiny_blip2, make_scored, make_store, tmp_path, target
+):
+    composer = blip2_qformer(str(tiny_blip2), QFormerSettings(target=target)).eval()
+    one = make_scored("qformer", "hat", [0, 40], captions=[("is red", "is long"), ("has dots",)], size=6)
+    features = torch.randn(6, 5, 24, generator=torch.Generator().manual_seed(0))
+    store = make_store(tmp_path / "tokens", one.benchmark.gallery, features)
+    rules = SimpleNamespace(study=SimpleNamespace(evaluation=SimpleNamespace(captions="and")))
+    rows = examples._attention_rows(query_table([one]), composer, SimpleNamespace(tokens=store, stage=rules))
+    assert [row.title for row in rows] == ["hat: found, rank 1", "hat: missed, rank 41"]
+    assert rows[0].text == "is red and is long"
+    assert list(rows[0].on_reference) == ["all tokens", "outlier token"]
+    assert list(rows[0].on_target) == ["all tokens", "scoring token"][: 2 if target == "max" else 1]
+    assert all(heat.shape == (2, 2) for heat in rows[1].on_reference.values())
 
 
-def test_the_best_of_each_family_is_by_mean_recall_and_families_may_lack():
-    rows = [("sum", 0.3), ("slerp", 0.4), ("qformer", 0.6), ("qformer_hard_negatives", 0.5)]
-    summary = pd.DataFrame(rows, columns=["method", "value"]).assign(category="mean", metric="recall@10")
-    assert best_of_families(summary) == {"zero-shot": "slerp", "Q-Former": "qformer"}
+def test_the_outlier_is_the_token_least_like_the_mean():
+    maps = torch.full((4, 2, 2), 0.25)
+    maps[2] = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    assert examples._outlier(maps) == 2

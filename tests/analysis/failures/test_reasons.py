@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 
-from cirlib.analysis.failures import reasons
+from cirlib.analysis.failures.query_table import query_table
 from cirlib.analysis.failures.reasons import (
     ALSO_RIGHT,
     IGNORED_EDIT,
@@ -15,20 +16,27 @@ from cirlib.analysis.failures.reasons import (
     NEAR_MISS,
     NEITHER,
     PART_OF_EDIT,
-    agreeing,
-    agreement,
-    attribute_reason,
-    by_attributes,
-    by_likeness,
+    REASONS,
+    add_reasons,
     confusions,
-    first_wrong,
     reason_table,
-    word_overlap,
 )
 
 
 def garment(colour="red", sleeves="long", neck="crew", fit="slim") -> dict[str, str]:
     return {"colour": colour, "sleeves": sleeves, "neck": neck, "fit": fit}
+
+
+@pytest.fixture
+def judged(make_store, tmp_path):
+    """Scores with reasons; where each image lies in the two-tower space, and what it shows, may be given."""
+
+    def judge(one, features: torch.Tensor | None = None, attributes: dict | None = None) -> pd.DataFrame:
+        features = torch.randn(len(one.benchmark.gallery), 2) if features is None else features
+        store = make_store(tmp_path / "clip", one.benchmark.gallery, features)
+        return add_reasons(query_table([one]), SimpleNamespace(clip=store, attributes=attributes))
+
+    return judge
 
 
 @pytest.mark.parametrize(
@@ -45,19 +53,16 @@ def garment(colour="red", sleeves="long", neck="crew", fit="slim") -> dict[str, 
         (garment("blue", "short"), ALSO_RIGHT),
     ],
 )
-def test_the_attributes_of_what_was_retrieved_give_the_reason(found, reason):
-    assert attribute_reason(garment(), garment("blue", "short"), found) == reason
+def test_the_attributes_of_what_was_retrieved_give_the_reason(make_scored, judged, found, reason):
+    known = {"hat-0": garment(), "hat-1": garment("blue", "short"), "hat-2": found}
+    queries = judged(make_scored("m", "hat", [20], size=3), attributes=known)
+    assert queries["reason"].tolist() == [reason]
+    assert set(queries["likely_reason"]) <= set(REASONS)
 
 
-def test_one_change_not_made_ignores_the_edit_and_is_no_near_miss():
-    assert attribute_reason(garment(), garment("blue"), garment("green")) == IGNORED_EDIT
-
-
-def test_the_judge_looks_at_the_first_image_that_is_no_target(make_scored):
-    one = make_scored("m", "hat", [20, 20], size=5)
-    assert first_wrong(one) == ["hat-2", "hat-3"]
-    attributes = {f"hat-{i}": garment(colour) for i, colour in enumerate(["red", "blue", "red", "green", "black"])}
-    assert by_attributes(attributes)(one) == [IGNORED_EDIT, IGNORED_EDIT]
+def test_one_change_not_made_ignores_the_edit_and_is_no_near_miss(make_scored, judged):
+    known = {"hat-0": garment(), "hat-1": garment("blue"), "hat-2": garment("green")}
+    assert judged(make_scored("m", "hat", [20], size=3), attributes=known)["reason"].tolist() == [IGNORED_EDIT]
 
 
 @pytest.mark.parametrize(
@@ -71,56 +76,39 @@ def test_the_judge_looks_at_the_first_image_that_is_no_target(make_scored):
         ([0.6, 0.7], NEAR_MISS),
     ],
 )
-def test_the_way_in_the_image_space_stands_in_for_attributes(make_scored, make_store, tmp_path, found, reason):
-    one = make_scored("m", "hat", [20], size=3)
+def test_the_way_in_the_image_space_stands_in_for_attributes(make_scored, judged, found, reason):
     features = torch.tensor([[0.0, 0.0], [1.0, 0.0], found])  # reference, target, found
-    assert by_likeness(make_store(tmp_path / "clip", one.benchmark.gallery, features))(one) == [reason]
+    queries = judged(make_scored("m", "hat", [20], size=3), features)
+    assert queries["reason"].tolist() == queries["likely_reason"].tolist() == [reason]
 
 
-def test_what_another_query_asks_for_in_the_same_words_is_right_too(make_scored, make_store, tmp_path):
-    one = make_scored("m", "hat", [20, 20], captions=[("is dark blue",), ("is dark blue",)], size=4)
-    store = make_store(tmp_path / "clip", one.benchmark.gallery, torch.tensor([[0.0], [1.0], [0.0], [5.0]]))
-    assert one.top[0][0] == one.benchmark.triplets[1].targets[0] == "hat-2"
-    assert by_likeness(store)(one)[0] == ALSO_RIGHT
+def test_the_first_image_that_is_no_target_is_judged_and_what_another_asks_for_in_these_words_is_right(
+    make_scored, judged
+):
+    captions = [("is dark blue",), ("Is dark BLUE.",), ("has dots",)]
+    one = make_scored("m", "hat", [20, 20, 0], captions=captions, size=5)
+    queries = judged(one, torch.tensor([[0.0], [1.0], [0.0], [5.0], [5.1]]))
+    assert queries["found"].tolist() == ["hat-2", "hat-3", "hat-4"]
+    assert queries["reason"].tolist()[0] == ALSO_RIGHT  # hat-2 is the second query's target
+    assert queries["reason"].tolist()[1] != ALSO_RIGHT  # hat-3 is the third's, in other words
 
 
-def test_agreement_is_said_as_a_share_and_beyond_chance():
-    assert agreeing([[NEITHER, NEAR_MISS]], [[NEITHER, NEAR_MISS]]) == (1.0, 1.0)
-    assert agreeing([[NEITHER, NEAR_MISS] * 2], [[NEITHER, NEITHER, NEAR_MISS, NEAR_MISS]]) == (0.5, 0.0)
-
-
-def test_words_overlap_by_their_share_of_all():
-    assert word_overlap(["is red"], ["Is RED."]) == 1
-    assert word_overlap(["is red"], ["is blue"]) == pytest.approx(1 / 3)
-    assert word_overlap([], []) == 0
-
-
-def test_the_table_of_reasons_counts_misses_only(make_scored):
-    one = make_scored("m", "hat", [0, 20, 30, 40])
-    table = reason_table([one], [[NEITHER, IGNORED_EDIT, IGNORED_EDIT, NEAR_MISS]]).set_index("reason")
-    assert table.loc[IGNORED_EDIT, "misses"] == 2 and table.loc[NEITHER, "misses"] == 0
-    assert table["value"].sum() == pytest.approx(1)
-    assert table.index.tolist() == list(reasons.REASONS)
-    assert reason_table([make_scored("m", "hat", [0])], [[NEITHER]]).empty
-
-
-def test_agreement_crosses_true_and_estimated_reasons():
-    table = agreement([[NEITHER, NEAR_MISS], [NEITHER]], [[NEITHER, NEITHER], [IGNORED_EDIT]])
-    assert table.loc[NEITHER, NEITHER] == 1 and table.loc[NEAR_MISS, NEITHER] == 1
-    assert table.to_numpy().sum() == 3
+def test_the_table_of_reasons_counts_each_methods_misses_only():
+    reasons = [NEITHER, IGNORED_EDIT, IGNORED_EDIT, NEAR_MISS]
+    queries = pd.DataFrame({"method": ["sum"] * 4, "recall": [1, 0, 0.5, 0], "reason": reasons})
+    table = reason_table(pd.concat([queries, queries.assign(method="slerp").tail(1)])).set_index(["method", "reason"])
+    assert table.loc[("sum", IGNORED_EDIT), "misses"] == 2 and table.loc[("sum", NEITHER), "misses"] == 0
+    assert table.loc["sum", "value"].sum() == pytest.approx(1) and table.loc[("slerp", NEAR_MISS), "value"] == 1
+    assert table.loc["sum"].index.tolist() == list(REASONS)
+    assert reason_table(queries.head(1)).empty
 
 
 def test_confusions_count_wanted_against_first_retrieved_and_leave_out_what_no_edit_changes(make_scored):
     one = make_scored("m", "hat", [20, 20, 20], size=5)  # first retrieved: hats 2, 3, 4; wanted: 1, 2, 3
     colours = ["red", "blue", "blue", None, "red"]
-    tables = confusions([one], {f"hat-{i}": {"colour": c, "kind": "hat"} for i, c in enumerate(colours)})
+    known = {f"hat-{i}": {"colour": c, "kind": "hat"} for i, c in enumerate(colours)}
+    tables = confusions(query_table([one]), known)
     assert list(tables) == ["colour"]
     assert tables["colour"].loc["blue", "blue"] == 1  # hat-1 wanted, hat-2 found
     assert tables["colour"].loc["blue", "none"] == 1 and tables["colour"].loc["none", "red"] == 1
     assert tables["colour"].to_numpy().sum() == 3
-
-
-def test_the_judge_of_drawn_garments_never_needs_the_towers():
-    """The towers are loaded only where they decide."""
-    judge = by_attributes({})
-    assert judge(SimpleNamespace(benchmark=SimpleNamespace(triplets=[]), top=[])) == []

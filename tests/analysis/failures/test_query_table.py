@@ -1,0 +1,125 @@
+"""The study query by query: recall by what is asked, misses, and methods against each other."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+import torch
+
+from cirlib.analysis.failures.query_table import (
+    by_kind,
+    by_question,
+    exchanges,
+    miss_table,
+    query_table,
+    select_method,
+)
+from cirlib.study.errors import ParameterError
+
+
+@pytest.fixture
+def queries(make_scored) -> pd.DataFrame:
+    """Hats: red found, red and longer missed, longer tied at the edge; shoes: a logo far down, a belt found."""
+    hats = make_scored(
+        "m", "hat", [0, 40, 9], tied=[0, 0, 3], captions=[("is red",), ("is red", "is longer"), ("is longer",)]
+    )
+    shoes = make_scored("m", "shoe", [70, 3], captions=[("has a logo",), ("has a belt", "has a belt")])
+    return query_table([hats, shoes])
+
+
+def values(table: pd.DataFrame, by: str | None = None) -> dict[str, float]:
+    table = table if by is None else table[table["by"] == by]
+    return dict(zip(table["group"], table["value"], strict=True))
+
+
+def alike(queries: pd.DataFrame, make_store, folder):
+    """A store in which every two images are alike."""
+    images = sorted({*queries["reference"], *queries["targets"].str[0]})
+    return make_store(folder / "clip", images, torch.ones(len(images), 2))
+
+
+def test_a_row_says_what_was_asked_and_found(queries):
+    row = queries.iloc[2]
+    assert (row["method"], row["category"], row["query"], row["captions"]) == (
+        "m",
+        "hat",
+        "hat-query-2",
+        ("is longer",),
+    )
+    assert (row["reference"], row["targets"], row["top"]) == ("hat-2", ("hat-3",), ["hat-4", "hat-3"])
+    assert (row["rank"], row["recall"], row["chance"]) == (11, 0.25, 0.1)  # 9 above and the middle of 3 tied
+
+
+def test_the_rows_of_one_method_are_found_and_an_unknown_one_is_refused(make_scored):
+    queries = query_table([make_scored(m, c, [0]) for m in ("sum", "qformer") for c in ("hat", "shoe")])
+    assert select_method(queries, "qformer")["category"].tolist() == ["hat", "shoe"]
+    with pytest.raises(ParameterError, match=r"'method': no method 'sun' in this study, allowed: sum, qformer$"):
+        select_method(queries, "sun")
+
+
+def test_recall_by_kind_counts_a_query_in_each_of_its_kinds(queries):
+    table = by_kind(queries)
+    assert values(table) == {
+        "colour": 0.5, "length": pytest.approx((0 + 1 / 4) / 2), "graphic": 0, "detail": 1,
+        "comparison": pytest.approx((0 + 1 / 4) / 2), "several at once": 0,
+    }  # fmt: skip
+    assert table["group"].tolist() == ["colour", "length", "graphic", "detail", "comparison", "several at once"]
+    assert table["queries"].tolist() == [2, 2, 1, 1, 2, 1]
+    assert ((table["ci_low"] <= table["value"]) & (table["value"] <= table["ci_high"])).all()
+    assert table["chance"].tolist() == [0.1] * 6  # 10 of 101 less the reference
+
+
+def test_recall_by_the_number_of_things_changed(make_scored, make_store, tmp_path):
+    captions = [("is nicer",), ("is red",), ("is red and longer",), ("red, long, with a belt, a logo, a collar",)]
+    queries = query_table([make_scored("m", "hat", [0, 40, 0, 40], captions=captions)])
+    table = by_question(queries, alike(queries, make_store, tmp_path))
+    assert values(table, "things the edit changes") == {"0": 1, "1": 0, "2": 1, "4 or more": 0}
+
+
+def test_recall_by_words_is_in_fifths_of_the_queries_and_equal_lengths_stay_together(make_scored, make_store, tmp_path):
+    captions = [("red " * (1 + number % 7),) for number in range(70)]
+    above = [0 if number % 7 < 3 else 40 for number in range(70)]
+    queries = query_table([make_scored("m", "hat", above, captions=captions)])
+    tables = by_question(queries, alike(queries, make_store, tmp_path))
+    table = tables[tables["by"] == "words in the captions"]
+    assert table["queries"].sum() == 70 and len(table) <= 5
+    assert table["group"].iloc[0].startswith("1") and table["group"].iloc[-1].endswith("7")
+    assert table["value"].iloc[0] == 1 and table["value"].iloc[-1] == 0
+    assert len(values(tables, "likeness of reference and target")) == 1  # all are alike
+
+
+def test_recall_by_likeness_puts_unlike_pairs_first(make_scored, make_store, tmp_path):
+    one = make_scored("m", "hat", [40] * 5 + [0] * 5, size=12)
+    angles = torch.cumsum(torch.tensor([0, *[1.2] * 5, *[0.1] * 6]), 0)  # unlike neighbours, then like ones
+    store = make_store(tmp_path / "clip", one.benchmark.gallery, torch.stack([angles.cos(), angles.sin()], 1))
+    table = by_question(query_table([one]), store)
+    table = table[table["by"] == "likeness of reference and target"]
+    lows = [float(group.split(" to ")[0]) for group in table["group"]]
+    assert lows == sorted(lows) and lows[0] == pytest.approx(0.36, abs=0.01)
+    assert (table["value"].iloc[0], table["value"].iloc[-1]) == (0, 1)
+
+
+def test_misses_are_the_queries_not_surely_among_the_first_the_worst_on_top(queries):
+    table = miss_table(queries.assign(reason=list("abcde")))
+    assert table["query"].tolist() == ["shoe-query-0", "hat-query-1", "hat-query-2"]
+    assert table["rank"].tolist() == [71, 41, 11]
+    assert table["reason"].tolist() == ["d", "b", "c"]
+    assert table["kinds"].tolist() == ["graphic", "colour, length, comparison, several at once", "length, comparison"]
+    first = table.iloc[1]
+    assert first["captions"] == "is red / is longer"
+    assert (first["reference"], first["target"], first["top"]) == ("hat-1", "hat-2", "hat-3 hat-2")
+
+
+def test_where_nothing_is_missed_the_table_is_empty_but_has_its_columns(queries):
+    table = miss_table(queries[queries["recall"] == 1])
+    assert len(table) == 0 and {"category", "query", "kinds", "reason", "rank", "captions"} <= set(table.columns)
+
+
+def test_exchanges_count_who_finds_what_and_test_the_difference(make_scored):
+    first = make_scored("sum", "hat", [0, 0, 50, 50, 50, 50])
+    second = make_scored("qformer", "hat", [0, 50, 0, 0, 0, 50])
+    (row,) = exchanges([first, second], ["sum", "qformer"]).to_dict("records")
+    assert [row[name] for name in ("both", "only_first", "only_second", "neither")] == [1, 1, 3, 1]
+    assert row["difference"] == pytest.approx(2 / 6)
+    assert 0 < row["p"] <= 1 and row["p_holm"] == row["p"]
+    assert exchanges([first], ["sum"]).empty
