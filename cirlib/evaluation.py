@@ -17,9 +17,10 @@ import pandas as pd
 from cirlib.benchmarks import NAMES, Benchmark, load_benchmark
 from cirlib.benchmarks.base import PROTOCOLS_OF_GALLERY
 from cirlib.benchmarks.protocols import REFERENCES
+from cirlib.retrieval.result_files import write_summary
 from cirlib.retrieval.run_files import RunError
-from cirlib.retrieval.scoring import Scored, compare, result_table, score_run, summarise, write_summary
-from cirlib.retrieval.server_runs import write_server_files
+from cirlib.retrieval.scoring import Scored, compare, result_table, score_run, summarise
+from cirlib.retrieval.server_files import write_server_files
 from cirlib.study.files import write_table
 
 HELP = """\
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m cirlib.retrieval.scoring",
+        prog="python -m cirlib.evaluation",
         description=main.__doc__,
         epilog=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,

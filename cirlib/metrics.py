@@ -1,22 +1,15 @@
 """Ranks, recall, precision, intervals and paired tests: what :mod:`cirlib.retrieval` offers for one's own code."""
 
-from cirlib.retrieval.ranks import (
-    PairedTest,
-    Ranks,
+from cirlib.retrieval.ranks import Ranks, subset_ranks, target_ranks
+from cirlib.retrieval.recall_and_precision import (
     average_precision_at_k,
     average_precision_of_ranks,
-    bootstrap_ci,
     chance_average_precision,
     chance_recall,
-    holm,
-    mean_reciprocal_rank,
     median_rank,
-    paired_test,
     recall_at_k,
-    reciprocal_rank,
-    subset_ranks,
-    target_ranks,
 )
+from cirlib.retrieval.statistics import PairedTest, bootstrap_ci, holm, paired_test
 
 __all__ = [
     "PairedTest",
@@ -27,11 +20,9 @@ __all__ = [
     "chance_average_precision",
     "chance_recall",
     "holm",
-    "mean_reciprocal_rank",
     "median_rank",
     "paired_test",
     "recall_at_k",
-    "reciprocal_rank",
     "subset_ranks",
     "target_ranks",
 ]

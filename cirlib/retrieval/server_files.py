@@ -1,99 +1,80 @@
-"""Result files in the exact formats of the CIRR and CIRCO test servers, checked before they are written."""
+"""A run as the files that the test servers of CIRR and CIRCO take, in their exact formats."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from cirlib.benchmarks import cirr
-from cirlib.benchmarks.base import Benchmark, BenchmarkError, Triplet, check_choice
-from cirlib.study.files import write_bytes
+from cirlib.benchmarks import Benchmark
+from cirlib.benchmarks.cirr import VERSION
+from cirlib.retrieval.ranks import top_rows
+from cirlib.retrieval.run_files import DEPTH, Embeddings, Lists, RunError, read_run
+from cirlib.retrieval.similarity import similarity
+from cirlib.study.files import write_json
 
-CIRR_LENGTHS = {"recall": 50, "recall_subset": 3}
-CIRCO_LENGTH = 50
+SUBSET_DEPTH = 3  # members of its subset that CIRR's server wants of each query
 
 
-def write_cirr(
-    path: str | Path,
-    ranked: Mapping[str, Sequence[str]],
-    metric: Literal["recall", "recall_subset"],
-    benchmark: Benchmark,
-) -> None:
-    """CIRR: `{"version": "rc2", "metric": metric, pairid: [name, …], …}`.
+def write_server_files(run: str | Path | Mapping[str, Any], benchmark: Benchmark, folder: Path) -> list[Path]:
+    """Writes what a test server takes, checked first; nothing is written where a check fails.
+
+    CIRR: ``recall.json``, 50 images of the gallery a query, and ``recall_subset.json``, 3 of its subset, never the
+    reference: ``{"version": "rc2", "metric": …, pairid: [image name, …], …}``. CIRCO: ``circo.json``, 50 a query, the
+    reference may be among them: ``{query id: [image number, …], …}``.
 
     Args:
-        path: the file; replaced if it exists, its folder made if it does not.
-        ranked: query id (pairid) → image ids, best first: exactly 50 of the gallery for "recall", exactly
-            3 of the query's subset for "recall_subset"; never the query's reference.
-        metric: "recall" or "recall_subset".
-        benchmark: the split that was ranked, `load_benchmark("cirr", …)`, complete.
+        run: ranked ids or embeddings, see :mod:`cirlib.retrieval.run_files`.
 
     Raises:
-        BenchmarkError: a query is missing or unknown, or a list is not as above; names the first offender.
-            Nothing is written then.
+        RunError: the run is not as it must be, or the benchmark has no server or is not complete.
+
+    >>> write_server_files("mine.json", make_scored("sum", "hat", [0]).benchmark, folder)
+    Traceback (most recent call last):
+    cirlib.retrieval.run_files.RunError: custom has no test server, allowed are cirr and circo.
     """
-    check_choice(metric, CIRR_LENGTHS, "metric")
-    _check_queries(ranked, benchmark, "cirr")
-    for triplet in benchmark.triplets:
-        names = ranked[triplet.id]
-        if triplet.reference in names:
-            raise BenchmarkError(
-                f"Query {triplet.id!r}: the list holds the query's own reference {triplet.reference!r}, "
-                "which the server does not rank."
+    if benchmark.name not in ("cirr", "circo"):
+        raise RunError(f"{benchmark.name} has no test server, allowed are cirr and circo.")
+    if not benchmark.complete or len(benchmark.gallery) <= DEPTH:
+        raise RunError(
+            f"{benchmark.name} {benchmark.split} is incomplete: the server wants every query ranked in all the gallery."
+        )
+    found, ids = read_run(run, benchmark, removed=benchmark.name == "cirr"), [t.id for t in benchmark.triplets]
+    best = _best(found, benchmark)
+    if benchmark.name == "circo":
+        contents = {"circo": {n: list(map(int, images)) for n, images in zip(ids, best, strict=True)}}
+    else:
+        lists = {"recall": best, "recall_subset": _best_of_subsets(found, benchmark)}
+        contents = {m: {"version": VERSION, "metric": m, **dict(zip(ids, lists[m], strict=True))} for m in lists}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        write_json(content, folder / f"{name}.json", indent=None)
+    return [folder / f"{name}.json" for name in contents]
+
+
+def _best(found: Embeddings | Lists, benchmark: Benchmark) -> Lists:
+    """The first images of each query; of CIRR without its reference."""
+    if not isinstance(found, Embeddings):
+        return [images[:DEPTH] for images in found]
+    row = benchmark.gallery_index
+    exclude = [row[triplet.reference] for triplet in benchmark.triplets] if benchmark.name == "cirr" else None
+    return [[benchmark.gallery[i] for i in rows] for rows in top_rows(found.queries, found.gallery, exclude, DEPTH)]
+
+
+def _best_of_subsets(found: Embeddings | Lists, benchmark: Benchmark) -> Lists:
+    """The first members of each query's subset."""
+    lists = []
+    for n, triplet in enumerate(benchmark.triplets):
+        if isinstance(found, Embeddings):
+            images = found.gallery[[benchmark.gallery_index[image] for image in triplet.subset]]
+            scores = similarity(found.queries[n : n + 1].double(), images.double())[0]  # (S,)
+            members = [triplet.subset[i] for i in scores.argsort(descending=True, stable=True).tolist()]
+        else:
+            members = [image for image in found[n] if image in triplet.subset]
+        if len(members) < SUBSET_DEPTH:
+            raise RunError(
+                f"query {triplet.id!r} has {len(members)} members of its subset, the server wants {SUBSET_DEPTH}: put "
+                "the subset's members, in their order, behind the first 50."
             )
-        allowed = triplet.subset if metric == "recall_subset" else benchmark.gallery_index
-        what = "the query's subset" if metric == "recall_subset" else "the gallery"
-        _check_list(triplet, names, CIRR_LENGTHS[metric], allowed, what)
-    lists = {triplet.id: list(ranked[triplet.id]) for triplet in benchmark.triplets}
-    _write(Path(path), {"version": cirr.VERSION, "metric": metric, **lists})
-
-
-def write_circo(path: str | Path, ranked: Mapping[str, Sequence[str]], benchmark: Benchmark) -> None:
-    """CIRCO: `{query id: [image number, …], …}`.
-
-    Args:
-        path: as for `write_cirr`.
-        ranked: query id → exactly 50 image ids of the gallery, best first; the reference may be among them.
-        benchmark: the split that was ranked, `load_benchmark("circo", …)`, complete.
-
-    Raises:
-        BenchmarkError: as `write_cirr`.
-    """
-    _check_queries(ranked, benchmark, "circo")
-    for triplet in benchmark.triplets:
-        _check_list(triplet, ranked[triplet.id], CIRCO_LENGTH, benchmark.gallery_index, "the gallery")
-    _write(Path(path), {t.id: [int(image) for image in ranked[t.id]] for t in benchmark.triplets})
-
-
-def _check_queries(ranked: Mapping[str, Sequence[str]], benchmark: Benchmark, name: str) -> None:
-    if benchmark.name != name:
-        raise BenchmarkError(f"The benchmark is {benchmark.name!r}: expected {name!r}.")
-    if not benchmark.complete:
-        raise BenchmarkError(
-            f"{name} {benchmark.split} is incomplete: the server wants every query ranked in all the gallery."
-        )
-    ids = [triplet.id for triplet in benchmark.triplets]
-    if absent := [query for query in ids if query not in ranked]:
-        raise BenchmarkError(f"{len(absent)} of {len(ids)} queries have no list, the first is {absent[0]!r}.")
-    known = set(ids)
-    if unknown := [query for query in ranked if query not in known]:
-        raise BenchmarkError(
-            f"{len(unknown)} lists are of no query of {name} {benchmark.split}, the first is {unknown[0]!r}."
-        )
-
-
-def _check_list(triplet: Triplet, images: Sequence[str], length: int, allowed: Collection[str], what: str) -> None:
-    where = f"Query {triplet.id!r}"
-    if len(images) != length:
-        raise BenchmarkError(f"{where}: {len(images)} images, expected exactly {length}.")
-    if outside := [image for image in images if image not in allowed]:
-        raise BenchmarkError(f"{where}: {outside[0]!r} is not in {what}.")
-    if len(set(images)) < length:
-        repeated = next(image for i, image in enumerate(images) if image in images[:i])
-        raise BenchmarkError(f"{where}: {repeated!r} appears more than once.")
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    write_bytes(json.dumps(content).encode(), path)
+        lists.append(members[:SUBSET_DEPTH])
+    return lists

@@ -1,4 +1,4 @@
-"""How alike queries and images are: dot products of embeddings; an image given as a set of tokens counts by its best."""
+"""How alike queries and images are: dot products; an image that is a set of tokens counts by its best."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def similarity(queries: Tensor, gallery: Tensor) -> Tensor:
 
 
 def own_similarity(queries: Tensor, images: Tensor) -> Tensor:
-    """Every query (N, D) with its own K images (N, K, D) or (N, K, T, D): dot products (N, K), of the best token where T.
+    """Every query (N, D) with its own K images (N, K, D) or (N, K, T, D): dot products (N, K), of the best token.
 
     >>> own_similarity(torch.eye(2), torch.ones(2, 3, 2)).shape
     torch.Size([2, 3])

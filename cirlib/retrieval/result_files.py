@@ -1,0 +1,94 @@
+"""What stages write of their scores and later ones read: ``summary.csv``, ``metrics.json`` and ``ranks.csv``."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from cirlib.benchmarks import Benchmark, BenchmarkError
+from cirlib.retrieval.ranks import Ranks
+from cirlib.retrieval.scoring import Scored, protocol_name, summarise
+from cirlib.study.files import write_json, write_table
+from cirlib.study.parameters import Evaluation
+
+RANK_COLUMNS = ("method", "category", "query", "target", "above", "tied", "top")
+
+
+def write_results(scored: Sequence[Scored], folder: Path) -> pd.DataFrame:
+    """Writes ``summary.csv``, ``metrics.json`` and ``ranks.csv`` into ``folder``; gives the summary.
+
+    >>> write_results([make_scored("sum", "hat", [0, 9])], folder)["value"].tolist()[:4]  # recall@1, 5, 10 and 50
+    [0.5, 0.5, 1.0, 1.0]
+    """
+    summary = summarise(scored)
+    write_summary(summary, folder)
+    write_ranks(scored, folder / "ranks.csv")
+    return summary
+
+
+def write_summary(summary: pd.DataFrame, folder: Path) -> None:
+    """Writes ``summary.csv`` and, for ``dvc metrics``, ``metrics.json``: method → ``mean/recall@10`` → value.
+
+    >>> write_summary(summarise([make_scored("sum", "hat", [0, 9])], ks=(5,)), folder)
+    >>> (folder / "metrics.json").read_text().split()
+    ['{', '"sum":', '{', '"hat/recall@5":', '0.5,', '"mean/recall@5":', '0.5', '}', '}']
+    """
+    write_table(summary.round(6), folder / "summary.csv")
+    tree: dict[str, dict[str, float]] = {}
+    for row in summary.itertuples():
+        tree.setdefault(row.method, {})[f"{row.category}/{row.metric}"] = round(row.value, 6)
+    write_json(tree, folder / "metrics.json")
+
+
+def write_ranks(scored: Sequence[Scored], path: Path) -> None:
+    """A CSV with a row a query: method, category, query, target, images above and tied, the best ids (quoted).
+
+    Then what CIRR and CIRCO are scored by beside recall, a column a metric.
+
+    >>> write_ranks([make_scored("sum", "hat", [3])], folder / "ranks.csv")
+    >>> print((folder / "ranks.csv").read_text().splitlines()[1])
+    sum,hat,hat-query-0,hat-1,3,0,hat-2 hat-1
+    """
+    frames = [pd.DataFrame(columns=list(RANK_COLUMNS))] if not scored else []
+    for one in scored:
+        queries, targets = zip(*((t.id, t.targets[0]) for t in one.benchmark.triplets), strict=True)
+        counts, top = (one.ranks.above.numpy(), one.ranks.tied.numpy()), [shlex.join(ids) for ids in one.top]
+        columns = (one.method, one.category, queries, targets, *counts, top)
+        frames.append(pd.DataFrame({**dict(zip(RANK_COLUMNS, columns, strict=True)), **one.extra}))
+    write_table(pd.concat(frames), path)
+
+
+def read_ranks(path: Path, benchmarks: Mapping[str, Benchmark], evaluation: Evaluation) -> list[Scored]:
+    """What :func:`write_ranks` wrote, back on the same benchmarks.
+
+    Raises:
+        BenchmarkError: the file is cut off, or is of other categories or queries than ``benchmarks``.
+
+    >>> write_ranks([one := make_scored("sum", "hat", [3])], folder / "ranks.csv")
+    >>> read_ranks(folder / "ranks.csv", {"hat": one.benchmark}, Evaluation())[0].target_ranks
+    [4]
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        parts = table.groupby(["method", "category"], sort=False)
+        return [_scored(*names, part, benchmarks[names[1]], evaluation) for names, part in parts]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BenchmarkError(
+            f"{path} is cut off or was measured on other data than the study's: run `dvc repro --force "
+            f"{path.parent.name}`."
+        ) from error
+
+
+def _scored(method: str, category: str, part: pd.DataFrame, benchmark: Benchmark, evaluation: Evaluation) -> Scored:
+    if part["query"].tolist() != [triplet.id for triplet in benchmark.triplets]:
+        raise ValueError("other queries")
+    ranks = Ranks(*(torch.from_numpy(part[name].to_numpy(np.int64)) for name in ("above", "tied")))
+    top = [shlex.split(ids) for ids in part["top"]]
+    extra = {metric: part[metric].to_numpy(np.float64) for metric in part.columns[len(RANK_COLUMNS) :]}
+    removed = evaluation.reference == "removed"
+    return Scored(method, category, benchmark, ranks, protocol_name(evaluation), removed, top, extra)

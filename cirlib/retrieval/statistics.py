@@ -1,0 +1,140 @@
+"""Whether a number, or a difference between two methods, could be chance: intervals and tests over queries."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+Numbers = NDArray[Any]
+Groups = Sequence[Hashable] | Numbers | None
+VALUES_AT_ONCE = 2**22  # bounds the memory of resampling
+
+
+class PairedTest(NamedTuple):
+    """A difference of means over the same queries (first minus second) and its two-sided p-value."""
+
+    difference: float
+    p_value: float
+
+
+def bootstrap_ci(
+    values: ArrayLike, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0, groups: Groups = None
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean over queries (Efron & Tibshirani, 1993, chapter 13).
+
+    Args:
+        values: (N,) one number a query, such as recall@k. Where all are the same, the interval has no width.
+        level: the interval's nominal coverage, between 0 and 1.
+        resamples: bootstrap samples drawn. seed: the same gives the same interval.
+        groups: (N,) each query's category. Then the interval is of the mean of the categories' means, and queries are
+            drawn within their category.
+
+    Raises:
+        ValueError: no query, values that are not finite, groups of another length, an option out of range.
+
+    >>> low, high = bootstrap_ci([0, 1] * 50)
+    >>> low < 0.5 < high
+    True
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, got {level}")
+    rng = np.random.default_rng(seed)
+    parts = _by_group(_values(values, "values"), groups)
+    means = np.mean([_resampled_means(part, resamples, rng) for part in parts], axis=0)  # (R,)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def paired_test(
+    a: ArrayLike, b: ArrayLike, *, resamples: int = 10_000, seed: int = 0, groups: Groups = None
+) -> PairedTest:
+    """Two-sided paired randomisation test of mean(a) - mean(b) over the same queries.
+
+    Under the null hypothesis a query's two values could be swapped; so signs of the differences are drawn at random,
+    and p = (as extreme as observed + 1) / (resamples + 1) (Phipson & Smyth, 2010).
+
+    Args:
+        a, b: (N,) each, query by query.
+        resamples, seed, groups: as in :func:`bootstrap_ci`; with groups the difference is of the means of the
+            categories' means.
+
+    Raises:
+        ValueError: no query, lengths that differ, values that are not finite.
+
+    >>> paired_test([1] * 20, [0] * 20).p_value < 0.001
+    True
+    """
+    first, second = _values(a, "a"), _values(b, "b")  # (N,), (N,)
+    if len(first) != len(second):
+        raise ValueError(f"a has {len(first)} values, b has {len(second)}")
+    parts = _by_group(first - second, groups)
+    change = np.concatenate([part / len(part) / len(parts) for part in parts])  # (N,), adds up to the difference
+    totals = _sign_flipped(change, resamples, np.random.default_rng(seed))  # (R,)
+    extreme = np.abs(totals) >= abs(change.sum()) - 1e-12 * np.abs(change).sum()  # (R,)
+    return PairedTest(float(change.sum()), float((extreme.sum() + 1) / (resamples + 1)))
+
+
+def holm(p_values: Sequence[float] | Numbers) -> list[float]:
+    """P-values corrected for testing them all, in the order given (Holm, 1979).
+
+    Raises:
+        ValueError: a value outside 0 … 1, or NaN.
+
+    >>> holm([0.01, 0.25])
+    [0.02, 0.25]
+    """
+    p = np.asarray(p_values, dtype=np.float64)  # (K,)
+    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(f"expected a list of p-values between 0 and 1, got {p_values}")
+    order = np.argsort(p, kind="stable")  # (K,)
+    corrected = np.empty_like(p)
+    corrected[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
+    return corrected.tolist()
+
+
+def _resampled_means(values: Numbers, resamples: int, rng: np.random.Generator) -> Numbers:
+    """Means (R,) of resamples of values (N,); few distinct values are drawn as counts, exactly as well."""
+    distinct, counts = np.unique(values, return_counts=True)  # (U,), (U,)
+    size = len(values)
+    if 8 * len(distinct) <= size:
+        pieces = _pieces(resamples, len(distinct))
+        return np.concatenate([rng.multinomial(size, counts / size, size=n) @ distinct / size for n in pieces])
+    return np.concatenate([values[rng.integers(size, size=(n, size))].mean(1) for n in _pieces(resamples, size)])
+
+
+def _sign_flipped(change: Numbers, resamples: int, rng: np.random.Generator) -> Numbers:
+    """Totals (R,) of change (N,) under random signs, drawn as counts for each distinct size."""
+    sizes, counts = np.unique(np.abs(change[change != 0]), return_counts=True)  # (U,), (U,)
+    pieces = _pieces(resamples, len(sizes))
+    return np.concatenate([(2 * rng.binomial(counts, 0.5, size=(n, len(sizes))) - counts) @ sizes for n in pieces])
+
+
+def _pieces(total: int, width: int) -> Iterator[int]:
+    """Sizes that add up to total, each small enough for rows of this width."""
+    if total < 1:
+        raise ValueError(f"resamples must be at least 1, got {total}")
+    step = max(1, VALUES_AT_ONCE // max(1, width))
+    return (min(step, total - start) for start in range(0, total, step))
+
+
+def _by_group(values: Numbers, groups: Groups) -> list[Numbers]:
+    """Values (N,) split by group, the groups in order of first appearance."""
+    names = [None] * len(values) if groups is None else list(groups)
+    if len(names) != len(values):
+        raise ValueError(f"{len(names)} groups for {len(values)} values")
+    return [values[[name == one for name in names]] for one in dict.fromkeys(names)]
+
+
+def _values(values: ArrayLike, name: str) -> Numbers:
+    """One finite float64 number a query, (N,)."""
+    found = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
+    if found.ndim != 1 or not len(found):
+        raise ValueError(f"{name} must be one number a query and at least one query, got shape {found.shape}")
+    if not np.isfinite(found).all():
+        at = int(np.argmin(np.isfinite(found)))
+        raise ValueError(f"{name} of query {at} is {found[at]}")
+    return found
