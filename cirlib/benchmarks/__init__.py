@@ -7,7 +7,7 @@ from pathlib import Path
 from . import circo, cirr, fashioniq
 from .base import Benchmark, BenchmarkError, Triplet, check_choice
 from .completeness import drop_missing, lost_queries, mark_unusable, require_complete
-from .protocols import PROTOCOLS, EvaluationProtocol, get_protocol, join_captions, query_texts, sample_join
+from .protocols import PROTOCOLS, EvaluationProtocol, join_captions, query_texts, sample_join
 
 __all__ = [
     "NAMES",
@@ -18,8 +18,8 @@ __all__ = [
     "EvaluationProtocol",
     "Triplet",
     "categories",
+    "check_choice",
     "drop_missing",
-    "get_protocol",
     "join_captions",
     "load_benchmark",
     "lost_queries",
@@ -40,12 +40,7 @@ _BY_CATEGORY = ("fashioniq", "custom")
 
 
 def load_benchmark(
-    name: str,
-    root: str | Path,
-    *,
-    split: str = "val",
-    category: str | None = None,
-    protocol: str = "original",
+    name: str, root: str | Path, *, split: str = "val", category: str | None = None, protocol: str = "original"
 ) -> Benchmark:
     """The queries, gallery and image files of one split.
 
@@ -54,17 +49,17 @@ def load_benchmark(
         root: the folder with `captions/`, `image_splits/` and `images/` (CIRCO: `annotations/`).
         split: "train", "val" or "test"; CIRR calls its test split "test1", CIRCO has no "train".
         category: one of `categories(...)`; None is all of them together, their galleries joined.
-        protocol: "original", the gallery of the split file; or "val_split", only the queries'
-            references and targets (FashionIQ and custom data only).
+        protocol: "original", the gallery of the split file; or "val_split", only the queries' references and
+            targets (FashionIQ and custom data). Load a train split so: no other image of it is ever opened.
 
     Missing *images* are no error here: `Benchmark.missing` has them, `require_complete` stops on them.
-    Of a train split only the images that queries use are ever opened: load it with
-    protocol="val_split" (FashionIQ, custom) to ask for no others.
 
     Raises:
-        BenchmarkError: an unknown name, split, category or protocol; a missing folder or annotation
-            file; malformed JSON or a record of the wrong shape; repeated ids; a query that names an
-            image outside the gallery; an empty gallery. The sentence says what, where, what is allowed.
+        BenchmarkError: an unknown name, split, category or protocol; an annotation file that is absent or wrong;
+            a query that names an image outside the gallery. The sentence says what, where, what is allowed.
+
+    >>> len(load_benchmark("custom", stage.images, split="val", category="hat").triplets)
+    3
     """
     check_choice(name, NAMES, "benchmark")
     if name in _BY_CATEGORY:
@@ -80,6 +75,9 @@ def categories(name: str, root: str | Path, split: str = "val") -> list[str]:
 
     Raises:
         BenchmarkError: an unknown name or split.
+
+    >>> categories("custom", stage.images)
+    ['hat', 'shoe']
     """
     check_choice(name, NAMES, "benchmark")
     check_choice(split, SPLITS[name], "split")

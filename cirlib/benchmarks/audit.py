@@ -2,295 +2,189 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from . import categories as list_categories
-from . import load_benchmark
-from .base import Benchmark, Triplet
+import pandas as pd
+
+from cirlib.study.files import write_table
+
+from .base import Benchmark
 from .completeness import lost_queries, mark_unusable
-from .expected import EXPECTED, Expected
-from .image_checks import Duplicates, ImageCheck, check_images, find_duplicates
+from .image_checks import ImageCheck, check_images, count_duplicates
 from .protocols import join_captions
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-ALL = "all"
-
-
-@dataclass(frozen=True, slots=True)
-class SplitAudit:
-    """One category of one split (`category` None where the benchmark has none).
-
-    `val_split_gallery`: images that are a reference or a target; None without public targets.
-    `empty_captions`, `identical_captions`: queries with such captions. `repeated_queries`: those that another has
-    the reference, captions and targets of. Words: of the joined captions.
-    `missing`, `undecodable`: gallery images; in train, which nobody searches, images that queries use.
-    `lost_queries`: queries whose reference, or all of whose targets, are missing or undecodable.
-    `duplicates`, `duplicated_targets`: None where images were not checked, or in train; the latter are
-    queries with a target that has an exact copy elsewhere in the gallery.
-    """
-
-    split: str
-    category: str | None
-    queries: int
-    gallery: int
-    val_split_gallery: int | None
-    empty_captions: int
-    identical_captions: int
-    repeated_queries: int
-    mean_words: float
-    max_words: int
-    missing: int
-    undecodable: int
-    lost_queries: int
-    duplicates: Duplicates | None = None
-    duplicated_targets: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Overlap:
-    """Images that two parts of the data share; category "all" is all categories of the split.
-
-    `galleries`: in both galleries. `triplets_in_gallery`: in a query of the first and in the gallery of
-    the second. `triplets`: in queries of both.
-    """
-
-    first_split: str
-    first_category: str | None
-    second_split: str
-    second_category: str | None
-    galleries: int
-    triplets_in_gallery: int
-    triplets: int
-
-
-@dataclass(frozen=True, slots=True)
-class UniqueImages:
-    """Different images of a split over its categories, or of all splits ("all")."""
-
-    split: str
-    gallery: int
-    triplets: int
+PUBLISHED = Path(__file__).with_name("published_counts.csv")  # counted from the annotation files
+COUNTS = ("queries", "gallery", "val_split_gallery")
+DUPLICATES = ("duplicated_targets", "exact_groups", "exact_images", "near_pairs", "near_images")
+SHARED = ("galleries", "triplets_in_gallery", "triplets")
 
 
 @dataclass(frozen=True)
 class Audit:
     """The report of `audit`.
 
-    `mismatches`: a sentence for each count that is not the published one. `missing` and `undecodable`:
-    image id → reason. `checked`: the image files that were opened.
+    `table`: a row a split and category (empty where the benchmark has none).
+    - val_split_gallery: images that are a reference or a target; empty without public targets.
+    - empty_captions, identical_captions: queries with such captions; repeated_queries: those that another has the
+      reference, captions and targets of; mean_words, max_words: of the joined captions.
+    - missing, undecodable: gallery images; in train, which nobody searches, images that queries use.
+    - lost_queries: those whose reference, or all of whose targets, are missing or undecodable.
+    - duplicated_targets: queries with a target that has an exact copy elsewhere in the gallery; then the counts of
+      `count_duplicates`. All empty where images were not opened, and in train.
+
+    `overlaps`: a row a pair of split and category ("all": together). galleries: images in both galleries;
+    triplets_in_gallery: in a query of the first and the gallery of the second; triplets: in queries of both.
+
+    `missing`, `undecodable`: image id → reason. `mismatches`: a sentence for each count that is not the published
+    one; None where none are published.
     """
 
-    name: str
-    splits: list[SplitAudit]
-    unique: list[UniqueImages]
-    overlaps: list[Overlap]
-    mismatches: list[str]
+    table: pd.DataFrame
+    overlaps: pd.DataFrame
     missing: dict[str, str]
     undecodable: dict[str, str]
-    checked: int
+    mismatches: list[str] | None
 
     @property
     def complete(self) -> bool:
         """Whether every image is there and, as far as checked, can be decoded."""
         return not self.missing and not self.undecodable
 
-    def to_dict(self) -> dict[str, Any]:
-        """The whole report as JSON types."""
-        return {**asdict(self), "complete": self.complete}
+    def verdict(self) -> str:
+        """Whether the counts are the published ones, in a sentence."""
+        if self.mismatches is None:
+            return "No counts are published for these data."
+        return "Not as published: " + " ".join(self.mismatches) if self.mismatches else "Every count is as published."
 
-    def to_frame(self) -> pd.DataFrame:
-        """One row a split and category; the duplicates' counts are columns of their own."""
-        import pandas as pd
+    def overview(self) -> pd.DataFrame:
+        """The table for reading: a column a split and category, whole numbers with thousands marked."""
+        names = self.table["split"] + (" " + self.table["category"]).fillna("")
+        text = self.table.drop(columns=["split", "category"]).astype(float).map(_number)
+        return text.rename(columns=lambda name: name.replace("_", " ")).set_axis(names).rename_axis(None).T
 
-        rows = [asdict(replace(s, duplicates=None)) | _duplicate_counts(s) for s in self.splits]
-        return pd.DataFrame(rows).drop(columns="duplicates")
+    def gaps(self) -> pd.DataFrame:
+        """Every image that is not there or cannot be decoded, and why: ``image``, ``kind``, ``reason``."""
+        rows = [(image, "missing", reason) for image, reason in self.missing.items()]
+        rows += [(image, "undecodable", reason) for image, reason in self.undecodable.items()]
+        return pd.DataFrame(rows, columns=["image", "kind", "reason"])
 
-    def overlap_frame(self) -> pd.DataFrame:
-        """One row a pair of split and category."""
-        import pandas as pd
+    def leaks(self) -> pd.DataFrame:
+        """The pairs of split and category that share images, those that share most first."""
+        shared = self.overlaps[(self.overlaps[[*SHARED]] > 0).any(axis=1)]
+        return shared.sort_values([*SHARED], ascending=False, kind="stable", ignore_index=True)
 
-        return pd.DataFrame([asdict(overlap) for overlap in self.overlaps], columns=[f.name for f in fields(Overlap)])
+    def write(self, folder: Path) -> None:
+        """``audit.csv``, ``overlaps.csv`` and ``missing_images.csv``."""
+        for name, table in {"audit": self.table, "overlaps": self.overlaps, "missing_images": self.gaps()}.items():
+            write_table(table, folder / f"{name}.csv")
 
 
 def audit(
-    benchmark_name: str,
-    root: str | Path,
+    parts: Sequence[Benchmark],
     *,
-    splits: Sequence[str] = ("train", "val"),
     categories: Sequence[str] | None = None,
-    expected: Expected | None = None,
     check_decode: bool = True,
     workers: int | None = None,
 ) -> Audit:
-    """Reads all annotations and, with `check_decode`, every image file that the study needs.
+    """Counts everything there is to count and, with `check_decode`, opens every image file that a study needs.
 
     Args:
-        benchmark_name: as for `load_benchmark`.
-        root: as for `load_benchmark`.
-        splits: which splits to read.
-        categories: which categories; None is all that have files, and all that are expected to.
-        expected: (split, category) → counts to compare with; None is the published ones, `{}` nothing.
-        check_decode: opens the images; without it there are no undecodable ones and no duplicates.
+        parts: one a split and category, each with its original gallery.
+        categories: those that are compared with the published counts; None is all that are published.
         workers: decoding threads, by default one a core.
 
-    Raises:
-        BenchmarkError: the annotations cannot be loaded, see `load_benchmark`.
+    >>> audit(list(prepared.splits.reported.values())).table["queries"].tolist()
+    [3, 3]
     """
-    parts = _load(benchmark_name, root, splits, categories)
-    expected = EXPECTED.get(benchmark_name, {}) if expected is None else expected
-    files = _needed_files(parts)
+    missing, files = {}, {}
+    for part in parts:
+        for image in (image for image in part.gallery if image in _needed(part)):
+            found = part.images[image]
+            (missing if isinstance(found, str) else files)[image] = found
     checks = check_images(files, workers=workers) if check_decode else {}
-    undecodable = {image: c.problem for image, c in checks.items() if c.problem is not None}
-    rows = [_split_audit(part, category, undecodable, checks) for category, part in parts]
-    return Audit(
-        name=benchmark_name,
-        splits=rows,
-        unique=_unique(parts),
-        overlaps=_overlaps(parts),
-        mismatches=_mismatches(rows, expected, splits, categories),
-        missing=_missing(parts),
-        undecodable=undecodable,
-        checked=len(checks),
-    )
-
-
-Part = tuple[str | None, Benchmark]  # a category and its queries and gallery
-
-
-def _load(name: str, root: str | Path, splits: Sequence[str], wanted: Sequence[str] | None) -> list[Part]:
-    parts: list[Part] = []
-    for split in splits:
-        found: Sequence[str | None] = wanted or list_categories(name, root, split) or [None]
-        parts += [(c, load_benchmark(name, root, split=split, category=c)) for c in found]
-    return parts
+    undecodable = {image: check.problem for image, check in checks.items() if check.problem is not None}
+    table = pd.DataFrame([_row(part, undecodable, checks) for part in parts])
+    return Audit(table, _overlaps(parts), missing, undecodable, _mismatches(table, parts[0].name, categories))
 
 
 def _needed(part: Benchmark) -> set[str]:
     """The images a study opens: the gallery, but of train only what its queries use."""
-    return _used(part) if part.split == "train" else set(part.gallery)
+    return part.query_images if part.split == "train" else set(part.gallery)
 
 
-def _used(part: Benchmark) -> set[str]:
-    return {image for t in part.triplets for image in (t.reference, *t.targets)}
+def _category(part: Benchmark) -> str | None:
+    return part.categories[0] if len(part.categories) == 1 else None
 
 
-def _needed_files(parts: Sequence[Part]) -> dict[str, Path]:
-    return {
-        image: path
-        for _, part in parts
-        for image in sorted(_needed(part))
-        if isinstance(path := part.images[image], Path)
+def _row(part: Benchmark, undecodable: Mapping[str, str], checks: Mapping[str, ImageCheck]) -> dict[str, object]:
+    needed, queries = _needed(part), part.triplets
+    stripped = [[caption.strip() for caption in t.captions] for t in queries]
+    words = pd.Series([len(join_captions(t.captions, "and")[0].split()) for t in queries])
+    row = {
+        "split": part.split,
+        "category": _category(part),
+        "queries": len(queries),
+        "gallery": len(part.gallery),
+        "val_split_gallery": len(part.query_images) if all(t.targets for t in queries) else None,
+        "empty_captions": sum("" in captions for captions in stripped),
+        "identical_captions": sum(len(set(captions)) < len(captions) for captions in stripped),
+        "repeated_queries": len(queries) - len({(t.reference, t.captions, t.targets) for t in queries}),
+        "mean_words": words.mean(),
+        "max_words": words.max(),
+        "missing": len(needed & part.missing.keys()),
+        "undecodable": len(needed & undecodable.keys()),
+        "lost_queries": len(lost_queries(mark_unusable(part, undecodable))),
+        **dict.fromkeys(DUPLICATES),
     }
-
-
-def _missing(parts: Sequence[Part]) -> dict[str, str]:
-    gaps: dict[str, str] = {}
-    for _, part in parts:
-        needed = _needed(part)
-        gaps.update({image: reason for image, reason in part.missing.items() if image in needed})
-    return gaps
-
-
-# ------------------------------------------------------------------ one split and category
-def _split_audit(
-    part: Benchmark, category: str | None, undecodable: Mapping[str, str], checks: Mapping[str, ImageCheck]
-) -> SplitAudit:
-    needed = _needed(part)
-    words = [len(join_captions(t.captions, "and")[0].split()) for t in part.triplets]
-    searched = bool(checks) and part.split != "train"
-    return SplitAudit(
-        split=part.split,
-        category=category,
-        queries=len(part.triplets),
-        gallery=len(part.gallery),
-        val_split_gallery=len(_used(part)) if all(t.targets for t in part.triplets) else None,
-        empty_captions=sum(_has_empty(t) for t in part.triplets),
-        identical_captions=sum(_has_identical(t) for t in part.triplets),
-        repeated_queries=len(part.triplets) - len({(t.reference, t.captions, t.targets) for t in part.triplets}),
-        mean_words=sum(words) / max(1, len(words)),
-        max_words=max(words, default=0),
-        missing=len(needed & part.missing.keys()),
-        undecodable=len(needed & undecodable.keys()),
-        lost_queries=len(lost_queries(mark_unusable(part, undecodable))),
-        duplicates=find_duplicates(part.gallery, checks) if searched else None,
-        duplicated_targets=_duplicated_targets(part, checks) if searched else None,
-    )
-
-
-def _has_empty(triplet: Triplet) -> bool:
-    return any(not caption.strip() for caption in triplet.captions)
-
-
-def _has_identical(triplet: Triplet) -> bool:
-    stripped = [caption.strip() for caption in triplet.captions]
-    return len(set(stripped)) < len(stripped)
-
-
-def _duplicated_targets(part: Benchmark, checks: Mapping[str, ImageCheck]) -> int:
-    seen: dict[bytes, int] = {}
+    if not checks or part.split == "train":
+        return row
     digests = {i: checks[i].digest for i in part.gallery if i in checks and checks[i].problem is None}
-    for digest in digests.values():
-        seen[digest] = seen.get(digest, 0) + 1
-    return sum(any(seen.get(digests.get(i, b""), 0) > 1 for i in t.targets) for t in part.triplets)
+    copies = Counter(digests.values())
+    twins = sum(any(copies[digests.get(i)] > 1 for i in t.targets) for t in queries)
+    return row | {"duplicated_targets": twins} | count_duplicates(part.gallery, checks)
 
 
-def _duplicate_counts(row: SplitAudit) -> dict[str, int | None]:
-    names = ("exact_groups", "exact_images", "near_pairs", "near_images")
-    return {name: getattr(row.duplicates, name, None) for name in names}
-
-
-# ------------------------------------------------------------------ between splits and categories
-def _unique(parts: Sequence[Part]) -> list[UniqueImages]:
-    splits = list(dict.fromkeys(part.split for _, part in parts))
-    return [
-        UniqueImages(split, len(_galleries(parts, split)), len(_triplet_images(parts, split)))
-        for split in (*splits, ALL)
-    ]
-
-
-def _galleries(parts: Sequence[Part], split: str) -> set[str]:
-    return {image for _, part in parts if split in (part.split, ALL) for image in part.gallery}
-
-
-def _triplet_images(parts: Sequence[Part], split: str) -> set[str]:
-    return {image for _, part in parts if split in (part.split, ALL) for image in _used(part)}
-
-
-def _overlaps(parts: Sequence[Part]) -> list[Overlap]:
+def _overlaps(parts: Sequence[Benchmark]) -> pd.DataFrame:
     """Every pair of parts, then every pair of splits with their categories together."""
-    single = [(p.split, category, set(p.gallery), _used(p)) for category, p in parts]
-    splits = list(dict.fromkeys(part.split for _, part in parts))
-    joined = [(s, ALL, _galleries(parts, s), _triplet_images(parts, s)) for s in splits]
-    return [
-        Overlap(a, a_category, b, b_category, len(a_all & b_all), len(a_used & b_all), len(a_used & b_used))
+    single = [((p.split, _category(p)), set(p.gallery), p.query_images) for p in parts]
+    joined = []
+    for split in dict.fromkeys(p.split for p in parts):
+        of_split = [(gallery, used) for (name, _), gallery, used in single if name == split]
+        joined.append(((split, "all"), *(set().union(*sets) for sets in zip(*of_split, strict=True))))
+    rows = [
+        (*first, *second, len(a & b), len(a_used & b), len(a_used & b_used))
         for group in (single, joined)
-        for (a, a_category, a_all, a_used), (b, b_category, b_all, b_used) in combinations(group, 2)
+        for (first, a, a_used), (second, b, b_used) in combinations(group, 2)
     ]
+    return pd.DataFrame(rows, columns=["first_split", "first_category", "second_split", "second_category", *SHARED])
 
 
-# ------------------------------------------------------------------ against the published counts
-def _mismatches(
-    rows: Sequence[SplitAudit], expected: Expected, splits: Sequence[str], categories: Sequence[str] | None
-) -> list[str]:
-    found = {(row.split, row.category): row for row in rows}
-    sentences: list[str] = []
-    for (split, category), counts in expected.items():
-        if split not in splits or (categories is not None and category not in categories):
-            continue
-        where = f"{split} {category}" if category else split
-        row = found.get((split, category))
+def _mismatches(table: pd.DataFrame, name: str, categories: Sequence[str] | None) -> list[str] | None:
+    published = pd.read_csv(PUBLISHED, dtype={"category": object}).query("benchmark == @name")
+    if published.empty:
+        return None
+    wanted = published["split"].isin(table["split"]) & (published["category"].isin(categories) if categories else True)
+    found = {(row["split"], row["category"] or ""): row for row in table.to_dict("records")}
+    sentences = []
+    for expected in published[wanted].fillna({"category": ""}).to_dict("records"):
+        where = f"{expected['split']} {expected['category']}".strip()
+        row = found.get((expected["split"], expected["category"]))
         if row is None:
-            sentences.append(f"{where}: no annotations, expected {counts.queries} queries.")
+            sentences.append(f"{where}: no annotations, expected {expected['queries']} queries.")
             continue
         sentences += [
-            f"{where}: {key.replace('_', ' ')} {getattr(row, key)}, expected {value}."
-            for key, value in asdict(counts).items()
-            if value is not None and getattr(row, key) != value
+            f"{where}: {key.replace('_', ' ')} {row[key]:.0f}, expected {expected[key]:.0f}."
+            for key in COUNTS
+            if not pd.isna(expected[key]) and row[key] != expected[key]
         ]
     return sentences
+
+
+def _number(value: float) -> str:
+    if pd.isna(value):
+        return ""
+    return f"{value:,.0f}" if value.is_integer() else f"{value:.1f}"

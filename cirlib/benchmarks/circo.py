@@ -10,28 +10,44 @@ Image ids are COCO's numbers as text without leading zeros ("271520"); a query's
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from .base import (
-    Benchmark,
-    BenchmarkError,
-    Record,
-    Triplet,
-    check_choice,
-    check_root,
-    check_triplets,
-    check_unique,
-    read_json,
-    read_records,
-    scan_images,
-)
+from pydantic import AfterValidator, BaseModel, Field, TypeAdapter
+
+from .annotations import check_triplets, read_annotations, unique
+from .base import Benchmark, BenchmarkError, Triplet, check_choice
+from .image_files import scan_images
 
 SPLITS = ("val", "test")
-SERVER_SPLIT = "test"
 GALLERY_SIZE = 123_403
 INFO_FILE = "image_info_unlabeled2017.json"
 INFO_PLACES = (Path("COCO2017_unlabeled/annotations", INFO_FILE), Path("annotations", INFO_FILE))
 IMAGE_FOLDERS = (Path("COCO2017_unlabeled/unlabeled2017"), Path("unlabeled2017"), Path("images"))
+
+
+class _TestQuery(BaseModel):
+    id: int
+    reference_img_id: int
+    relative_caption: str
+
+    def triplet(self, *targets: int) -> Triplet:
+        captions = (self.relative_caption,)
+        return Triplet(str(self.id), str(self.reference_img_id), captions, tuple(map(str, targets)), None)
+
+
+class _Query(_TestQuery):
+    gt_img_ids: Annotated[list[int], Field(min_length=1)]
+
+
+class _Image(BaseModel, frozen=True):
+    id: int
+
+
+class _Info(BaseModel):
+    images: Annotated[list[_Image], AfterValidator(unique)]
+
+
+QUERIES, TEST_QUERIES, INFO = TypeAdapter(list[_Query]), TypeAdapter(list[_TestQuery]), TypeAdapter(_Info)
 
 
 def load(root: str | Path, *, split: str) -> Benchmark:
@@ -40,62 +56,32 @@ def load(root: str | Path, *, split: str) -> Benchmark:
     Without COCO's info file the gallery is the images folder, sorted by id. The benchmark is not `complete`
     unless the gallery holds all 123,403 images.
 
-    Raises:
-        BenchmarkError: see `cirlib.benchmarks.load_benchmark`.
+    >>> load(folder, split="train")
+    Traceback (most recent call last):
+    cirlib.benchmarks.base.BenchmarkError: Unknown split 'train': allowed are val, test.
     """
     root = Path(root)
     check_choice(split, SPLITS, "split")
-    check_root(root)
-    annotations = root / "annotations" / f"{split}.json"
-    records = read_records(annotations, "CIRCO's queries")
-    triplets = [_triplet(Record(annotations, i, record), split) for i, record in enumerate(records)]
-    check_unique([t.id for t in triplets], annotations, "query ids")
-    info = _first_there(root, INFO_PLACES)
+    source = root / "annotations" / f"{split}.json"
+    queries = read_annotations(source, TEST_QUERIES if split == "test" else QUERIES, "CIRCO's queries")
+    triplets = [q.triplet() if split == "test" else q.triplet(*q.gt_img_ids) for q in queries]
     folder = _first_there(root, IMAGE_FOLDERS)
-    files = _scan(folder) if folder else {}
-    gallery = _read_info(info) if info else _from_folder(root, files)
-    check_triplets(triplets, gallery, annotations)
+    files = {str(int(stem)): path for stem, path in scan_images(folder).items() if stem.isdecimal()} if folder else {}
+    gallery = _gallery(root, files)
+    check_triplets(triplets, gallery, source)
     reason = f"no file under {folder.name}/ has this number" if folder else f"no folder {root / IMAGE_FOLDERS[0]}"
     images: dict[str, Path | str] = {image: files.get(image, reason) for image in gallery}
     return Benchmark("circo", split, triplets, gallery, images, complete=len(gallery) == GALLERY_SIZE)
-
-
-def _triplet(record: Record, split: str) -> Triplet:
-    targets = () if split == SERVER_SPLIT else tuple(map(str, record.integers("gt_img_ids")))
-    check_unique(targets, record.path, f"targets of record {record.index}")
-    return Triplet(
-        id=str(record.integer("id")),
-        reference=str(record.integer("reference_img_id")),
-        captions=(record.caption("relative_caption"),),
-        targets=targets,
-        category=None,
-    )
 
 
 def _first_there(root: Path, places: tuple[Path, ...]) -> Path | None:
     return next((root / place for place in places if (root / place).exists()), None)
 
 
-def _scan(folder: Path) -> dict[str, Path]:
-    """Image id → file, for the files whose names are numbers."""
-    return {str(int(stem)): path for stem, path in scan_images(folder).items() if stem.isdecimal()}
-
-
-def _read_info(path: Path) -> list[str]:
-    """The image ids of COCO's info file, in its order."""
-    info = read_json(path, "COCO's info file of the unlabeled images")
-    images: Any = info.get("images") if isinstance(info, dict) else None
-    if not isinstance(images, list):
-        raise BenchmarkError(f"{path}: expected an object whose key 'images' is a list.")
-    for index, image in enumerate(images):
-        if not isinstance(image, dict):
-            raise BenchmarkError(f"{path}, record {index}: expected an object with an 'id'.")
-    ids = [str(Record(path, index, image).integer("id")) for index, image in enumerate(images)]
-    check_unique(ids, path, "image ids")
-    return ids
-
-
-def _from_folder(root: Path, files: dict[str, Path]) -> list[str]:
+def _gallery(root: Path, files: dict[str, Path]) -> list[str]:
+    """The image ids of COCO's info file in its order; without one, those of the folder."""
+    if info := _first_there(root, INFO_PLACES):
+        return [str(image.id) for image in read_annotations(info, INFO, "COCO's info file").images]
     if not files:
         raise BenchmarkError(
             f"No gallery under {root}: expected COCO's info file {INFO_PLACES[0]}, or the unlabeled images "

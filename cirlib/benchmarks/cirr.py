@@ -13,65 +13,63 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from .base import (
-    Benchmark,
-    BenchmarkError,
-    Record,
-    Triplet,
-    check_choice,
-    check_root,
-    check_triplets,
-    check_unique,
-    read_json,
-    read_records,
-    scan_images,
-    short,
-)
+from pydantic import BaseModel, TypeAdapter, model_validator
+
+from .annotations import Captions, Text, check_triplets, read_annotations
+from .base import Benchmark, Triplet, check_choice
+from .image_files import scan_images
 
 SPLITS = ("train", "val", "test1")
 IMAGE_FOLDERS = {"train": "train", "val": "dev", "test1": "test1"}
-SERVER_SPLIT = "test1"
 VERSION = "rc2"
+
+
+class _ImageSet(BaseModel):
+    members: Captions
+
+
+class _TestQuery(BaseModel):
+    pairid: int
+    reference: Text
+    caption: str
+    img_set: _ImageSet
+
+    @model_validator(mode="after")
+    def _reference_is_a_member(self):
+        if self.reference not in self.img_set.members:
+            raise ValueError("the reference must be one of 'members'")
+        return self
+
+    def triplet(self, *targets: str) -> Triplet:
+        subset = tuple(member for member in self.img_set.members if member != self.reference)
+        return Triplet(str(self.pairid), self.reference, (self.caption,), targets, None, subset)
+
+
+class _Query(_TestQuery):
+    target_hard: Text
+
+
+QUERIES, TEST_QUERIES = TypeAdapter(list[_Query]), TypeAdapter(list[_TestQuery])
+FILES = TypeAdapter(dict[str, Text])
 
 
 def load(root: str | Path, *, split: str) -> Benchmark:
     """One split of CIRR; `test1` has no targets.
 
-    Raises:
-        BenchmarkError: see `cirlib.benchmarks.load_benchmark`.
+    >>> load(folder, split="dev")
+    Traceback (most recent call last):
+    cirlib.benchmarks.base.BenchmarkError: Unknown split 'dev': allowed are train, val, test1.
     """
     root = Path(root)
     check_choice(split, SPLITS, "split")
-    check_root(root)
-    captions = root / "captions" / f"cap.{VERSION}.{split}.json"
-    records = [Record(captions, i, r) for i, r in enumerate(read_records(captions, "CIRR's queries"))]
-    files = _read_files(root / "image_splits" / f"split.{VERSION}.{split}.json")
-    triplets = [_triplet(record, split) for record in records]
-    check_unique([t.id for t in triplets], captions, "pairids")
-    check_triplets(triplets, list(files), captions)
+    source = root / "captions" / f"cap.{VERSION}.{split}.json"
+    queries = read_annotations(source, TEST_QUERIES if split == "test1" else QUERIES, "CIRR's queries")
+    files = read_annotations(
+        root / "image_splits" / f"split.{VERSION}.{split}.json", FILES, "an object from image id to image file"
+    )
+    triplets = [q.triplet() if split == "test1" else q.triplet(q.target_hard) for q in queries]
+    check_triplets(triplets, list(files), source)
     return Benchmark("cirr", split, triplets, list(files), _locate(root, files, split))
-
-
-def _triplet(record: Record, split: str) -> Triplet:
-    reference = record.text("reference")
-    members = record.nested("img_set").texts("members")
-    if reference not in members:
-        raise BenchmarkError(
-            f"{record.path}, record {record.index}: the reference {short(reference)} must be one of 'members'."
-        )
-    targets = () if split == SERVER_SPLIT else (record.text("target_hard"),)
-    subset = tuple(member for member in members if member != reference)
-    return Triplet(str(record.integer("pairid")), reference, (record.caption("caption"),), targets, None, subset)
-
-
-def _read_files(path: Path) -> dict[str, str]:
-    files = read_json(path, "an object from image id to image file")
-    if not isinstance(files, dict):
-        raise BenchmarkError(f"{path}: expected an object from image id to image file.")
-    for image, file in files.items():
-        if not isinstance(file, str) or not file:
-            raise BenchmarkError(f"{path}: {short(image)} must be an image file's path, found {short(file)}.")
-    return files
 
 
 def _locate(root: Path, files: Mapping[str, str], split: str) -> dict[str, Path | str]:
@@ -82,6 +80,6 @@ def _locate(root: Path, files: Mapping[str, str], split: str) -> dict[str, Path 
         return dict.fromkeys(files, f"no folder {' or '.join(map(str, folders))}")
     found: dict[str, Path] = {}
     for folder in reversed(there):
-        found.update(scan_images(folder))
+        found |= scan_images(folder)
     reason = f"no file under {' or '.join(f.name + '/' for f in there)} has this name"
     return {image: found.get(Path(file).stem, reason) for image, file in files.items()}

@@ -4,53 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from .base import Benchmark, BenchmarkError, Triplet
 
 
 def mark_unusable(benchmark: Benchmark, reasons: Mapping[str, str]) -> Benchmark:
-    """The same benchmark with more images missing: image id → the reason, e.g. that it cannot be decoded.
+    """The same benchmark with more images missing: image id → the reason. Ids of no gallery image are passed over.
 
-    Ids that are not in the gallery are passed over, so one check can serve several splits.
+    >>> mark_unusable(prepared.splits.reported["hat"], {"hat-val-0": "is grey", "other": "is grey"}).missing
+    {'hat-val-0': 'is grey'}
     """
-    bad: dict[str, Path | str] = {i: reason for i, reason in reasons.items() if i in benchmark.images}
-    return replace(benchmark, images={**benchmark.images, **bad})
+    return replace(benchmark, images=benchmark.images | {i: r for i, r in reasons.items() if i in benchmark.images})
 
 
 def lost_queries(benchmark: Benchmark) -> list[Triplet]:
-    """The queries that cannot be scored: the reference is missing, or every target is."""
-    missing = benchmark.missing
-    return [t for t in benchmark.triplets if _is_lost(t, missing)]
+    """The queries that cannot be scored: the reference is missing, or every target is.
+
+    >>> lost_queries(prepared.splits.reported["hat"])
+    []
+    """
+    gone = benchmark.missing.keys()
+    return [t for t in benchmark.triplets if t.reference in gone or (t.targets and gone >= set(t.targets))]
 
 
 def require_complete(benchmark: Benchmark, allow_missing: bool = False) -> None:
-    """Stops a study whose images are not all there, unless its parameters say that this is accepted.
+    """Raises `BenchmarkError`, which counts what is missing, unless all images are there or `allow_missing` is set.
 
-    Raises:
-        BenchmarkError: with the counts, an example and the parameter that allows it.
+    >>> require_complete(prepared.splits.reported["hat"])
     """
-    if allow_missing or (benchmark.complete and not benchmark.missing):
-        return
-    raise BenchmarkError(
-        f"{benchmark.name} {benchmark.split}: {_account(benchmark)} Set data.allow_missing to true to go on "
-        "without them; every number is then marked incomplete."
-    )
+    if not allow_missing and (benchmark.missing or not benchmark.complete):
+        raise BenchmarkError(
+            f"{benchmark.name} {benchmark.split}: {_account(benchmark)} Set data.allow_missing to true to go on "
+            "without them; every number is then marked incomplete."
+        )
 
 
 def drop_missing(benchmark: Benchmark) -> Benchmark:
     """A benchmark of what is there: without missing gallery images and the queries that they cost.
 
-    A query keeps the targets and subset members that are left. The result is not `complete` if anything
-    was dropped, and counts what was.
+    A query keeps the targets and subset members that are left. The result is not `complete` if anything was dropped.
+    Raises `BenchmarkError` where no image or no query would be left.
 
-    Raises:
-        BenchmarkError: nothing would be left to search, or no query.
+    >>> len(drop_missing(mark_unusable(prepared.splits.reported["hat"], {"hat-val-0": "is grey"})).triplets)
+    2
     """
     missing = benchmark.missing
     if not missing:
         return benchmark
-    triplets = [_without(t, missing) for t in benchmark.triplets if not _is_lost(t, missing)]
+    lost = {t.id for t in lost_queries(benchmark)}
+    triplets = [_without(t, missing) for t in benchmark.triplets if t.id not in lost]
     gallery = [image for image in benchmark.gallery if image not in missing]
     if not gallery or not triplets:
         raise BenchmarkError(f"{benchmark.name} {benchmark.split}: {_account(benchmark)} Nothing is left to evaluate.")
@@ -60,31 +62,19 @@ def drop_missing(benchmark: Benchmark) -> Benchmark:
         gallery=gallery,
         images={image: benchmark.images[image] for image in gallery},
         complete=False,
-        dropped_queries=benchmark.dropped_queries + len(benchmark.triplets) - len(triplets),
-        dropped_images=benchmark.dropped_images + len(missing),
     )
-
-
-def _is_lost(triplet: Triplet, missing: Mapping[str, str]) -> bool:
-    no_target_left = bool(triplet.targets) and all(target in missing for target in triplet.targets)
-    return triplet.reference in missing or no_target_left
 
 
 def _without(triplet: Triplet, missing: Mapping[str, str]) -> Triplet:
-    return replace(
-        triplet,
-        targets=tuple(i for i in triplet.targets if i not in missing),
-        subset=tuple(i for i in triplet.subset if i not in missing),
-    )
+    targets, subset = (tuple(i for i in images if i not in missing) for images in (triplet.targets, triplet.subset))
+    return replace(triplet, targets=targets, subset=subset)
 
 
 def _account(benchmark: Benchmark) -> str:
-    missing = benchmark.missing
-    if not missing:
+    if not benchmark.missing:
         return f"the gallery of {len(benchmark.gallery)} images is known to be partial."
-    image, reason = next(iter(missing.items()))
+    image, reason = next(iter(benchmark.missing.items()))
     return (
-        f"{len(missing)} of {len(benchmark.gallery)} gallery images are missing, which costs "
-        f"{len(lost_queries(benchmark))} of {len(benchmark.triplets)} queries "
-        f"(the first is {image!r}: {reason})."
+        f"{len(benchmark.missing)} of {len(benchmark.gallery)} gallery images are missing, which costs "
+        f"{len(lost_queries(benchmark))} of {len(benchmark.triplets)} queries (the first is {image!r}: {reason})."
     )

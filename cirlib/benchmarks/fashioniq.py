@@ -10,99 +10,87 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from .base import (
-    PROTOCOLS_OF_GALLERY,
-    Benchmark,
-    BenchmarkError,
-    Record,
-    Triplet,
-    check_choice,
-    check_root,
-    check_triplets,
-    locate,
-    read_ids,
-    read_records,
-)
+from pydantic import BaseModel, TypeAdapter
+
+from .annotations import IMAGE_IDS, Captions, Text, check_triplets, read_annotations
+from .base import PROTOCOLS_OF_GALLERY, Benchmark, BenchmarkError, Triplet, check_choice
+from .image_files import locate
 
 SPLITS = ("train", "val", "test")
 FASHIONIQ_CATEGORIES = ("dress", "shirt", "toptee")
 
 
+class _Query(BaseModel):
+    candidate: Text
+    target: Text
+    captions: Captions
+
+
+class _TestQuery(_Query):
+    target: Text = ""  # FashionIQ's test targets are not public
+
+
+QUERIES, TEST_QUERIES = TypeAdapter(list[_Query]), TypeAdapter(list[_TestQuery])
+
+
 def categories(root: str | Path, split: str) -> list[str]:
-    """The categories that have a captions file for this split, sorted by name."""
-    folder = Path(root) / "captions"
+    """The categories that have a captions file for this split, sorted by name.
+
+    >>> categories(folder, "val")
+    []
+    """
     pattern = re.compile(rf"cap\.(.+)\.{re.escape(split)}\.json")
-    names = (pattern.fullmatch(file.name) for file in folder.glob("cap.*.json"))
+    names = (pattern.fullmatch(file.name) for file in (Path(root) / "captions").glob("cap.*.json"))
     return sorted(match[1] for match in names if match)
 
 
 def load(root: str | Path, *, split: str, category: str | None, protocol: str, name: str = "fashioniq") -> Benchmark:
     """One category, or with `category=None` all of them together (galleries joined, no repeats).
 
-    Raises:
-        BenchmarkError: see `cirlib.benchmarks.load_benchmark`.
+    >>> load(stage.images, split="val", category="hat", protocol="original", name="custom").gallery[:2]
+    ['hat-val-0', 'hat-val-1']
     """
     root = Path(root)
     check_choice(split, SPLITS, "split")
     check_choice(protocol, PROTOCOLS_OF_GALLERY, "protocol")
-    check_root(root)
     triplets: list[Triplet] = []
     gallery: dict[str, None] = {}
     for wanted in _wanted(root, split, category, name):
         queries, images = _load_category(root, split, wanted, protocol)
         triplets += queries
-        gallery.update(dict.fromkeys(images))
+        gallery |= dict.fromkeys(images)
     return Benchmark(name, split, triplets, list(gallery), locate(gallery, root / "images"), protocol)
 
 
 def _wanted(root: Path, split: str, category: str | None, name: str) -> list[str]:
     """The categories to load; FashionIQ itself always means all three."""
     found = categories(root, split)
-    if not found:
-        raise BenchmarkError(
-            f"No file {root / 'captions'}/cap.*.{split}.json: expected one file of captions a category."
-        )
-    if category is not None:
-        check_choice(category, found, "category")
-        return [category]
-    absent = [c for c in FASHIONIQ_CATEGORIES if c not in found] if name == "fashioniq" else []
-    if absent:
-        raise BenchmarkError(
-            f"No file {root / 'captions'}/cap.{absent[0]}.{split}.json: FashionIQ has the categories "
-            f"{', '.join(FASHIONIQ_CATEGORIES)} (load other data as 'custom', or name one category)."
-        )
-    return found
+    expected = FASHIONIQ_CATEGORIES if name == "fashioniq" and category is None else ("*",) if not found else ()
+    if absent := [c for c in expected if c not in found]:
+        file = root / "captions" / f"cap.{absent[0]}.{split}.json"
+        raise BenchmarkError(f"No file {file}: expected a file of captions a category (other data load as 'custom').")
+    if category is None:
+        return found
+    check_choice(category, found, "category")
+    return [category]
 
 
 def _load_category(root: Path, split: str, category: str, protocol: str) -> tuple[list[Triplet], list[str]]:
-    captions = root / "captions" / f"cap.{category}.{split}.json"
-    splits = root / "image_splits" / f"split.{category}.{split}.json"
-    records = read_records(captions, "the queries of this category and split")
-    gallery = read_ids(splits, "the image ids of this category and split")
+    source = root / "captions" / f"cap.{category}.{split}.json"
+    queries = read_annotations(source, TEST_QUERIES if split == "test" else QUERIES, "the queries of this category")
+    gallery = read_annotations(
+        root / "image_splits" / f"split.{category}.{split}.json", IMAGE_IDS, "the image ids of this category"
+    )
     triplets = [
-        _triplet(Record(captions, index, data), f"{category}-{split}-{index}", category, split)
-        for index, data in enumerate(records)
+        Triplet(f"{category}-{split}-{i}", q.candidate, tuple(q.captions), (q.target,) if q.target else (), category)
+        for i, q in enumerate(queries)
     ]
-    check_triplets(triplets, gallery, captions)
+    check_triplets(triplets, gallery, source)
     if len({bool(t.targets) for t in triplets}) > 1:
-        raise BenchmarkError(f"{captions}: some records have a 'target' and some do not, expected all or none.")
-    if protocol == "val_split":
-        gallery = _val_split(triplets, gallery, captions)
-    return triplets, gallery
-
-
-def _triplet(record: Record, query: str, category: str, split: str) -> Triplet:
-    has_target = split != "test" or "target" in record.data  # FashionIQ's test targets are not public
-    targets = (record.text("target"),) if has_target else ()
-    return Triplet(query, record.text("candidate"), record.texts("captions"), targets, category)
-
-
-def _val_split(triplets: list[Triplet], gallery: list[str], source: Path) -> list[str]:
-    """The images that are a reference or a target of some query, in the order of the split file."""
-    if not all(t.targets for t in triplets):
-        raise BenchmarkError(
-            f"{source}: protocol 'val_split' needs the targets, which this split does not have; "
-            "allowed here is 'original'."
-        )
-    used = {t.reference for t in triplets} | {i for t in triplets for i in t.targets}
-    return [image for image in gallery if image in used]
+        raise BenchmarkError(f"{source}: some records have a 'target' and some do not, expected all or none.")
+    if protocol == "original":
+        return triplets, gallery
+    if not triplets[0].targets:
+        raise BenchmarkError(f"{source}: 'val_split' needs targets, which this split does not have: take 'original'.")
+    used = {image for t in triplets for image in (t.reference, *t.targets)}
+    return triplets, [image for image in gallery if image in used]

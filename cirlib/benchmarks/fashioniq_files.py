@@ -2,52 +2,50 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
+import pooch
+from requests import RequestException
 from tqdm.auto import tqdm
 
-from cirlib.study.files import write_bytes
-
 from .base import BenchmarkError
-from .downloads import fetch_bytes
 
-PUBLISHED = Path(__file__).with_name("fashioniq_files.json")
+PUBLISHED = Path(__file__).with_name("fashioniq_files.json")  # source → its address, and file → SHA-256
 REPLACEMENTS = Path("image_url") / "broken_links"  # pictures that the data set ships for links that are dead
 
 
-def fetch_annotations(root: Path, fetch: Callable[[str], bytes] = fetch_bytes) -> None:
+def fetch_annotations(root: Path) -> None:
     """Puts FashionIQ's files into ``root``; what is there is left as it is.
 
     Raises:
-        BenchmarkError: a file cannot be had, or one that is fetched or there is not the published one.
+        BenchmarkError: a file cannot be had, or what is fetched is not the published one.
+
+    >>> fetch_annotations(Path("data/fashioniq/raw"))  # doctest: +SKIP
     """
-    wanted = [entry for entry in published() if not (root / entry[0]).exists()]
-    for name, url, sha256 in tqdm(wanted, desc="fetching annotations", unit="file", disable=not wanted):
+    store = published_files(root)
+    wanted = [name for name in store.registry if not (root / name).exists()]
+    for name in tqdm(wanted, desc="fetching annotations", unit="file", disable=not wanted):
         try:
-            content = fetch(url)
-        except httpx.HTTPError as error:
-            raise BenchmarkError(f"{error}. Put FashionIQ's {name} into {root} yourself, or try again.") from error
-        found = hashlib.sha256(content).hexdigest()
-        if found != sha256:
-            raise BenchmarkError(f"{url} has the SHA-256 {found}, the published file has {sha256}: it has changed.")
-        write_bytes(content, root / name)
+            store.fetch(name, downloader=pooch.HTTPDownloader(timeout=20))
+        except (RequestException, ValueError) as error:  # ValueError: another checksum
+            raise BenchmarkError(
+                f"{store.get_url(name)} could not be fetched: {str(error).splitlines()[0]} "
+                f"Put FashionIQ's {name} into {root} yourself, or try again."
+            ) from error
 
 
-def changed_files(root: Path) -> list[str]:
-    """The names of the files in ``root`` that differ from the published ones of these names."""
-    present = [(name, root / name, sha256) for name, _, sha256 in published() if (root / name).is_file()]
-    return [name for name, path, sha256 in present if hashlib.sha256(path.read_bytes()).hexdigest() != sha256]
+def published_files(root: Path) -> pooch.Pooch:
+    """Every published file (its name under the benchmark's root, its SHA-256, its address), kept in ``root``.
 
-
-def published() -> Iterator[tuple[str, str, str]]:
-    """Of every published file: its name under the benchmark's root, where it is, its SHA-256."""
-    for source in json.loads(PUBLISHED.read_text()).values():
-        for name, sha256 in source["files"].items():
-            yield name, source["base"] + name, sha256
+    >>> len(published_files(folder).registry)
+    34
+    """
+    pooch.get_logger().setLevel("WARNING")
+    sources = json.loads(PUBLISHED.read_text()).values()
+    registry = {name: sha256 for source in sources for name, sha256 in source["files"].items()}
+    urls = {name: source["base"] + name for source in sources for name in source["files"]}
+    return pooch.create(path=root, base_url="", registry=registry, urls=urls, retry_if_failed=2)
 
 
 def read_links(root: Path) -> dict[str, list[str]]:
@@ -55,19 +53,20 @@ def read_links(root: Path) -> dict[str, list[str]]:
 
     Raises:
         BenchmarkError: there is no such file, or a line is no id and link.
+
+    >>> (folder / "image_url").mkdir(); _ = (folder / "image_url/asin2url.hat.txt").write_text("a  http://x/1.jpg")
+    >>> read_links(folder)
+    {'a': ['http://x/1.jpg']}
     """
     files = sorted((root / "image_url").glob("asin2url.*.txt"))
     if not files:
         raise BenchmarkError(f"No file {root / 'image_url'}/asin2url.*.txt: expected FashionIQ's lists of image links.")
-    links: dict[str, list[str]] = {}
+    links: dict[str, dict[str, None]] = {}
     for file in files:
         for number, line in enumerate(file.read_text().splitlines(), start=1):
-            if not line.strip():
-                continue
             parts = line.split()
-            if len(parts) != 2 or not parts[1].startswith(("http://", "https://")):
+            if parts and (len(parts) != 2 or not parts[1].startswith(("http://", "https://"))):
                 raise BenchmarkError(f"{file}, line {number}: expected an image id and its link, found {line[:80]!r}.")
-            known = links.setdefault(parts[0], [])
-            if parts[1] not in known:
-                known.append(parts[1])
-    return links
+            if parts:
+                links.setdefault(parts[0], {})[parts[1]] = None
+    return {image: list(found) for image, found in links.items()}

@@ -6,34 +6,32 @@ import hashlib
 import io
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import faiss
+import imagehash
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from tqdm.auto import tqdm
 
 from cirlib.study.pictures import to_rgb
 
-# Two pictures are near duplicates when at most 8 of the 256 bits of their difference hashes (dHash: is a
-# pixel brighter than its left neighbour?) differ, and no cell of their 4 x 4 colour thumbnails differs by
-# more than 12 of 255 levels. The hash alone would call one garment in two colours a duplicate.
-MAX_HASH_BITS = 8
+# Two pictures are near duplicates when at most 4 of the 64 bits of their perceptual hashes (pHash) differ, and no
+# cell of their 4 x 4 colour thumbnails differs by more than 12 of 255 levels. The hash sees no colour: alone it
+# would call one garment in two colours a duplicate.
+MAX_HASH_BITS = 4
 MAX_COLOUR_LEVELS = 12
-MIN_BRIGHTER = 2  # levels; compression noise on a plain background stays below
-HASH_SIDE = 16
 COLOUR_SIDE = 4
-CHUNK = 64  # rows compared with the whole gallery at a time
 
 
 @dataclass(frozen=True, slots=True)
 class ImageCheck:
     """One file: why it cannot be used (None: it can), its content digest, its perceptual hash.
 
-    `bits`: 4 x uint64. `colours`: 48 levels, the 4 x 4 RGB thumbnail. Both empty where `problem` is set.
+    `bits`: 8 bytes. `colours`: 48 levels, the 4 x 4 RGB thumbnail. Both empty where `problem` is set.
     """
 
     problem: str | None
@@ -42,25 +40,12 @@ class ImageCheck:
     colours: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Duplicates:
-    """Repeated pictures of one gallery.
-
-    `exact_groups`: sets of files with the same bytes; `exact_images`: the images in them.
-    `near_pairs`, `near_images`: pairs of different files that look alike, and the images in such pairs
-    (of each exact group only the first is compared).
-    `examples`: some of the pairs, exact ones first.
-    """
-
-    exact_groups: int
-    exact_images: int
-    near_pairs: int
-    near_images: int
-    examples: tuple[tuple[str, str], ...]
-
-
 def check_image(path: Path) -> ImageCheck:
-    """Decodes a file completely and hashes it. Never raises for a bad file."""
+    """Decodes a file completely and hashes it. Never raises for a bad file.
+
+    >>> check_image(folder / "a.jpg").problem
+    'cannot be read: No such file or directory'
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -75,73 +60,57 @@ def check_image(path: Path) -> ImageCheck:
         return ImageCheck("the content is not an image of a known format")
     except Exception as error:  # Pillow's decoders raise many types on damaged data
         return ImageCheck(f"cannot be decoded: {error}")
-    return ImageCheck(None, hashlib.sha256(data).digest(), _difference_hash(picture), _thumbnail(picture))
+    bits = np.packbits(imagehash.phash(picture).hash).tobytes()
+    colours = picture.resize((COLOUR_SIDE, COLOUR_SIDE), Image.Resampling.BOX).tobytes()
+    return ImageCheck(None, hashlib.sha256(data).digest(), bits, colours)
 
 
 def check_images(files: Mapping[str, Path], *, workers: int | None = None) -> dict[str, ImageCheck]:
-    """`check_image` on every file, in threads (as many as cores unless given), with a progress bar."""
+    """`check_image` on every file, in threads (as many as cores unless given), with a progress bar.
+
+    >>> check_images({"a": write_image(folder / "a.jpg")})["a"].problem is None
+    True
+    """
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         checks = pool.map(check_image, files.values())
         return dict(zip(files, tqdm(checks, total=len(files), desc="decode images"), strict=True))
 
 
-def find_duplicates(gallery: Sequence[str], checks: Mapping[str, ImageCheck], *, max_examples: int = 20) -> Duplicates:
-    """Exact and near duplicates among the usable images of a gallery. Memory O(64 x gallery)."""
-    groups: dict[bytes, list[str]] = defaultdict(list)
+def count_duplicates(gallery: Iterable[str], checks: Mapping[str, ImageCheck]) -> dict[str, int]:
+    """How many usable images of a gallery are the same picture.
+
+    Returns:
+        exact_groups: sets of files with the same bytes; exact_images: the images in them; near_pairs: pairs of
+        other files that look alike (of an exact group only the first is compared); near_images: the images in them.
+
+    >>> one, two = (write_image(folder / name, seed=1) for name in ("a.png", "b.jpg"))
+    >>> count_duplicates("ab", check_images({"a": one, "b": two}))
+    {'exact_groups': 0, 'exact_images': 0, 'near_pairs': 1, 'near_images': 2}
+    """
+    groups: dict[bytes, list[ImageCheck]] = defaultdict(list)
     for image in gallery:
         if image in checks and checks[image].problem is None:
-            groups[checks[image].digest].append(image)
-    repeated = [group for group in groups.values() if len(group) > 1]
-    firsts = [group[0] for group in groups.values()]
-    near_pairs, near_images, near_examples = _near(firsts, checks, max_examples)
-    exact_examples = [(group[0], other) for group in repeated for other in group[1:]]
-    return Duplicates(
-        exact_groups=len(repeated),
-        exact_images=sum(map(len, repeated)),
-        near_pairs=near_pairs,
-        near_images=near_images,
-        examples=tuple((exact_examples + near_examples)[:max_examples]),
-    )
+            groups[checks[image].digest].append(checks[image])
+    repeated = [len(group) for group in groups.values() if len(group) > 1]
+    near = _near_pairs([group[0] for group in groups.values()])
+    return {
+        "exact_groups": len(repeated),
+        "exact_images": sum(repeated),
+        "near_pairs": len(near),
+        "near_images": len(np.unique(near)),
+    }
 
 
-def _near(
-    images: Sequence[str], checks: Mapping[str, ImageCheck], max_examples: int
-) -> tuple[int, int, list[tuple[str, str]]]:
-    """(pairs, images in a pair, example pairs), each pair counted once."""
-    bits = np.array([np.frombuffer(checks[i].bits, np.uint64) for i in images]).reshape(-1, 4)
-    colours = np.array([np.frombuffer(checks[i].colours, np.uint8) for i in images], np.int16)
-    paired = np.zeros(len(images), bool)
-    pairs = 0
-    examples: list[tuple[str, str]] = []
-    for start in range(0, len(images), CHUNK):
-        a, b = _near_chunk(bits, colours, start)
-        paired[a] = paired[b] = True
-        pairs += len(a)
-        room = max(0, max_examples - len(examples))
-        examples += [(images[i], images[j]) for i, j in zip(a[:room], b[:room], strict=True)]
-    return pairs, int(paired.sum()), examples
-
-
-def _near_chunk(
-    bits: NDArray[np.uint64], colours: NDArray[np.int16], start: int
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """The near pairs (a, b), a < b, with a in the chunk that begins at `start`."""
-    block = bits[start : start + CHUNK, :1]  # (chunk, 1): a quarter of the bits decides nearly all pairs
-    a, b = np.nonzero(np.bitwise_count(block ^ bits[start:, 0]) <= MAX_HASH_BITS)
-    a, b = a[a < b] + start, b[a < b] + start
-    close = np.bitwise_count(bits[a] ^ bits[b]).sum(1) <= MAX_HASH_BITS
-    a, b = a[close], b[close]
-    same_colour = np.abs(colours[a] - colours[b]).max(1, initial=0) <= MAX_COLOUR_LEVELS
-    return a[same_colour], b[same_colour]
-
-
-def _difference_hash(picture: Image.Image) -> bytes:
-    """256 bits, dealt so that each of the four words covers the whole picture."""
-    size = (HASH_SIDE + 1, HASH_SIDE)
-    grey = np.asarray(picture.convert("L").resize(size, Image.Resampling.BOX), np.int16)
-    brighter = np.diff(grey, axis=1) > MIN_BRIGHTER  # (16, 16)
-    return np.packbits(brighter.reshape(-1, 4).T).tobytes()
-
-
-def _thumbnail(picture: Image.Image) -> bytes:
-    return picture.resize((COLOUR_SIDE, COLOUR_SIDE), Image.Resampling.BOX).tobytes()
+def _near_pairs(checks: list[ImageCheck]) -> np.ndarray:
+    """The rows (a, b), a < b, of pictures that look alike, (P, 2)."""
+    if not checks:
+        return np.empty((0, 2), int)
+    bits = np.array([np.frombuffer(c.bits, np.uint8) for c in checks])  # (n, 8)
+    colours = np.array([np.frombuffer(c.colours, np.uint8) for c in checks], np.int16)  # (n, 48)
+    index = faiss.IndexBinaryFlat(8 * bits.shape[1])
+    index.add(bits)
+    ends, _, b = index.range_search(bits, MAX_HASH_BITS + 1)  # nearer than
+    a = np.repeat(np.arange(len(bits)), np.diff(ends.astype(int)))
+    a, b = a[a < b], b[a < b]
+    close = np.abs(colours[a] - colours[b]).max(1, initial=0) <= MAX_COLOUR_LEVELS
+    return np.stack([a[close], b[close]], axis=1)

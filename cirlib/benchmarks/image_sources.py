@@ -9,22 +9,22 @@ from pathlib import Path, PurePosixPath
 
 from tqdm.auto import tqdm
 
-from .base import EXTENSIONS, BenchmarkError, scan_images
-from .downloads import Outcome, Politeness, save_picture
+from cirlib.study.errors import WriteError
+
+from .base import BenchmarkError
+from .downloads import DownloadOutcome, RequestLimits, save_picture
+from .image_files import EXTENSIONS, scan_images
 
 HUB = "hf://datasets/"
-TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-ARCHIVES = (".zip", *TARS, ".parquet")
-MAX_BYTES = Politeness.max_bytes  # of one image
-
-Named = tuple[str, bytes]  # an image's id and its content, of one too large only the beginning
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".parquet")
+MAX_BYTES = RequestLimits.max_bytes  # of one image
 
 
-def take_images(source: str | Path, wanted: Iterable[str], folder: Path) -> dict[str, Outcome]:
+def take_images(source: str | Path, wanted: Iterable[str], folder: Path) -> dict[str, DownloadOutcome]:
     """Puts the wanted images of ``source`` into ``folder``, by file name without extension.
 
     Image files of a folder are linked, those of archives and parquet files are written. Nothing else is taken out of
-    an archive, and no path in it is followed.
+    an archive, and no path in it is followed. Of several files of one name the first that is a picture counts.
 
     Args:
         source: a folder (with images, archives or parquet files at any depth), one archive (.zip, .tar, .tar.gz …) or
@@ -35,6 +35,10 @@ def take_images(source: str | Path, wanted: Iterable[str], folder: Path) -> dict
 
     Raises:
         BenchmarkError: there is no such source, it is damaged, or it has none of the wanted images.
+
+    >>> _ = write_image(folder / "mine" / "a.jpg")
+    >>> list(take_images(folder / "mine", ["a", "b"], folder / "images"))
+    ['a']
     """
     left = dict.fromkeys(wanted)
     path = _snapshot(str(source)) if str(source).startswith(HUB) else Path(source).expanduser()
@@ -42,7 +46,7 @@ def take_images(source: str | Path, wanted: Iterable[str], folder: Path) -> dict
         raise BenchmarkError(f"No {path}: expected a folder, an archive, or {HUB}<owner>/<name>.")
     folder.mkdir(parents=True, exist_ok=True)
     outcomes = _link(path, left, folder) if path.is_dir() else {}
-    for archive in sorted(_archives(path)):
+    for archive in _archives(path):
         try:
             _take_from(archive, left.keys() - outcomes.keys(), folder, outcomes)
         except BenchmarkError as error:
@@ -57,13 +61,6 @@ def take_images(source: str | Path, wanted: Iterable[str], folder: Path) -> dict
     return outcomes
 
 
-def _take_from(archive: Path, wanted: set[str], folder: Path, outcomes: dict[str, Outcome]) -> None:
-    """Of several files of one name the first that is a picture counts."""
-    for image, content in _contents(archive, wanted):
-        if outcomes.get(image, Outcome("dead")).kind != "there":
-            outcomes[image] = _save(content, folder / image)
-
-
 def _snapshot(source: str) -> Path:
     """The local copy of a data set of the hub: fetched, or out of the cache."""
     from huggingface_hub import snapshot_download
@@ -71,84 +68,93 @@ def _snapshot(source: str) -> Path:
     name, _, revision = source.removeprefix(HUB).partition("@")
     patterns = [f"*{ending}" for ending in (*EXTENSIONS, *ARCHIVES)]
     try:
-        options = {"repo_type": "dataset", "revision": revision or None, "allow_patterns": patterns}
-        return Path(snapshot_download(name, **options))
+        return Path(snapshot_download(name, repo_type="dataset", revision=revision or None, allow_patterns=patterns))
     except Exception as error:  # the hub's client raises many types
         raise BenchmarkError(f"{source} could not be had: {str(error).strip().splitlines()[0]}") from error
 
 
-def _link(source: Path, wanted: dict[str, None], folder: Path) -> dict[str, Outcome]:
+def _link(source: Path, wanted: Iterable[str], folder: Path) -> dict[str, DownloadOutcome]:
     found = scan_images(source)
-    for image in wanted:
-        if image in found:
-            link = folder / f"{image}{found[image].suffix.lower()}"
-            link.unlink(missing_ok=True)
-            link.symlink_to(found[image].resolve())
-    return {image: Outcome("there") for image in wanted if image in found}
+    there = [image for image in wanted if image in found]
+    for image in there:
+        link = folder / f"{image}{found[image].suffix.lower()}"
+        link.unlink(missing_ok=True)
+        link.symlink_to(found[image].resolve())
+    return dict.fromkeys(there, DownloadOutcome("there"))
 
 
 def _archives(path: Path) -> list[Path]:
     if path.is_dir():
-        return [file for file in path.rglob("*") if file.is_file() and file.name.lower().endswith(ARCHIVES)]
+        return sorted(file for file in path.rglob("*") if file.is_file() and file.name.lower().endswith(ARCHIVES))
     if not path.name.lower().endswith(ARCHIVES):
         raise BenchmarkError(f"{path} is no archive that can be read: allowed are {', '.join(ARCHIVES)}.")
     return [path]
 
 
-def _contents(archive: Path, wanted: set[str]) -> Iterator[Named]:
-    """The wanted images in one archive or parquet file.
-
-    Raises:
-        BenchmarkError: it cannot be read to its end.
-    """
+def _take_from(archive: Path, wanted: set[str], folder: Path, outcomes: dict[str, DownloadOutcome]) -> None:
     name = archive.name.lower()
     read = _of_zip if name.endswith(".zip") else _of_parquet if name.endswith(".parquet") else _of_tar
     try:
-        yield from read(archive, wanted)
-    except BenchmarkError:
+        for image, content in read(archive, wanted):
+            if image not in outcomes or outcomes[image].kind != "there":
+                outcomes[image] = (
+                    save_picture(content, folder / image)
+                    if len(content) <= MAX_BYTES
+                    else DownloadOutcome("broken", f"larger than {MAX_BYTES / 1e6:g} MB")
+                )
+    except (BenchmarkError, WriteError):
         raise
     except Exception as error:  # a damaged archive makes its reader raise nearly anything
         raise BenchmarkError(f"{archive} cannot be read: {error}.") from error
 
 
-def _of_zip(archive: Path, wanted: set[str]) -> Iterator[Named]:
+def _of_zip(archive: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
+    """The id and content of the wanted images, those that lie least deep first; of one too large only the beginning."""
     with zipfile.ZipFile(archive) as opened:
-        for member in tqdm(sorted(opened.infolist(), key=_depth), desc=archive.name, unit="file"):
+        members = sorted(opened.infolist(), key=lambda member: member.filename.count("/"))
+        for member in tqdm(members, desc=archive.name, unit="file"):
             if not member.is_dir() and (image := _image(member.filename)) in wanted:
                 with opened.open(member) as content:
                     yield image, content.read(MAX_BYTES + 1)
 
 
-def _of_tar(archive: Path, wanted: set[str]) -> Iterator[Named]:
+def _of_tar(archive: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
     with tarfile.open(archive) as opened:
         for member in tqdm(opened, desc=archive.name, unit="file"):
             if member.isfile() and (image := _image(member.name)) in wanted:
                 yield image, opened.extractfile(member).read(MAX_BYTES + 1)
 
 
-def _of_parquet(archive: Path, wanted: set[str]) -> Iterator[Named]:
+def _image(member: str) -> str | None:
+    """The image id that a member's name says, None where it is no image."""
+    path = PurePosixPath(member)
+    return path.stem if path.suffix.lower() in EXTENSIONS else None
+
+
+def _of_parquet(archive: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
     """Rows with one image (bytes, with or without the path of the file) and, in one column or that path, its id."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    def columns(*kinds) -> list[str]:
+        return [f.name for f in table.schema_arrow if any(is_kind(f.type) for is_kind in kinds)]
+
     with pq.ParquetFile(archive) as table, tqdm(total=table.metadata.num_rows, desc=archive.name, unit="row") as bar:
-        of_images = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_struct)
-        of_names = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer)
-        fields = list(table.schema_arrow)
-        images, names = ([f.name for f in fields if any(is_(f.type) for is_ in kind)] for kind in (of_images, of_names))
+        images = columns(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_struct)
+        names = columns(pa.types.is_string, pa.types.is_large_string, pa.types.is_integer)
         if len(images) != 1:
             raise BenchmarkError(f"{archive}: expected one column of images, found {', '.join(images) or 'none'}.")
         for batch in table.iter_batches(64, columns=names + images):
             bar.update(batch.num_rows)
             for row in batch.to_pylist():
-                yield from _of_row(row, names, images[0], wanted, archive)
+                yield from _of_row(row, images[0], wanted, archive)
 
 
-def _of_row(row: dict, names: list[str], image: str, wanted: set[str], archive: Path) -> Iterator[Named]:
-    cell = row[image]
+def _of_row(row: dict, column: str, wanted: set[str], archive: Path) -> Iterator[tuple[str, bytes]]:
+    cell = row.pop(column)
     content, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
-    ids = {image: _wanted(path, wanted)} | {name: _wanted(row[name], wanted) for name in names}
-    found = {name: one for name, one in ids.items() if one is not None}
+    ids = {name: _wanted(value, wanted) for name, value in {column: path, **row}.items()}
+    found = {name: image for name, image in ids.items() if image is not None}
     if len(set(found.values())) > 1:
         raise BenchmarkError(f"{archive}: columns {' and '.join(found)} name different images, expected one id a row.")
     if found and isinstance(content, bytes):
@@ -159,19 +165,3 @@ def _wanted(name: object, wanted: set[str]) -> str | None:
     """The wanted image that a cell names, by its id or as a file."""
     text = "" if name is None else str(name)
     return next((image for image in (text, PurePosixPath(text).stem) if image in wanted), None)
-
-
-def _depth(member: zipfile.ZipInfo) -> int:
-    return member.filename.count("/")
-
-
-def _image(member: str) -> str | None:
-    """The image id that a member's name says, None where it is no image."""
-    path = PurePosixPath(member)
-    return path.stem if path.suffix.lower() in EXTENSIONS else None
-
-
-def _save(content: bytes, stem: Path) -> Outcome:
-    if len(content) > MAX_BYTES:
-        return Outcome("broken", f"larger than {MAX_BYTES / 1e6:g} MB")
-    return save_picture(content, stem)

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from .base import PROTOCOLS_OF_GALLERY, Benchmark, check_choice
+from .base import Benchmark, check_choice
 
 CaptionStyle = Literal["and", "both_orders", "first", "template"]
 CAPTION_STYLES: tuple[str, ...] = get_args(CaptionStyle)
@@ -28,51 +28,30 @@ class EvaluationProtocol:
     `reference`: "kept" in the gallery, or "removed" from each query's own ranking.
     `captions`: how a query's captions become text, see `join_captions`.
     `used_by`: the public code that scores so.
-
-    Raises:
-        BenchmarkError: a value that is not one of these.
     """
 
-    name: str
     gallery: Literal["original", "val_split"]
     reference: Literal["kept", "removed"]
     captions: CaptionStyle
-    used_by: str = ""
-
-    def __post_init__(self) -> None:
-        check_choice(self.gallery, PROTOCOLS_OF_GALLERY, "gallery")
-        check_choice(self.reference, REFERENCES, "reference")
-        check_choice(self.captions, CAPTION_STYLES, "caption style")
+    used_by: str
 
 
 # `pic2word` writes "cap2 and cap1" in one order only, and `magiclens` joins without stripping or
 # capitals: the nearest style stands for each.
 PROTOCOLS: dict[str, EvaluationProtocol] = {
-    p.name: p
-    for p in (
-        EvaluationProtocol("clip4cir", "original", "kept", "and", "CLIP4Cir, Bi-BLIP4CIR, SPRC"),
-        EvaluationProtocol("searle", "original", "kept", "template", "SEARLE, LinCIR"),
-        EvaluationProtocol("pic2word", "original", "kept", "template", "Pic2Word (which joins in one order only)"),
-        EvaluationProtocol(
-            "magiclens", "original", "kept", "and", "MagicLens, CIReVL (which neither strip nor capitalise)"
-        ),
-        EvaluationProtocol("covr", "original", "removed", "and", "CoVR, HABIT"),
-        EvaluationProtocol("val_split", "val_split", "kept", "and", "older FashionIQ papers"),
-        EvaluationProtocol("first_caption", "original", "kept", "first", "no paper: what one caption is worth"),
-        EvaluationProtocol("cirr", "original", "removed", "and", "CIRR's test server"),
-        EvaluationProtocol("circo", "original", "kept", "and", "CIRCO's test server"),
-    )
+    name: EvaluationProtocol(*parts)
+    for name, parts in {
+        "clip4cir": ("original", "kept", "and", "CLIP4Cir, Bi-BLIP4CIR, SPRC"),
+        "searle": ("original", "kept", "template", "SEARLE, LinCIR"),
+        "pic2word": ("original", "kept", "template", "Pic2Word (which joins in one order only)"),
+        "magiclens": ("original", "kept", "and", "MagicLens, CIReVL (which neither strip nor capitalise)"),
+        "covr": ("original", "removed", "and", "CoVR, HABIT"),
+        "val_split": ("val_split", "kept", "and", "older FashionIQ papers"),
+        "first_caption": ("original", "kept", "first", "no paper: what one caption is worth"),
+        "cirr": ("original", "removed", "and", "CIRR's test server"),
+        "circo": ("original", "kept", "and", "CIRCO's test server"),
+    }.items()
 }
-
-
-def get_protocol(name: str) -> EvaluationProtocol:
-    """The named protocol.
-
-    Raises:
-        BenchmarkError: no protocol has this name; lists those there are.
-    """
-    check_choice(name, PROTOCOLS, "protocol")
-    return PROTOCOLS[name]
 
 
 def join_captions(captions: Sequence[str], style: str) -> tuple[str, ...]:
@@ -81,17 +60,19 @@ def join_captions(captions: Sequence[str], style: str) -> tuple[str, ...]:
     Each caption first loses the characters `.?, ` at both ends, and one that is then empty is dropped;
     with none left the result is `("",)` in every style.
 
-    - "and": CLIP4Cir's `("Cap1 and cap2",)`: one text, first letter upper case and the rest of the
-      first caption lower case, as `str.capitalize` does there.
+    - "and": CLIP4Cir's: one text, its first caption as `str.capitalize` makes it.
     - "both_orders": `("cap1 and cap2", "cap2 and cap1")`, unchanged in case.
     - "first": `("cap1",)`, the first caption that is not empty.
     - "template": SEARLE's sentence in both orders. Its pseudo-word for the reference becomes the word
       "something" for models that have none: `("a photo of something that cap1 and cap2", …)`.
 
-    Orders that give the same text (one caption, or two identical ones) are given once.
+    Orders that give the same text are given once.
 
     Raises:
         BenchmarkError: the style is not one of these four.
+
+    >>> join_captions(["is Blue.", "has dots"], "and")
+    ('Is blue and has dots',)
     """
     check_choice(style, CAPTION_STYLES, "caption style")
     parts = _clean(captions)
@@ -106,7 +87,11 @@ def join_captions(captions: Sequence[str], style: str) -> tuple[str, ...]:
 
 
 def query_texts(benchmark: Benchmark, style: str) -> tuple[list[str], np.ndarray]:
-    """The texts of all queries, flat, and for each text the query (row) it belongs to."""
+    """The texts of all queries, flat, and for each text the query (row) it belongs to.
+
+    >>> query_texts(prepared.splits.reported["hat"], "first")[1]
+    array([0, 1, 2])
+    """
     joined = [join_captions(triplet.captions, style) for triplet in benchmark.triplets]
     rows = np.repeat(np.arange(len(joined)), [len(texts) for texts in joined])
     return [text for texts in joined for text in texts], rows
@@ -116,6 +101,9 @@ def sample_join(captions: Sequence[str], rng: np.random.Generator | random.Rando
     """A text for training: "A and B", "B and A", "A" or "B", each with probability 1/4 (CLIP4Cir, SPRC).
 
     Stripping, empty captions and capitals as in `join_captions(captions, "and")`.
+
+    >>> sample_join(["is red"], np.random.default_rng(0))
+    'Is red'
     """
     parts = _clean(captions)
     if not parts:

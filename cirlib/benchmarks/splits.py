@@ -10,17 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cirlib.benchmarks import (
-    Benchmark,
-    BenchmarkError,
-    categories,
-    drop_missing,
-    load_benchmark,
-    mark_unusable,
-    require_complete,
-)
 from cirlib.study.parameters import Study
 from cirlib.study.stage import Stage
+
+from . import SPLITS, categories, load_benchmark
+from .base import Benchmark, BenchmarkError
+from .completeness import drop_missing, mark_unusable, require_complete
 
 
 @dataclass(frozen=True)
@@ -51,64 +46,80 @@ def load_splits(
 
     Raises:
         BenchmarkError: files or images are missing and ``data.allow_missing`` does not allow it.
+
+    >>> list(load_splits(stage.study, stage.images).reported)
+    ['hat', 'shoe']
     """
-    data, name, protocol = study.data, study.data.benchmark, gallery or study.evaluation.gallery
-
-    def load(split: str, category: str | None, protocol: str) -> Benchmark:
-        part = load_benchmark(name, root, split=split, category=category, protocol=protocol)
-        part = mark_unusable(part, unusable or {})
-        require_complete(part, data.allow_missing)
-        return drop_missing(part) if part.missing else part
-
-    reported = {category: load(data.split, key, protocol) for category, key in _categories(study, root, data.split)}
+    reported = load_parts(study, root, study.data.split, gallery or study.evaluation.gallery)
+    reported = {category: _usable(part, study, unusable or {}) for category, part in reported.items()}
     if hidden := next((part for part in reported.values() if not all(t.targets for t in part.triplets)), None):
         raise BenchmarkError(
-            f"{hidden.name} {data.split} has no public targets, so nothing can be scored on it: set data.split to val."
+            f"{hidden.name} {hidden.split} has no public targets, so nothing can be scored on it: "
+            "set data.split to val."
         )
-    train: dict[str, Benchmark] = {}
-    dev: dict[str, Benchmark] = {}
-    for category, key in _train_categories(study, root):
-        part = load("train", key, _train_gallery(name))
-        train[category], dev[category] = hold_out(part, data.dev_fraction, study.seed)
+    train, dev = {}, {}
+    for category, part in load_parts(study, root, "train", "val_split").items():
+        part = _usable(part, study, unusable or {})
+        train[category], dev[category] = hold_out(part, study.data.dev_fraction, study.seed)
     return Splits(train, dev, reported)
 
 
+def load_parts(study: Study, root: Path, split: str, gallery: str) -> dict[str, Benchmark]:
+    """Category → its queries and gallery, of what the study uses of a split; empty where the data has no train split.
+
+    A benchmark without categories is one part of its own name. CIRR's train gallery is always the original one.
+
+    >>> [len(part.gallery) for part in load_parts(stage.study, stage.images, "train", "val_split").values()]
+    [8, 8]
+    """
+    data = study.data
+    if split == "train" and split not in SPLITS[data.benchmark]:
+        return {}
+    found = categories(data.benchmark, root, split)
+    wanted = data.categories or found
+    if split == "train" and data.benchmark != "cirr":
+        names = {category: category for category in found if category in wanted}
+    else:
+        names = {category: category for category in wanted} or {data.benchmark: None}
+        gallery = "original" if split == "train" else gallery
+    return {
+        name: load_benchmark(data.benchmark, root, split=split, category=category, protocol=gallery)
+        for name, category in names.items()
+    }
+
+
+def _usable(part: Benchmark, study: Study, unusable: Mapping[str, str]) -> Benchmark:
+    part = mark_unusable(part, unusable)
+    require_complete(part, study.data.allow_missing)
+    return drop_missing(part)
+
+
 def unusable_file(stage: Stage) -> Path:
-    """Where data preparation notes the images that are there but cannot be used: id → reason."""
+    """Where data preparation notes the images that are there but cannot be used: id → reason.
+
+    >>> unusable_file(stage).name
+    'unusable.json'
+    """
     return stage.data / "unusable.json"
 
 
 def annotations_key(parts: Iterable[Benchmark]) -> str:
-    """A hash of the parts' queries and galleries: another value is other annotations."""
+    """A hash of the parts' queries and galleries: another value is other annotations.
+
+    >>> len(annotations_key(prepared.splits.parts()))
+    64
+    """
     said = [[[astuple(triplet) for triplet in one.triplets], one.gallery, list(one.missing)] for one in parts]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def hold_out(part: Benchmark, fraction: float, seed: int) -> tuple[Benchmark, Benchmark]:
-    """``part`` in two: its queries without, and only, a random ``fraction``; both keep the whole gallery."""
+    """``part`` in two: its queries without, and only, a random ``fraction``; both keep the whole gallery.
+
+    >>> [len(one.triplets) for one in hold_out(prepared.splits.reported["hat"], 0.3, seed=0)]
+    [2, 1]
+    """
     count = max(1, round(fraction * len(part.triplets)))
     held = set(np.random.default_rng(seed).permutation(len(part.triplets))[:count].tolist())
     kept = [t for i, t in enumerate(part.triplets) if i not in held]
     return replace(part, triplets=kept), replace(part, triplets=[part.triplets[i] for i in sorted(held)])
-
-
-def _categories(study: Study, root: Path, split: str) -> list[tuple[str, str | None]]:
-    if study.data.benchmark in ("cirr", "circo"):
-        return [(study.data.benchmark, None)]
-    names = study.data.categories or categories(study.data.benchmark, root, split)
-    return [(name, name) for name in names]
-
-
-def _train_categories(study: Study, root: Path) -> list[tuple[str, str | None]]:
-    try:
-        found = categories(study.data.benchmark, root, "train")
-    except BenchmarkError:
-        return []
-    if study.data.benchmark in ("cirr", "circo"):
-        return [(study.data.benchmark, None)]
-    return [(name, name) for name in found if not study.data.categories or name in study.data.categories]
-
-
-def _train_gallery(name: str) -> str:
-    """Of a train split only the images that queries use are ever opened, where the benchmark can say so."""
-    return "val_split" if name in ("fashioniq", "custom") else "original"

@@ -21,7 +21,7 @@ from cirlib.benchmarks.acquisition import (
     write_audit,
 )
 from cirlib.benchmarks.downloads import Outcome
-from cirlib.models.preparation import Prepared, needed_images
+from cirlib.models.prepared import Prepared
 from cirlib.study.errors import ParameterError
 from cirlib.study.parameters import Study, load_study
 from cirlib.study.pictures import open_rgb
@@ -170,7 +170,7 @@ def test_a_catalogue_is_drawn_with_the_studys_size_and_seed(custom_stage, tmp_pa
     assert (written["seed"], written["image_size"]) == (5, 32)
     ready = Prepared(stage)
     assert (len(ready.pairs("alignment")), len(ready.pairs("pretraining"))) == (2, 3)
-    images = needed_images(ready)
+    images = ready.images
     assert all(path.is_file() for path in images.values())
     assert {open_rgb(path).size for path in images.values()} == {(32, 32)}
     times = {path: path.stat().st_mtime_ns for path in images.values()}

@@ -87,7 +87,7 @@ def test_dropping_a_missing_image_takes_it_out_of_subsets(small_cirr, write_imag
     rest = drop_missing(load_benchmark("cirr", small_cirr))
     assert len(rest.triplets) == 2
     assert IDS[5] not in rest.triplets[0].subset
-    assert (rest.complete, rest.dropped_queries, rest.dropped_images) == (False, 0, 1)
+    assert (rest.complete, len(rest.gallery)) == (False, 6)
 
 
 def test_what_cirr_does_not_have_is_refused(small_cirr):
@@ -104,27 +104,24 @@ def test_what_cirr_does_not_have_is_refused(small_cirr):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"pairid": "12"}, "record 0: 'pairid' must be a whole number, found '12'"),
-        ({"pairid": True}, "record 0: 'pairid' must be a whole number"),
-        ({"pairid": 10}, "1 pairids appear more than once, the first is '10'"),
-        ({"img_set": []}, "record 0: 'img_set' must be an object"),
-        ({"img_set": {}}, "record 0: no key 'members'"),
-        ({"img_set": {"members": [IDS[0]]}}, "the reference .* must be one of 'members'"),
+        ({"pairid": "12"}, "record 0: 'pairid' must be a valid integer, found '12'"),
+        ({"pairid": True}, "record 0: 'pairid' must be a valid integer"),
+        ({"pairid": 10}, "1 query ids appear more than once, the first is '10'"),
+        ({"img_set": {}}, "record 0: 'img_set.members' is required"),
+        ({"img_set": {"members": [IDS[0]]}}, "record 0: the reference must be one of 'members'"),
         ({"img_set": {"members": [IDS[1], "x"]}}, "1 subset members are not in .*'x' of query '12'"),
         ({"target_hard": "x"}, "1 targets are not in .*'x' of query '12'"),
     ],
 )
-def test_bad_records_are_refused(small_cirr, change, sentence):
+def test_bad_records_are_refused(small_cirr, write_json, change, sentence):
     path = small_cirr / "captions" / "cap.rc2.val.json"
-    records = json.loads(path.read_text())
-    records[0].update(change)
-    path.write_text(json.dumps(records))
+    first, *others = json.loads(path.read_text())
+    write_json(path, [first | change, *others])
     with pytest.raises(BenchmarkError, match=sentence):
         load_benchmark("cirr", small_cirr)
 
 
-@pytest.mark.parametrize("content", [["a"], {"a": 3}])
-def test_a_bad_split_file_is_refused(small_cirr, write_json, content):
-    write_json(small_cirr / "image_splits" / "split.rc2.val.json", content)
-    with pytest.raises(BenchmarkError, match=r"split\.rc2\.val\.json"):
+def test_a_bad_split_file_is_refused(small_cirr, write_json):
+    write_json(small_cirr / "image_splits" / "split.rc2.val.json", {"a": 3})
+    with pytest.raises(BenchmarkError, match=r"split\.rc2\.val\.json: 'a' must be a valid string, found 3"):
         load_benchmark("cirr", small_cirr)

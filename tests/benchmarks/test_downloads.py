@@ -2,25 +2,89 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 
-import httpx
 import pytest
-from misbehaving_server import picture
+from made_pictures import picture
+from werkzeug import Request, Response
 
-from cirlib.benchmarks.downloads import DeadLinks, Politeness, fetch_bytes, fetch_images
+from cirlib.benchmarks.downloads import DownloadOutcome, RequestLimits, fetch_images
+from cirlib.study.errors import WriteError
 
-QUICK = Politeness(connections=8, per_host=4, tries=3, pause=0.02, timeout=0.5, deadline=1.5, max_bytes=100_000)
+QUICK = RequestLimits(connections=8, per_host=4, tries=3, pause=0.02, timeout=0.5, deadline=1.5, max_bytes=100_000)
 
 
-def fetch(server, folder: Path, *paths: str):
-    links = {path.replace("/", "-"): [f"{server.url}/{path}"] for path in paths}
-    return fetch_images(links, folder / "images", DeadLinks(folder / "dead_links.csv"), QUICK)
+def cut_off(request: Request) -> Response:
+    """A whole answer by its length, but the connection ends before."""
+    response = Response(iter([picture()[:100]]), content_type="image/jpeg")
+    response.headers["Content-Length"] = str(len(picture()))
+    return response
+
+
+def stalling(request: Request) -> Response:
+    def parts():
+        yield picture()[:50]
+        time.sleep(2)
+
+    return Response(parts())
+
+
+def dripping(request: Request) -> Response:
+    return Response(time.sleep(0.1) or b"x" for _ in range(40))
+
+
+def redirect(place: str) -> Callable[[Request], Response]:
+    return lambda request: Response(status=302, headers={"Location": place})
+
+
+ANSWERS: dict[str, bytes | int | Callable[[Request], Response]] = {
+    "good": picture(),
+    "png": picture("PNG"),
+    "moved": redirect("/good"),
+    "gone": 404,
+    "circle": redirect("/circle"),
+    "failing": 500,
+    "stalling": stalling,
+    "dripping": dripping,
+    "truncated": cut_off,
+    "html": b"<html><body>Not found</body></html>",
+    "half": picture()[:200],  # whole as an answer, half as a picture
+    "gif": picture("GIF"),
+    "pixel": picture("JPEG", (1, 1)),
+    "huge": b"x" * 300_000,
+}
+
+
+@pytest.fixture
+def server(httpserver):
+    """A server that behaves as the path says."""
+    for path, answer in ANSWERS.items():
+        handler = httpserver.expect_request(f"/{path}")
+        if callable(answer):
+            handler.respond_with_handler(answer)
+        elif isinstance(answer, int):
+            handler.respond_with_data(b"", status=answer)
+        else:
+            handler.respond_with_data(answer, content_type="image/jpeg")
+    return httpserver
+
+
+def asked(server) -> Counter[str]:
+    return Counter(request.path for request, _ in server.log)
+
+
+def fetch(server, folder: Path, *paths: str) -> dict[str, DownloadOutcome]:
+    links = {path.replace("/", "-"): [server.url_for(f"/{path}")] for path in paths}
+    return fetch_images(links, folder / "images", folder / "dead_links.csv", QUICK)
 
 
 def names(folder: Path) -> list[str]:
@@ -35,12 +99,12 @@ def test_what_is_a_picture_is_kept_whole_under_its_own_extension(server, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("path", "kind", "reason", "asked"),
+    ("path", "kind", "reason", "times"),
     [
         ("gone", "dead", "404", 1),
-        ("circle", "dead", "circles", 1),
+        ("circle", "dead", "redirects", 6),
         ("failing", "unreachable", "500", 3),
-        ("stalling", "unreachable", "no answer in time", 3),
+        ("stalling", "unreachable", "timed out", 3),
         ("dripping", "unreachable", "not whole after 1.5 s", 3),
         ("truncated", "unreachable", "", 3),
         ("html", "broken", "not an image", 1),
@@ -50,92 +114,109 @@ def test_what_is_a_picture_is_kept_whole_under_its_own_extension(server, tmp_pat
         ("huge", "broken", "larger than 0.1 MB", 1),
     ],
 )
-def test_every_misbehaviour_has_its_outcome_and_leaves_no_file(server, tmp_path, path, kind, reason, asked):
+def test_every_misbehaviour_has_its_outcome_and_leaves_no_file(server, tmp_path, path, kind, reason, times):
     (outcome,) = fetch(server, tmp_path, path).values()
     assert (outcome.kind, reason in outcome.reason) == (kind, True), outcome
-    assert server.asked[f"/{path}"] == asked
+    assert asked(server)[f"/{path}"] == times
     assert names(tmp_path) == []
 
 
-def test_a_server_that_recovers_is_asked_again(server, tmp_path):
-    assert fetch(server, tmp_path, "recovering")["recovering"].kind == "there"
-    assert server.asked["/recovering"] == 3
+def test_a_server_that_recovers_is_asked_again(httpserver, tmp_path):
+    for answer in ({"status": 503}, {"status": 429}, {"response_data": picture()}):
+        httpserver.expect_ordered_request("/recovering").respond_with_data(**answer)
+    assert fetch(httpserver, tmp_path, "recovering")["recovering"].kind == "there"
 
 
 def test_links_are_tried_in_order_until_one_gives_a_picture(server, tmp_path):
-    links = {"a": [f"{server.url}/{path}" for path in ("gone", "html", "good", "png")], "b": []}
-    outcomes = fetch_images(links, tmp_path, DeadLinks(tmp_path / "dead.csv"), QUICK)
-    assert outcomes["a"].kind == "there" and server.asked["/png"] == 0
-    assert (outcomes["b"].kind, outcomes["b"].reason) == ("dead", "no link is known")
+    links = {"a": [server.url_for(f"/{path}") for path in ("gone", "html", "good", "png")], "b": []}
+    outcomes = fetch_images(links, tmp_path, tmp_path / "dead.csv", QUICK)
+    assert outcomes["a"].kind == "there" and asked(server)["/png"] == 0
+    assert outcomes["b"] == ("dead", "no link is known")
 
 
 def test_of_several_bad_links_the_one_worth_asking_again_decides(server, tmp_path):
-    links = {"a": [f"{server.url}/failing", f"{server.url}/gone"]}
-    dead = DeadLinks(tmp_path / "dead.csv")
-    assert fetch_images(links, tmp_path, dead, QUICK)["a"].kind == "unreachable"
-    assert "a" not in dead.reasons
+    links = {"a": [server.url_for("/failing"), server.url_for("/gone")]}
+    assert fetch_images(links, tmp_path, tmp_path / "dead.csv", QUICK)["a"].kind == "unreachable"
+    assert not (tmp_path / "dead.csv").exists()
 
 
 def test_dead_links_are_not_asked_again_but_unreachable_ones_are(server, tmp_path):
     first = fetch(server, tmp_path, "gone", "html", "failing")
     assert fetch(server, tmp_path, "gone", "html", "failing") == first
-    assert (server.asked["/gone"], server.asked["/html"], server.asked["/failing"]) == (1, 1, 6)
+    assert asked(server) == {"/gone": 1, "/html": 1, "/failing": 6}
     (tmp_path / "dead_links.csv").unlink()
     fetch(server, tmp_path, "gone")
-    assert server.asked["/gone"] == 2
+    assert asked(server)["/gone"] == 2
 
 
-def test_a_line_of_dead_links_cut_off_by_a_kill_is_passed_over(tmp_path):
-    path = tmp_path / "dead.csv"
-    path.write_text("image,kind,reason\na,dead,404\nb,bro")
-    assert list(DeadLinks(path).reasons) == ["a"]
+def test_a_line_of_dead_links_cut_off_by_a_kill_is_passed_over(server, tmp_path):
+    (tmp_path / "dead_links.csv").write_text("image,kind,reason\ngone,dead,404\ngood,bro")
+    outcomes = fetch(server, tmp_path, "gone", "good")
+    assert outcomes == {"gone": ("dead", "404"), "good": ("there", "")}
+    assert asked(server) == {"/good": 1}
 
 
-def test_a_host_never_sees_more_than_its_share_of_connections(server, tmp_path):
-    fetch(server, tmp_path, *(f"good/{i}" for i in range(40)))
-    assert 1 < server.most_at_once <= QUICK.per_host
+def test_a_host_never_sees_more_than_its_share_of_connections(httpserver, tmp_path):
+    lock, at_once, most = Lock(), itertools.count(), []
+    working = [0]
+
+    def answer(request: Request) -> Response:
+        with lock:
+            working[0] += 1
+            most.append(working[0])
+        time.sleep(0.02)
+        with lock:
+            working[0] -= 1
+        return Response(picture())
+
+    httpserver.expect_request(re.compile("/good/.*")).respond_with_handler(answer)
+    fetch(httpserver, tmp_path, *(f"good/{next(at_once)}" for _ in range(40)))
+    assert len(most) == 40 and 1 < max(most) <= QUICK.per_host
 
 
-def test_a_host_that_is_not_there_is_unreachable(tmp_path):
-    outcomes = fetch_images({"a": ["http://127.0.0.1:9/x.jpg"]}, tmp_path, DeadLinks(tmp_path / "d.csv"), QUICK)
-    assert outcomes["a"].kind == "unreachable"
+@pytest.mark.parametrize(
+    ("link", "kind"),
+    [
+        ("http://127.0.0.1:9/x.jpg", "unreachable"),  # nobody listens
+        ("ftp://127.0.0.1/x.jpg", "dead"),
+        ("http://[::1/x.jpg", "dead"),
+        ("not a link", "dead"),
+    ],
+)
+def test_a_link_that_leads_nowhere_is_unreachable_and_one_that_is_none_is_dead(tmp_path, link, kind):
+    assert fetch_images({"a": [link]}, tmp_path, tmp_path / "dead.csv", QUICK)["a"].kind == kind
 
 
-@pytest.mark.parametrize("link", ["ftp://127.0.0.1/x.jpg", "http://[::1/x.jpg", "not a link"])
-def test_a_link_that_is_none_is_dead(tmp_path, link):
-    outcomes = fetch_images({"a": [link]}, tmp_path, DeadLinks(tmp_path / "d.csv"), QUICK)
-    assert outcomes["a"].kind == "dead"
+def test_a_disk_that_takes_no_image_ends_the_fetch(server, tmp_path, monkeypatch):
+    def full(content: bytes, path: Path) -> None:
+        raise WriteError(f"{path} could not be written")
+
+    monkeypatch.setattr("cirlib.benchmarks.downloads.write_bytes", full)
+    with pytest.raises(WriteError):
+        fetch(server, tmp_path, "good", "png")
 
 
-def test_a_killed_fetch_goes_on_with_what_is_still_missing(server, tmp_path):
+def test_a_killed_fetch_goes_on_with_what_is_still_missing(httpserver, tmp_path):
+    httpserver.expect_request(re.compile("/good/.*")).respond_with_handler(
+        lambda request: time.sleep(0.02) or Response(picture())
+    )
     script = f"""
 import sys
 from pathlib import Path
-from cirlib.benchmarks.downloads import DeadLinks, Politeness, fetch_images
+from cirlib.benchmarks.downloads import RequestLimits, fetch_images
 folder = Path({str(tmp_path)!r})
 there = {{path.stem for path in (folder / "images").glob("*.jpg")}}
-links = {{f"i{{n}}": [f"{server.url}/good/{{n}}"] for n in range(200) if f"i{{n}}" not in there}}
-links["gone"] = ["{server.url}/gone"]
-fetch_images(links, folder / "images", DeadLinks(folder / "dead.csv"), Politeness(connections=2, per_host=2))
+links = {{f"i{{n}}": ["{httpserver.url_for("/good")}/" + str(n)] for n in range(200) if f"i{{n}}" not in there}}
+fetch_images(links, folder / "images", folder / "dead.csv", RequestLimits(connections=2, per_host=2))
 """
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
     while len(list((tmp_path / "images").glob("*.jpg"))) < 20:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    before = {path.name for path in (tmp_path / "images").glob("*.jpg")}
+    before = {path.stem for path in (tmp_path / "images").glob("*.jpg")}
     assert 20 <= len(before) < 200
-    asked = Counter(server.asked)
+    httpserver.clear_log()
     assert subprocess.run([sys.executable, "-c", script], stderr=subprocess.DEVNULL).returncode == 0
     assert len(list((tmp_path / "images").glob("*.jpg"))) == 200
-    again = [path for path in asked if server.asked[path] > asked[path] and f"i{path.split('/')[-1]}.jpg" in before]
-    assert again == []
-
-
-def test_bytes_are_fetched_or_refused_with_the_address(server):
-    assert fetch_bytes(f"{server.url}/good", QUICK) == picture()
-    with pytest.raises(httpx.HTTPError, match=r"/gone could not be fetched: the server answers 404"):
-        fetch_bytes(f"{server.url}/gone", QUICK)
-    with pytest.raises(httpx.HTTPError, match="500"):
-        fetch_bytes(f"{server.url}/failing", QUICK)
-    assert server.asked["/failing"] == 3
+    assert not {"i" + path.split("/")[-1] for path in asked(httpserver)} & before

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -11,11 +10,7 @@ from cirlib.benchmarks import (
     BenchmarkError,
     Triplet,
     categories,
-    drop_missing,
     load_benchmark,
-    lost_queries,
-    mark_unusable,
-    require_complete,
 )
 
 CATEGORIES = ["dress", "shirt", "toptee"]
@@ -103,7 +98,7 @@ def test_gallery_index_gives_rows(small_fashioniq):
 def test_test_split_has_no_targets_and_so_no_val_split(small_fashioniq):
     test = load_benchmark("fashioniq", small_fashioniq, split="test")
     assert all(t.targets == () for t in test.triplets)
-    with pytest.raises(BenchmarkError, match=r"needs the targets.*allowed here is 'original'"):
+    with pytest.raises(BenchmarkError, match=r"needs targets.*take 'original'"):
         load_benchmark("fashioniq", small_fashioniq, split="test", protocol="val_split")
 
 
@@ -124,12 +119,6 @@ def test_fashioniq_without_one_of_its_categories_is_refused_only_when_all_are_as
     assert load_benchmark("custom", small_fashioniq).categories == ["dress", "toptee"]
     with pytest.raises(BenchmarkError, match=r"cap\.shirt\.val\.json"):
         load_benchmark("fashioniq", small_fashioniq)
-
-
-def test_empty_and_identical_captions_are_allowed(small_fashioniq, write_json):
-    query = {"candidate": "dress-val-0", "target": "dress-val-1", "captions": ["", ""]}
-    write_json(small_fashioniq / "captions" / "cap.dress.val.json", [query])
-    assert load_benchmark("fashioniq", small_fashioniq, category="dress").triplets[0].captions == ("", "")
 
 
 # ------------------------------------------------------------------ images
@@ -158,57 +147,6 @@ def test_without_an_images_folder_every_image_is_missing_and_says_so(small_fashi
         val.path("nobody")
 
 
-# ------------------------------------------------------------------ incomplete data
-@pytest.fixture
-def one_missing(small_fashioniq, write_image):
-    """dress/val with every image but dress-val-2, the target of the first of two queries."""
-    for i in (0, 1, 3, 4):
-        write_image(small_fashioniq / "images" / f"dress-val-{i}.png", i)
-    return load_benchmark("fashioniq", small_fashioniq, category="dress")
-
-
-def test_missing_images_stop_a_study_with_counts_and_the_parameter_that_allows_them(one_missing):
-    with pytest.raises(BenchmarkError) as error:
-        require_complete(one_missing)
-    for part in ("1 of 5 gallery images", "1 of 2 queries", "'dress-val-2'", "data.allow_missing"):
-        assert part in str(error.value)
-    require_complete(one_missing, allow_missing=True)
-
-
-def test_dropping_missing_images_counts_what_it_drops_and_marks_the_result(one_missing):
-    rest = drop_missing(one_missing)
-    assert [t.id for t in rest.triplets] == ["dress-val-1"]
-    assert rest.gallery == ["dress-val-0", "dress-val-1", "dress-val-3", "dress-val-4"]
-    assert (rest.complete, rest.dropped_queries, rest.dropped_images) == (False, 1, 1)
-    assert rest.missing == {}
-    with pytest.raises(BenchmarkError, match="known to be partial"):
-        require_complete(rest)
-
-
-def test_dropping_nothing_leaves_a_benchmark_complete(small_fashioniq, write_image):
-    for i in range(5):
-        write_image(small_fashioniq / "images" / f"dress-val-{i}.png")
-    val = load_benchmark("fashioniq", small_fashioniq, category="dress")
-    require_complete(val)
-    assert drop_missing(val) is val
-
-
-def test_a_missing_image_of_no_query_costs_a_gallery_entry_only(small_fashioniq, write_image):
-    for i in range(4):
-        write_image(small_fashioniq / "images" / f"dress-val-{i}.png")
-    rest = drop_missing(load_benchmark("fashioniq", small_fashioniq, category="dress"))
-    assert (rest.complete, rest.dropped_queries, rest.dropped_images) == (False, 0, 1)
-
-
-def test_images_marked_unusable_count_as_missing(one_missing):
-    marked = mark_unusable(one_missing, {"dress-val-1": "cannot be decoded", "elsewhere": "x"})
-    assert marked.missing["dress-val-1"] == "cannot be decoded"
-    assert "elsewhere" not in marked.images
-    assert [t.id for t in lost_queries(marked)] == ["dress-val-0", "dress-val-1"]
-    with pytest.raises(BenchmarkError, match="Nothing is left"):
-        drop_missing(marked)
-
-
 # ------------------------------------------------------------------ refusals
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
@@ -233,59 +171,14 @@ def test_unknown_names_are_refused_when_listing_categories(small_fashioniq):
 
 
 def test_a_missing_root_or_file_is_named(small_fashioniq, tmp_path):
-    with pytest.raises(BenchmarkError, match=r"No folder .*nowhere"):
+    with pytest.raises(BenchmarkError, match=r"No file .*nowhere"):
         load_benchmark("fashioniq", tmp_path / "nowhere")
     (small_fashioniq / "image_splits" / "split.dress.val.json").unlink()
     with pytest.raises(BenchmarkError, match=r"No file .*split\.dress\.val\.json: expected the image ids"):
         load_benchmark("fashioniq", small_fashioniq, category="dress")
     (small_fashioniq / "captions").rename(small_fashioniq / "texts")
-    with pytest.raises(BenchmarkError, match=r"No file .*captions/cap\.\*\.val\.json"):
+    with pytest.raises(BenchmarkError, match=r"No file .*captions/cap\.dress\.val\.json"):
         load_benchmark("fashioniq", small_fashioniq)
-
-
-def test_malformed_json_is_refused_with_its_line(small_fashioniq):
-    path = small_fashioniq / "captions" / "cap.dress.val.json"
-    path.write_text('[\n  {"candidate": "a",\n  oops}\n]')
-    with pytest.raises(BenchmarkError, match=r"cap\.dress\.val\.json, line 3: not valid JSON"):
-        load_benchmark("fashioniq", small_fashioniq)
-
-
-def test_a_file_that_is_not_text_is_refused(small_fashioniq):
-    (small_fashioniq / "captions" / "cap.dress.val.json").write_bytes(b"\xff\xfe\x00[")
-    with pytest.raises(BenchmarkError, match=r"cap\.dress\.val\.json: cannot be read as UTF-8"):
-        load_benchmark("fashioniq", small_fashioniq)
-
-
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        (
-            {"captions": "is blue"},
-            r"record 1: 'captions' must be a list of one or more texts, found 'is blue'",
-        ),
-        ({"captions": []}, r"record 1: 'captions' must be a list of one or more texts"),
-        ({"captions": ["is blue", None]}, r"record 1: 'captions' must be"),
-        ({"target": None}, r"record 1: 'target' must be a non-empty text, found None"),
-        ({"candidate": 7}, r"record 1: 'candidate' must be a non-empty text, found 7"),
-    ],
-)
-def test_a_record_of_the_wrong_shape_is_refused_with_file_index_and_key(small_fashioniq, change, sentence):
-    path = small_fashioniq / "captions" / "cap.dress.val.json"
-    records = json.loads(path.read_text())
-    records[1].update(change)
-    path.write_text(json.dumps(records))
-    with pytest.raises(BenchmarkError, match=r"cap\.dress\.val\.json, " + sentence):
-        load_benchmark("fashioniq", small_fashioniq)
-
-
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_a_record_without_a_target_is_refused_where_targets_are_public(small_fashioniq, split):
-    path = small_fashioniq / "captions" / f"cap.dress.{split}.json"
-    records = json.loads(path.read_text())
-    del records[0]["target"]
-    path.write_text(json.dumps(records))
-    with pytest.raises(BenchmarkError, match="record 0: no key 'target'"):
-        load_benchmark("fashioniq", small_fashioniq, split=split)
 
 
 def test_test_records_have_all_a_target_or_none(small_fashioniq):
@@ -295,52 +188,3 @@ def test_test_records_have_all_a_target_or_none(small_fashioniq):
     path.write_text(json.dumps(records))
     with pytest.raises(BenchmarkError, match="some records have a 'target' and some do not"):
         load_benchmark("fashioniq", small_fashioniq, split="test")
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "sentence"),
-    [
-        ("captions/cap", {"a": 1}, "expected a list of objects, found an object"),
-        ("captions/cap", ["a"], "record 0: expected an object, found a text"),
-        ("image_splits/split", {"a": "b"}, "expected a list of image ids, found an object"),
-        ("image_splits/split", ["a", 3], r"record 1: expected an image id \(non-empty text\), found 3"),
-        ("image_splits/split", ["a", "b", "a", "b"], "2 image ids appear more than once, the first is 'a'"),
-        ("image_splits/split", [], "the gallery is empty"),
-    ],
-)
-def test_a_file_of_the_wrong_shape_is_refused(small_fashioniq, write_json, name, content, sentence):
-    write_json(small_fashioniq / f"{name}.dress.val.json", content)
-    with pytest.raises(BenchmarkError, match=sentence):
-        load_benchmark("fashioniq", small_fashioniq)
-
-
-@pytest.mark.parametrize(("gone", "role"), [(0, "reference"), (2, "target")])
-def test_an_image_outside_the_gallery_is_refused_with_the_first_query_and_the_count(
-    small_fashioniq: Path, write_json, gone, role
-):
-    rest = [f"dress-val-{i}" for i in range(5) if i != gone]
-    write_json(small_fashioniq / "image_splits" / "split.dress.val.json", rest)
-    with pytest.raises(BenchmarkError, match=rf"1 {role}s are not .*'dress-val-{gone}' of query 'dress-val-0'"):
-        load_benchmark("fashioniq", small_fashioniq)
-
-
-def test_a_query_whose_target_is_its_reference_is_refused(small_fashioniq, write_json):
-    query = {"candidate": "dress-val-0", "target": "dress-val-0", "captions": ["is blue"]}
-    write_json(small_fashioniq / "captions" / "cap.dress.val.json", [query])
-    with pytest.raises(BenchmarkError, match="1 queries have their own reference as a target"):
-        load_benchmark("fashioniq", small_fashioniq)
-
-
-@pytest.mark.parametrize("image", ["../a", "a/b", "a\\b", "a\0", "..", "x" * 201, "\ud800x"])
-def test_an_image_id_that_is_no_file_name_is_refused(small_fashioniq, write_json, image):
-    write_json(small_fashioniq / "image_splits" / "split.dress.val.json", ["dress-val-0", image])
-    with pytest.raises(BenchmarkError, match=r"split\.dress\.val\.json, record 1: image id .* is no file name"):
-        load_benchmark("fashioniq", small_fashioniq, category="dress")
-
-
-def test_a_file_without_queries_and_one_nested_too_deep_are_refused(small_fashioniq):
-    file = small_fashioniq / "captions" / "cap.dress.val.json"
-    for content, said in (("[]", "holds no query"), ("[" * 100_000, "nested too deep|not valid JSON")):
-        file.write_text(content)
-        with pytest.raises(BenchmarkError, match=rf"cap\.dress\.val\.json.*({said})"):
-            load_benchmark("fashioniq", small_fashioniq, category="dress")

@@ -6,67 +6,64 @@ import hashlib
 import json
 import re
 
-import httpx
+import pooch
 import pytest
 
 from cirlib.benchmarks import BenchmarkError, fashioniq_files
-from cirlib.benchmarks.fashioniq_files import changed_files, fetch_annotations, published, read_links
+from cirlib.benchmarks.fashioniq_files import fetch_annotations, published_files, read_links
 
 CONTENT = {"captions/cap.dress.val.json": b"[]", "image_url/broken_links/a.jpg": b"picture"}
 
 
 @pytest.fixture
-def small_publication(tmp_path, monkeypatch):
-    """Two published files on two servers; a dictionary stands for what the servers have."""
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENT.items()}
-    sources = {
-        "annotations": {"base": "https://one/", "files": {k: v for k, v in digests.items() if k[0] == "c"}},
-        "links": {"base": "https://two/", "files": {k: v for k, v in digests.items() if k[0] == "i"}},
-    }
+def publication(httpserver, tmp_path, monkeypatch):
+    """Two published files on two servers."""
+    sources = {}
+    for name, content in CONTENT.items():
+        place = name.split("/")[0]
+        httpserver.expect_request(f"/{place}/{name}").respond_with_data(content)
+        files = {name: hashlib.sha256(content).hexdigest()}
+        sources[place] = {"base": httpserver.url_for(f"/{place}/"), "files": files}
     (tmp_path / "published.json").write_text(json.dumps(sources))
     monkeypatch.setattr(fashioniq_files, "PUBLISHED", tmp_path / "published.json")
-    return {"https://one/captions/cap.dress.val.json": b"[]", "https://two/image_url/broken_links/a.jpg": b"picture"}
+    return httpserver
 
 
-def test_files_that_are_not_there_are_fetched_once(small_publication, tmp_path):
-    asked = []
-
-    def fetch(url: str) -> bytes:
-        asked.append(url)
-        return small_publication[url]
-
-    fetch_annotations(tmp_path / "raw", fetch)
-    fetch_annotations(tmp_path / "raw", fetch)
-    assert asked == list(small_publication)
+def test_files_that_are_not_there_are_fetched_once(publication, tmp_path):
+    fetch_annotations(tmp_path / "raw")
+    fetch_annotations(tmp_path / "raw")
     assert {name: (tmp_path / "raw" / name).read_bytes() for name in CONTENT} == CONTENT
+    assert len(publication.log) == 2
 
 
-def test_another_content_than_the_published_is_refused_and_not_kept(small_publication, tmp_path):
-    with pytest.raises(BenchmarkError, match=r"https://one/captions/cap\.dress\.val\.json has the SHA-256"):
-        fetch_annotations(tmp_path / "raw", lambda url: b"[1]")
-    assert not list((tmp_path / "raw").rglob("*.json*"))
+def test_what_is_there_is_left_as_it_is(publication, tmp_path):
+    mine = tmp_path / "captions" / "cap.dress.val.json"
+    mine.parent.mkdir()
+    mine.write_text("[1]")
+    fetch_annotations(tmp_path)
+    assert mine.read_text() == "[1]"
 
 
-def test_a_file_that_cannot_be_had_is_named_with_the_way_out(small_publication, tmp_path):
-    def fetch(url: str) -> bytes:
-        raise httpx.ConnectError(f"{url} could not be fetched: no route")
+def test_another_content_than_the_published_is_refused_and_not_kept(publication, tmp_path):
+    publication.clear_all_handlers()
+    publication.expect_request(re.compile(".*")).respond_with_data(b"[1]")
+    with pytest.raises(BenchmarkError, match=r"captions/cap\.dress\.val\.json could not be fetched: SHA256 hash"):
+        fetch_annotations(tmp_path / "raw")
+    assert not [path for path in (tmp_path / "raw").rglob("*") if path.is_file()]
 
-    with pytest.raises(BenchmarkError, match=r"no route\. Put FashionIQ's captions/cap\.dress\.val\.json into"):
-        fetch_annotations(tmp_path, fetch)
 
-
-def test_files_that_differ_from_the_published_are_named(small_publication, tmp_path):
-    fetch_annotations(tmp_path, small_publication.__getitem__)
-    assert changed_files(tmp_path) == []
-    (tmp_path / "captions" / "cap.dress.val.json").write_text("[ ]")
-    assert changed_files(tmp_path) == ["captions/cap.dress.val.json"]
+def test_a_file_that_cannot_be_had_is_named_with_the_way_out(publication, tmp_path):
+    publication.clear_all_handlers()
+    publication.expect_request(re.compile(".*")).respond_with_data(status=404)
+    with pytest.raises(BenchmarkError, match=r"404.*Put FashionIQ's captions/cap\.dress\.val\.json into"):
+        fetch_annotations(tmp_path)
 
 
 def test_the_real_files_are_the_published_ones(real_data):
     root = real_data("fashioniq")
-    names = [name for name, _, _ in published()]
-    assert len(names) == 34 and all((root / name).is_file() for name in names)
-    assert changed_files(root) == []
+    registry = published_files(root).registry
+    assert len(registry) == 34
+    assert {name: pooch.file_hash(str(root / name)) for name in registry} == registry
 
 
 def test_every_real_image_has_a_link(real_data):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cirlib.benchmarks import BenchmarkError
 from cirlib.benchmarks.garments import Catalogue, Garment, draw_garments, plan_catalogue, render_garment
 from cirlib.benchmarks.garments.attributes import (
     ATTRIBUTES,
@@ -22,16 +23,12 @@ from cirlib.benchmarks.garments.attributes import (
     visible,
 )
 from cirlib.benchmarks.garments.captions import PHRASES, Caption, edit_captions, full_caption
+from cirlib.study.parameters import Drawing
 
-COUNTS = {
-    "train_triplets": 10,
-    "val_queries": 6,
-    "gallery_size": 13,
-    "alignment_pairs": 7,
-    "pretraining_pairs": 5,
-    "family_size": 6,
-}
-SMALL = {**COUNTS, "image_size": 48}
+SIZES = Drawing(
+    train_triplets=10, val_queries=6, gallery_size=13, alignment_pairs=7, pretraining_pairs=5, family_size=6
+)
+SIDE = 48
 IMAGES = 3 * (12 + 13) + 7 + 5  # train images: one a triplet, in whole families
 
 
@@ -48,15 +45,14 @@ def read(path: Path) -> list | dict:
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("garments")
-    draw_garments(root, **SMALL, workers=1)
+    draw_garments(root, SIZES, image_size=SIDE, workers=1)
     return root
 
 
 @pytest.fixture(scope="module")
 def plan() -> Catalogue:
-    return plan_catalogue(
-        train_triplets=250, val_queries=100, gallery_size=250, alignment_pairs=300, pretraining_pairs=300
-    )
+    counts = {"train_triplets": 250, "val_queries": 100, "gallery_size": 250}
+    return plan_catalogue(Drawing(**counts, alignment_pairs=300, pretraining_pairs=300))
 
 
 def edits(plan: Catalogue) -> list[tuple[Garment, Garment, tuple[Caption, Caption]]]:
@@ -109,24 +105,24 @@ def test_train_val_and_pairs_share_no_image(drawn: Path) -> None:
 
 
 def test_files_do_not_depend_on_the_number_of_workers(drawn: Path, tmp_path: Path) -> None:
-    draw_garments(tmp_path, **SMALL, workers=2)
+    draw_garments(tmp_path, SIZES, image_size=SIDE, workers=2)
     assert contents(tmp_path) == contents(drawn)
 
 
 def test_another_seed_gives_other_images_and_captions() -> None:
-    first, second = plan_catalogue(**COUNTS, seed=0), plan_catalogue(**COUNTS, seed=1)
-    assert not {drawing.id for drawing in first.drawings} & {drawing.id for drawing in second.drawings}
+    first, second = plan_catalogue(SIZES, seed=0), plan_catalogue(SIZES, seed=1)
+    assert not {image.id for image in first.images} & {image.id for image in second.images}
     assert edits(first) != edits(second)
 
 
 def test_a_finished_catalogue_is_left_as_it_is(drawn: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in drawn.rglob("*")}
-    draw_garments(drawn, **SMALL)
+    draw_garments(drawn, SIZES, image_size=SIDE)
     assert {path: path.stat().st_mtime_ns for path in drawn.rglob("*")} == before
 
 
 def test_a_killed_run_is_completed(drawn: Path, tmp_path: Path) -> None:
-    draw_garments(tmp_path, **SMALL, workers=1)
+    draw_garments(tmp_path, SIZES, image_size=SIDE, workers=1)
     images = sorted((tmp_path / "images").iterdir())
     images[0].unlink()
     images[1].write_bytes(images[1].read_bytes()[:300])
@@ -135,41 +131,40 @@ def test_a_killed_run_is_completed(drawn: Path, tmp_path: Path) -> None:
     (tmp_path / "captions" / "cap.dress.val.json").write_text("[")
     (tmp_path / "drawn.json").unlink()
     whole = images[4].stat().st_mtime_ns
-    draw_garments(tmp_path, **SMALL, workers=1)
+    draw_garments(tmp_path, SIZES, image_size=SIDE, workers=1)
     assert contents(tmp_path) == contents(drawn)
     assert images[4].stat().st_mtime_ns == whole
 
 
 def test_a_finished_catalogue_that_lost_an_image_gets_it_back(drawn: Path, tmp_path: Path) -> None:
-    draw_garments(tmp_path, **SMALL, workers=1)
+    draw_garments(tmp_path, SIZES, image_size=SIDE, workers=1)
     next((tmp_path / "images").iterdir()).unlink()
-    draw_garments(tmp_path, **SMALL, workers=1)
+    draw_garments(tmp_path, SIZES, image_size=SIDE, workers=1)
     assert contents(tmp_path) == contents(drawn)
 
 
 def test_other_arguments_replace_the_catalogue(drawn: Path, tmp_path: Path) -> None:
-    draw_garments(tmp_path, **{**SMALL, "image_size": 32, "gallery_size": 14}, workers=1)
-    draw_garments(tmp_path, **SMALL, workers=1)
+    draw_garments(tmp_path, SIZES.model_copy(update={"gallery_size": 14}), image_size=32, workers=1)
+    draw_garments(tmp_path, SIZES, image_size=SIDE, workers=1)
     assert contents(tmp_path) == contents(drawn)
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"train_triplets": 0}, "train_triplets must be at least 1, got 0"),
-        ({"alignment_pairs": -3}, "alignment_pairs must be at least 1, got -3"),
-        ({"family_size": 1}, "family_size must be between 2 and 50, got 1"),
-        ({"family_size": 51}, "family_size must be between 2 and 50, got 51"),
-        ({"gallery_size": 1}, "gallery_size must be at least 2"),
-        ({"image_size": 8}, "image_size must be at least 32 pixels, got 8"),
-        ({"seed": -1}, "seed must not be negative, got -1"),
+        ({"family_size": 51}, "family_size must be at most 50, got 51"),
+        ({"gallery_size": 1}, "gallery_size must be at least 2, got 1"),
+        ({"image_size": 8}, "image_size must be at least 32, got 8"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"workers": 0}, "workers must be at least 1, got 0"),
         ({"val_queries": 500}, "500 val queries do not fit: 13 dress images"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_written(tmp_path: Path, wrong: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
-        draw_garments(tmp_path, **{**SMALL, **wrong})
+    sizes = SIZES.model_copy(update={name: value for name, value in wrong.items() if hasattr(SIZES, name)})
+    options = {name: value for name, value in wrong.items() if not hasattr(SIZES, name)}
+    with pytest.raises(BenchmarkError, match=re.escape(message)):
+        draw_garments(tmp_path, sizes, **options)
     assert not list(tmp_path.iterdir())
 
 
@@ -177,7 +172,7 @@ def test_a_folder_with_other_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "B008BHCT58.jpg").write_bytes(b"a photo")
     with pytest.raises(ValueError, match="holds other images"):
-        draw_garments(tmp_path, **SMALL)
+        draw_garments(tmp_path, SIZES, image_size=SIDE)
     assert [path.name for path in (tmp_path / "images").iterdir()] == ["B008BHCT58.jpg"]
 
 
@@ -186,7 +181,7 @@ def test_a_folder_with_other_images_is_refused(tmp_path: Path) -> None:
 
 def test_no_two_images_of_a_gallery_have_the_same_attributes(plan: Catalogue) -> None:
     for collection in plan.collections:
-        garments = [drawing.garment for drawing in collection.drawings]
+        garments = [image.garment for image in collection.images]
         assert len(set(garments)) == len(garments)
         assert {garment.category for garment in garments} == {collection.category}
 
@@ -212,13 +207,13 @@ def test_queries_use_many_images_on_both_sides(plan: Catalogue) -> None:
 
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_small_families_still_give_queries(size: int) -> None:
-    counts = {**COUNTS, "family_size": size, "train_triplets": 12, "gallery_size": 24, "val_queries": 8}
-    assert len(edits(plan_catalogue(**counts))) == 3 * (12 + 8)
+    counts = {"family_size": size, "train_triplets": 12, "gallery_size": 24, "val_queries": 8}
+    assert len(edits(plan_catalogue(SIZES.model_copy(update=counts)))) == 3 * (12 + 8)
 
 
 def test_the_second_colour_counts_only_where_it_shows(plan: Catalogue) -> None:
-    for drawing in plan.drawings:
-        garment = drawing.garment
+    for image in plan.images:
+        garment = image.garment
         assert (garment.second_colour is None) == (garment.pattern == "plain" and garment.graphic == "none")
         assert garment.second_colour is None or contrasting(garment.colour, garment.second_colour)
 
@@ -334,7 +329,7 @@ def test_captions_are_lower_case_and_clean(plan: Catalogue) -> None:
 
 def test_full_captions_describe_their_garment(plan: Catalogue) -> None:
     for pair in (pair for pairs in plan.pairs.values() for pair in pairs):
-        garment, caption = pair.drawing.garment, pair.caption
+        garment, caption = pair.image.garment, pair.caption
         for name in ("sleeves", "neckline", "length", "extra", "fit"):
             expected = {getattr(garment, name)} if name in caption.mentions else set()
             assert said(without_colours(caption.text), name) == expected, caption.text
@@ -344,8 +339,8 @@ def test_full_captions_describe_their_garment(plan: Catalogue) -> None:
 def test_full_captions_sometimes_omit_and_mostly_name(plan: Catalogue) -> None:
     mentions = [len(pair.caption.mentions) for pair in plan.pairs["alignment"]]
     assert min(mentions) < 5 < np.mean(mentions)
-    caption = full_caption(np.random.default_rng(3), plan.drawings[0].garment)
-    assert caption == full_caption(np.random.default_rng(3), plan.drawings[0].garment)
+    caption = full_caption(np.random.default_rng(3), plan.images[0].garment)
+    assert caption == full_caption(np.random.default_rng(3), plan.images[0].garment)
 
 
 # ---- pictures ----

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from cirlib.benchmarks import BenchmarkError
-from cirlib.benchmarks.base import scan_images
+from cirlib.benchmarks.image_files import scan_images
 from cirlib.benchmarks.image_sources import take_images
 
 WANTED = ["a", "b", "c"]

@@ -19,16 +19,17 @@ from cirlib.benchmarks.garments import draw_garments
 from cirlib.models.devices import DTYPES, best_device, dtype_of, precision_here
 from cirlib.models.image_encoding import encode_images
 from cirlib.models.mini import MiniVision
+from cirlib.study.parameters import Drawing
 from cirlib.study.pictures import open_rgb
 
 SIDE, DEVICE, CORES = 160, best_device(), os.cpu_count() or 1
-COUNTS = {"train_triplets": 60, "val_queries": 20, "gallery_size": 100, "alignment_pairs": 1, "pretraining_pairs": 1}
+SIZES = Drawing(train_triplets=60, val_queries=20, gallery_size=100, alignment_pairs=1, pretraining_pairs=1)
 
 
 def draw(root: Path, workers: int) -> dict[str, Path]:
     """Some hundred drawn garments, id → file, in place of what was there."""
     shutil.rmtree(root, ignore_errors=True)
-    draw_garments(root, **COUNTS, family_size=25, image_size=SIDE, workers=workers)
+    draw_garments(root, SIZES, image_size=SIDE, workers=workers)
     return {file.stem: file for file in sorted((root / "images").iterdir())}
 
 

@@ -21,9 +21,9 @@ from transformers import AutoTokenizer, Blip2QFormerConfig, Blip2VisionConfig, B
 
 from cirlib.models.devices import best_device, dtype_of
 from cirlib.models.feature_store import FeatureStore, build_store
-from cirlib.models.image_encoding import encode_images
-from cirlib.models.live_features import LiveFeatures
-from cirlib.models.mini import MiniVision, minilm_folder
+from cirlib.models.image_encoding import LiveFeatures, encode_images
+from cirlib.models.mini import MiniVision
+from cirlib.models.weights import minilm_folder
 from cirlib.models.qformer import QFormerComposer, QFormerSettings, mini_qformer
 
 BATCH, IMAGES, SIDE = 64, 512, 160
@@ -39,10 +39,11 @@ def vision() -> MiniVision:
 def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Drawn garments, as the study has them."""
     from cirlib.benchmarks.garments import draw_garments
+    from cirlib.study.parameters import Drawing
 
     root = tmp_path_factory.mktemp("drawn")
-    counts = {"train_triplets": 100, "val_queries": 20, "gallery_size": 100, "alignment_pairs": 1}
-    draw_garments(root, **counts, pretraining_pairs=1, family_size=25, image_size=SIDE)
+    sizes = Drawing(train_triplets=100, val_queries=20, gallery_size=100, alignment_pairs=1, pretraining_pairs=1)
+    draw_garments(root, sizes, image_size=SIDE)
     files = sorted((root / "images").iterdir())[:IMAGES]
     return {file.stem: file for file in files}
 

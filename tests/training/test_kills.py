@@ -134,9 +134,12 @@ def test_training_mining_and_writing_results(bare_rehearsal, tmp_path):
 
 DRAWER = """
 import sys
+from pathlib import Path
 from cirlib.benchmarks.garments import draw_garments
-draw_garments(sys.argv[1], train_triplets=900, val_queries=100, gallery_size=200, alignment_pairs=900,
-              pretraining_pairs=900, family_size=8, image_size=64, seed=0, workers=2)
+from cirlib.study.parameters import Drawing
+sizes = Drawing(train_triplets=900, val_queries=100, gallery_size=200, alignment_pairs=900, pretraining_pairs=900,
+                family_size=8)
+draw_garments(Path(sys.argv[1]), sizes, image_size=64, seed=0, workers=2)
 """
 
 

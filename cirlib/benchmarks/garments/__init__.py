@@ -2,7 +2,7 @@
 
 from cirlib.benchmarks.garments.attributes import Garment
 from cirlib.benchmarks.garments.catalogue import Catalogue, plan_catalogue
+from cirlib.benchmarks.garments.catalogue_files import draw_garments
 from cirlib.benchmarks.garments.drawing import render_garment
-from cirlib.benchmarks.garments.files import draw_garments
 
 __all__ = ["Catalogue", "Garment", "draw_garments", "plan_catalogue", "render_garment"]

@@ -97,24 +97,40 @@ _values_of = attrgetter(*ATTRIBUTES)
 
 
 def pick(rng: np.random.Generator, options: Sequence[T]) -> T:
-    """One of the options, each equally likely."""
+    """One of the options, each equally likely.
+
+    >>> pick(np.random.default_rng(0), ("red",))
+    'red'
+    """
     return options[int(rng.integers(len(options)))]
 
 
 def luminance(colour: str) -> float:
-    """How bright a palette colour looks, 0 to 255 (Rec. 601 weights)."""
+    """How bright a palette colour looks, 0 to 255 (Rec. 601 weights).
+
+    >>> luminance("white") > luminance("navy")
+    True
+    """
     red, green, blue = PALETTE[colour]
     return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
 def contrasting(first: str, second: str) -> bool:
-    """True where the two palette colours are easy to tell apart when one is drawn on the other."""
+    """True where the two palette colours are easy to tell apart when one is drawn on the other.
+
+    >>> contrasting("white", "navy"), contrasting("navy", "navy")
+    (True, False)
+    """
     distance = math.dist(PALETTE[first], PALETTE[second])
     return distance > 110 and abs(luminance(first) - luminance(second)) > 25
 
 
 def random_garment(rng: np.random.Generator, category: str) -> Garment:
-    """A garment of this category with every attribute drawn at random; the second colour is always set."""
+    """A garment of this category with every attribute drawn at random; the second colour is always set.
+
+    >>> random_garment(np.random.default_rng(0), "dress").category
+    'dress'
+    """
     while True:
         values = {name: pick(rng, VALUES[category][name]) for name in ATTRIBUTES}
         if contrasting(values["colour"], values["second_colour"]):
@@ -122,12 +138,20 @@ def random_garment(rng: np.random.Generator, category: str) -> Garment:
 
 
 def visible(garment: Garment) -> Garment:
-    """The garment without a second colour where neither a pattern nor a graphic shows it."""
+    """The garment without a second colour where neither a pattern nor a graphic shows it.
+
+    >>> visible(replace(garment, pattern="plain", graphic="none")).second_colour is None
+    True
+    """
     hidden = garment.pattern == "plain" and garment.graphic == "none"
     return replace(garment, second_colour=None) if hidden else garment
 
 
 def difference(reference: Garment, target: Garment) -> frozenset[str]:
-    """Names of the attributes in which the two garments differ."""
+    """Names of the attributes in which the two garments differ.
+
+    >>> difference(garment, replace(garment, length="other"))
+    frozenset({'length'})
+    """
     both = zip(ATTRIBUTES, _values_of(reference), _values_of(target), strict=True)
     return frozenset(name for name, old, new in both if old != new)

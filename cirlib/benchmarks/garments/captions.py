@@ -104,6 +104,11 @@ def edit_captions(rng: np.random.Generator, reference: Garment, target: Garment)
 
     Together they name every changed attribute, and each one's new value exactly at least once; neither
     claims a change that did not happen. Raises ValueError where the two garments do not differ.
+
+    >>> from dataclasses import replace
+    >>> other = replace(garment, colour="white" if garment.colour != "white" else "red")
+    >>> edit_captions(np.random.default_rng(0), garment, other)[0].mentions
+    frozenset({'colour'})
     """
     units = _units(reference, target)
     if not units:
@@ -244,7 +249,11 @@ def _join(rng: np.random.Generator, phrases: list[Phrase], category: str) -> str
 
 
 def full_caption(rng: np.random.Generator, garment: Garment) -> Caption:
-    """A description of one (visible) garment; most attributes are named, some are left out."""
+    """A description of one (visible) garment; most attributes are named, some are left out.
+
+    >>> garment.colour in full_caption(np.random.default_rng(1), garment).text
+    True
+    """
     named = [name for name in ATTRIBUTES if rng.random() < 0.85 and _speakable(garment, name)]
     if not set(named) & {"pattern", "graphic"} and "second_colour" in named:
         named.remove("second_colour")

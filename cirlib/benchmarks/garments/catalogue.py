@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from cirlib.benchmarks.base import BenchmarkError
 from cirlib.benchmarks.garments.attributes import (
     ATTRIBUTES,
     CATEGORIES,
@@ -24,6 +25,7 @@ from cirlib.benchmarks.garments.attributes import (
     visible,
 )
 from cirlib.benchmarks.garments.captions import Caption, edit_captions, full_caption
+from cirlib.study.parameters import Drawing
 
 SPLITS = ("train", "val")
 PAIR_SETS = ("alignment", "pretraining")
@@ -37,7 +39,7 @@ MAX_FAMILY = 50  # a family varies few values: larger ones could run out of garm
 
 
 @dataclass(frozen=True)
-class Drawing:
+class CatalogueImage:
     """One image of the catalogue: its id, what it shows, and the seed of everything else in it."""
 
     id: str
@@ -46,11 +48,11 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Query:
-    """An edit from one drawing to another, in two sentences."""
+class CatalogueQuery:
+    """An edit from one image to another, in two sentences."""
 
-    reference: Drawing
-    target: Drawing
+    reference: CatalogueImage
+    target: CatalogueImage
     captions: tuple[Caption, Caption]
 
 
@@ -60,15 +62,15 @@ class Collection:
 
     category: str
     split: str
-    drawings: list[Drawing]
-    queries: list[Query]
+    images: list[CatalogueImage]
+    queries: list[CatalogueQuery]
 
 
 @dataclass(frozen=True)
 class Pair:
     """An image and a whole description of it."""
 
-    drawing: Drawing
+    image: CatalogueImage
     caption: Caption
 
 
@@ -80,35 +82,33 @@ class Catalogue:
     pairs: dict[str, list[Pair]]
 
     @property
-    def drawings(self) -> list[Drawing]:
+    def images(self) -> list[CatalogueImage]:
         """Every image, each once."""
-        listed = [drawing for collection in self.collections for drawing in collection.drawings]
-        return listed + [pair.drawing for pairs in self.pairs.values() for pair in pairs]
+        listed = [image for collection in self.collections for image in collection.images]
+        return listed + [pair.image for pairs in self.pairs.values() for pair in pairs]
 
 
-def plan_catalogue(
-    *,
-    train_triplets: int,
-    val_queries: int,
-    gallery_size: int,
-    alignment_pairs: int,
-    pretraining_pairs: int,
-    family_size: int = 25,
-    seed: int = 0,
-) -> Catalogue:
+def plan_catalogue(sizes: Drawing, *, seed: int = 0) -> Catalogue:
     """What `draw_garments` would draw: every garment, query and caption, without a picture or a file.
 
-    Train has one image a triplet, rounded up to whole families. Raises ValueError where the images of a
-    split give too few pairs for its queries.
+    Train has one image a triplet, rounded up to whole families.
+
+    Raises:
+        BenchmarkError: the images of a split give too few pairs for its queries.
+
+    >>> sizes = Drawing(train_triplets=2, val_queries=1, gallery_size=3, alignment_pairs=1, pretraining_pairs=1)
+    >>> len(plan_catalogue(sizes).images)
+    86
     """
-    train_images = -(-train_triplets // family_size) * family_size
-    sizes = {"train": (train_images, train_triplets), "val": (gallery_size, val_queries)}
+    family = sizes.family_size
+    train_images = -(-sizes.train_triplets // family) * family
+    counts = {"train": (train_images, sizes.train_triplets), "val": (sizes.gallery_size, sizes.val_queries)}
     collections = [
-        _collection(category, split, *sizes[split], family_size, seed)
+        _collection(category, split, *counts[split], family, seed)
         for category, split in itertools.product(CATEGORIES, SPLITS)
     ]
-    counts = dict(zip(PAIR_SETS, (alignment_pairs, pretraining_pairs), strict=True))
-    return Catalogue(collections, {name: _pairs(name, count, seed) for name, count in counts.items()})
+    pairs = zip(PAIR_SETS, (sizes.alignment_pairs, sizes.pretraining_pairs), strict=True)
+    return Catalogue(collections, {name: _pairs(name, count, seed) for name, count in pairs})
 
 
 def _random(seed: int, stream: str, *place: int) -> np.random.Generator:
@@ -119,25 +119,25 @@ def _collection(category: str, split: str, size: int, queries: int, family_size:
     code = CATEGORIES.index(category)
     families = _families(_random(seed, split, code), category, size, family_size)
     garments = [garment for family in families for garment in family]
-    drawings = [_drawing(garment, (seed, STREAMS[split], code, i)) for i, garment in enumerate(garments)]
+    images = [_catalogue_image(garment, (seed, STREAMS[split], code, i)) for i, garment in enumerate(garments)]
     pairs = list(itertools.islice(_spread_pairs(_random(seed, split, code, size), families), queries))
     if len(pairs) < queries:
-        raise ValueError(
+        raise BenchmarkError(
             f"{queries} {split} queries do not fit: {size} {category} images in families of {family_size} "
-            f"give only {len(pairs)} pairs at most {MAX_EDITS} attributes apart"
+            f"give only {len(pairs)} pairs at most {MAX_EDITS} attributes apart."
         )
     rng = _random(seed, split, code, size, queries)
-    return Collection(category, split, drawings, [_query(rng, drawings[i], drawings[j]) for i, j in pairs])
+    return Collection(category, split, images, [_query(rng, images[i], images[j]) for i, j in pairs])
 
 
-def _drawing(garment: Garment, seed: tuple[int, ...]) -> Drawing:
+def _catalogue_image(garment: Garment, seed: tuple[int, ...]) -> CatalogueImage:
     """The id comes from all that the picture depends on but its size."""
     digest = hashlib.sha256(repr((VERSION, seed, garment)).encode()).digest()
-    return Drawing("G" + b32encode(digest).decode()[:9], garment, seed)
+    return CatalogueImage("G" + b32encode(digest).decode()[:9], garment, seed)
 
 
-def _query(rng: np.random.Generator, reference: Drawing, target: Drawing) -> Query:
-    return Query(reference, target, edit_captions(rng, reference.garment, target.garment))
+def _query(rng: np.random.Generator, reference: CatalogueImage, target: CatalogueImage) -> CatalogueQuery:
+    return CatalogueQuery(reference, target, edit_captions(rng, reference.garment, target.garment))
 
 
 def _families(rng: np.random.Generator, category: str, size: int, family_size: int) -> list[list[Garment]]:
@@ -211,5 +211,5 @@ def _pairs(name: str, count: int, seed: int) -> list[Pair]:
         place = (seed, STREAMS[name], i)
         rng = _random(seed, name, i, 1)
         garment = visible(random_garment(rng, CATEGORIES[i % len(CATEGORIES)]))
-        pairs.append(Pair(_drawing(garment, place), full_caption(rng, garment)))
+        pairs.append(Pair(_catalogue_image(garment, place), full_caption(rng, garment)))
     return pairs

@@ -31,19 +31,33 @@ class Dye:
 
 
 def mix_dye(garment: Garment, rng: np.random.Generator) -> Dye:
-    """This picture's shades of the garment's two colours."""
+    """This picture's shades of the garment's two colours.
+
+    >>> len(mix_dye(garment, np.random.default_rng(0)).main)
+    3
+    """
     main = jitter(rng, PALETTE[garment.colour])
     second = jitter(rng, PALETTE[garment.second_colour or garment.colour])
     return Dye(main, second, _dark(main), mix(main, (20, 18, 26), 0.72))
 
 
 def band(y0: float, y1: float, x0: float = -1.7, x1: float = 1.7) -> Points:
-    """A rectangle between two heights."""
+    """A rectangle between two heights.
+
+    >>> band(0, 1).shape
+    (4, 2)
+    """
     return np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
 
 
 def weave(garment: Garment, cut: Cut, dye: Dye, sheet: Sheet, rng: np.random.Generator) -> Image.Image:
-    """A canvas of this garment's fabric, patterned wherever the garment may be."""
+    """A canvas of this garment's fabric, patterned wherever the garment may be.
+
+    >>> from cirlib.benchmarks.garments.drawing import cut_garment, lay_out
+    >>> cut, rng = cut_garment(garment, 1.0), np.random.default_rng(0)
+    >>> weave(garment, cut, mix_dye(garment, rng), lay_out(cut, rng, 64), rng).size
+    (64, 64)
+    """
     image = Image.new("RGB", (sheet.side, sheet.side), dye.main)
     grain, phase = rng.uniform(0.88, 1.14), rng.uniform(0, 1)
     kind, grid = garment.pattern, partial(_rows_and_columns, cut.extent, phase=phase)

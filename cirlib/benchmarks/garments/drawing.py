@@ -9,17 +9,10 @@ from PIL import Image, ImageChops, ImageDraw
 
 from cirlib.benchmarks.garments.attributes import Garment
 from cirlib.benchmarks.garments.cloth import Dye, mix_dye, weave
-from cirlib.benchmarks.garments.scene import cast_shadow, grade, lay_background, scatter_clutter, shine
+from cirlib.benchmarks.garments.scene import cast_shadow, grade, lay_background, shine
 from cirlib.benchmarks.garments.shapes import Cut, cut_garment, mirrored
 from cirlib.benchmarks.garments.sheet import Sheet, lay_out, mix
-from cirlib.benchmarks.garments.trims import (
-    print_graphic,
-    sew_front,
-    sew_neck,
-    sew_on_top,
-    sew_ruffle,
-    sew_seams,
-)
+from cirlib.benchmarks.garments.trims import sew_trims
 
 
 def _sew(
@@ -36,14 +29,7 @@ def _sew(
     draw = ImageDraw.Draw(image)
     sheet.polygon(draw, cut.back, mix(dye.main, (14, 12, 20), 0.45))
     sheet.polygon(ImageDraw.Draw(mask), cut.back, 255)
-    if garment.extra == "ruffle":
-        sew_ruffle(cut, dye, sheet, draw, ImageDraw.Draw(mask))
-    sew_seams(garment, cut, dye, sheet, draw)
-    sheet.line(draw, np.concatenate([cut.body, cut.body[:1]]), dye.outline, 0.016)
-    sew_front(garment, cut, dye, sheet, draw)
-    print_graphic(garment, cut, dye, sheet, draw)
-    sew_on_top(garment, cut, dye, sheet, draw)
-    sew_neck(garment, cut, dye, sheet, draw)
+    sew_trims(garment, cut, dye, sheet, draw, ImageDraw.Draw(mask))
     return image, mask
 
 
@@ -60,12 +46,15 @@ def _sleeves(cut: Cut, dye: Dye, sheet: Sheet, image: Image.Image, body: Image.I
 
 
 def render_garment(garment: Garment, rng: np.random.Generator, size: int) -> Image.Image:
-    """A picture of this garment, size by size RGB; what is not in `garment` is drawn from `rng`."""
+    """A picture of this garment, size by size RGB; what is not in `garment` is drawn from `rng`.
+
+    >>> render_garment(garment, np.random.default_rng(0), 48).size
+    (48, 48)
+    """
     side = 2 * size
     cut = cut_garment(garment, np.deg2rad(rng.uniform(56, 72)))
     sheet, dye = lay_out(cut, rng, side), mix_dye(garment, rng)
-    scene = lay_background(rng, side)
-    scatter_clutter(ImageDraw.Draw(scene), rng, sheet)
+    scene = lay_background(rng, sheet)
     image, mask = (layer.reduce(2) for layer in _sew(garment, cut, dye, sheet, rng))
     image = ImageChops.hard_light(image, shine(cut, sheet, rng))
     scene = scene.reduce(2)

@@ -22,7 +22,18 @@ def _gradient(rng: np.random.Generator, first: Colour, second: Colour, side: int
     return Image.fromarray(ramp).resize((side, side), Image.Resampling.NEAREST)
 
 
-def lay_background(rng: np.random.Generator, side: int) -> Image.Image:
+def lay_background(rng: np.random.Generator, sheet: Sheet) -> Image.Image:
+    """What lies behind and beside the garment, on the sheet's canvas.
+
+    >>> lay_background(np.random.default_rng(0), Sheet(64, 1.0, np.eye(2), np.zeros(2), 0.5)).size
+    (64, 64)
+    """
+    scene = _backdrop(rng, sheet.side)
+    _scatter_clutter(ImageDraw.Draw(scene), rng, sheet)
+    return scene
+
+
+def _backdrop(rng: np.random.Generator, side: int) -> Image.Image:
     """Flat, shaded, wall and floor, planks, tiles, cloth or paper shapes, in calm colours."""
     first, second = (jitter(rng, BACKDROPS[i]) for i in rng.permutation(len(BACKDROPS))[:2])
     kind = int(rng.integers(7))
@@ -70,7 +81,7 @@ def _blobs(draw: ImageDraw.ImageDraw, rng: np.random.Generator, colour: Colour, 
         draw.ellipse(box, fill=colour) if rng.random() < 0.6 else draw.rectangle(box, fill=colour)
 
 
-def scatter_clutter(draw: ImageDraw.ImageDraw, rng: np.random.Generator, sheet: Sheet) -> None:
+def _scatter_clutter(draw: ImageDraw.ImageDraw, rng: np.random.Generator, sheet: Sheet) -> None:
     """Sometimes a hanger behind the garment, sometimes things that lie in a corner."""
     if rng.random() < 0.35:
         tone = WOOD if rng.random() < 0.5 else (58, 58, 64)
@@ -93,7 +104,13 @@ def _thing(draw: ImageDraw.ImageDraw, rng: np.random.Generator, side: int) -> No
 
 
 def shine(cut: Cut, sheet: Sheet, rng: np.random.Generator) -> Image.Image:
-    """How the light falls: an RGB image for `hard_light` (128 changes nothing), half the canvas's size."""
+    """How the light falls: an RGB image for `hard_light` (128 changes nothing), half the canvas's size.
+
+    >>> from cirlib.benchmarks.garments.drawing import cut_garment, lay_out
+    >>> cut, rng = cut_garment(garment, 1.0), np.random.default_rng(0)
+    >>> shine(cut, lay_out(cut, rng, 64), rng).size
+    (32, 32)
+    """
     x, y = sheet.grid(40)
     (reach, _), angle, phase = cut.extent, rng.uniform(0, 2 * np.pi), rng.uniform(0, 6, 2)
     edge = np.minimum(np.abs(x) / cut.half_width(y), 1.15)
@@ -107,7 +124,10 @@ def shine(cut: Cut, sheet: Sheet, rng: np.random.Generator) -> Image.Image:
 
 
 def cast_shadow(scene: Image.Image, mask: Image.Image, rng: np.random.Generator) -> None:
-    """A soft shadow beside the garment, away from the light."""
+    """A soft shadow beside the garment, away from the light.
+
+    >>> cast_shadow(Image.new("RGB", (32, 32)), Image.new("L", (32, 32)), np.random.default_rng(0))
+    """
     small = mask.resize((80, 80), Image.Resampling.BOX).filter(ImageFilter.BoxBlur(2))
     faint = Image.blend(Image.new("L", small.size), small, rng.uniform(0.3, 0.6))
     soft = faint.resize(mask.size, Image.Resampling.BILINEAR)
@@ -116,7 +136,11 @@ def cast_shadow(scene: Image.Image, mask: Image.Image, rng: np.random.Generator)
 
 
 def grade(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """The camera's exposure and white balance."""
+    """The camera's exposure and white balance.
+
+    >>> grade(Image.new("RGB", (32, 32)), np.random.default_rng(0)).size
+    (32, 32)
+    """
     gains = rng.uniform(0.87, 1.09) * rng.uniform(0.97, 1.03, 3)
     red, green, blue = gains.tolist()
     return image.convert("RGB", (red, 0, 0, 0, 0, green, 0, 0, 0, 0, blue, 0))

@@ -60,14 +60,22 @@ CIRCLE = np.stack([np.cos(np.linspace(0, 2 * np.pi, 25)), np.sin(np.linspace(0, 
 
 
 def curve(*points: tuple[float, float]) -> Points:
-    """A smooth line through the points, (8 (k - 1) + 1, 2)."""
+    """A smooth line through the points, (8 (k - 1) + 1, 2).
+
+    >>> curve((0, 0), (1, 1), (2, 0)).shape
+    (17, 2)
+    """
     knots = np.array([points[0], *points, points[-1]])
     windows = np.stack([knots[i : len(knots) - 3 + i] for i in range(4)], axis=1)  # (k - 1, 4, 2)
     return np.concatenate([(_SPLINE @ windows).reshape(-1, 2), knots[-1:]])
 
 
 def mirrored(points: Points) -> Points:
-    """The same line on the wearer's other side, walked the other way."""
+    """The same line on the wearer's other side, walked the other way.
+
+    >>> mirrored(np.array([(1, 2), (3, 4)])).tolist()
+    [[-3, 4], [-1, 2]]
+    """
     return points[::-1] * (-1, 1)
 
 
@@ -99,7 +107,11 @@ class Cut:
 
 
 def cut_garment(garment: Garment, arm_angle: float) -> Cut:
-    """The outlines for this garment; `arm_angle` is how far the sleeves hang down, in radians."""
+    """The outlines for this garment; `arm_angle` is how far the sleeves hang down, in radians.
+
+    >>> cut_garment(garment, 1.0).body.shape[1]
+    2
+    """
     neck_half, depth = NECKS[garment.neckline]
     length, profile = LENGTHS[garment.length], PROFILES[garment.category, garment.fit]
     bare = garment.sleeves == "sleeveless"

@@ -51,7 +51,12 @@ class Sheet:
 
 
 def lay_out(cut: Cut, rng: np.random.Generator, side: int) -> Sheet:
-    """Where on a canvas of `side` pixels the garment lies, and how it is turned."""
+    """Where on a canvas of `side` pixels the garment lies, and how it is turned.
+
+    >>> from cirlib.benchmarks.garments.shapes import cut_garment
+    >>> lay_out(cut_garment(garment, 1.0), np.random.default_rng(0), 64).side
+    64
+    """
     angle = np.deg2rad(rng.uniform(-15, 15))
     scale = rng.uniform(0.76, 0.93) * side / max(cut.length + cut.trim + 0.16, 2 * cut.extent[0] + 0.05, 1.3)
     turn = scale * np.array([(np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))])
@@ -61,12 +66,20 @@ def lay_out(cut: Cut, rng: np.random.Generator, side: int) -> Sheet:
 
 
 def mix(first: Colour, second: Colour, share: float) -> Colour:
-    """`share` of the second colour in the first; a negative share moves away from it."""
+    """`share` of the second colour in the first; a negative share moves away from it.
+
+    >>> mix((0, 0, 0), (100, 100, 100), 0.5)
+    (50, 50, 50)
+    """
     return tuple(min(255, round(a + (b - a) * share)) for a, b in zip(first, second, strict=True))
 
 
 def jitter(rng: np.random.Generator, colour: Colour) -> Colour:
-    """The same named colour from another dye lot: hue, saturation and value move a little."""
+    """The same named colour from another dye lot: hue, saturation and value move a little.
+
+    >>> len(jitter(np.random.default_rng(0), (200, 30, 40)))
+    3
+    """
     hue, saturation, value = colorsys.rgb_to_hsv(*(channel / 255 for channel in colour))
     shift = rng.uniform(-1, 1, 3)
     moved = (hue + 0.018 * shift[0]) % 1, saturation * (1 + 0.1 * shift[1]), value * (1 + 0.07 * shift[2])

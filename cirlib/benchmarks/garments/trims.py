@@ -9,7 +9,26 @@ from cirlib.benchmarks.garments.shapes import CIRCLE, Cut, Points, curve, mirror
 from cirlib.benchmarks.garments.sheet import METAL, Sheet, mix
 
 
-def sew_seams(garment: Garment, cut: Cut, dye: Dye, sheet: Sheet, draw: ImageDraw.ImageDraw) -> None:
+def sew_trims(
+    garment: Garment, cut: Cut, dye: Dye, sheet: Sheet, draw: ImageDraw.ImageDraw, mask: ImageDraw.ImageDraw
+) -> None:
+    """Everything that is sewn on the cloth, drawn on it from below to above; `mask` grows by the ruffle.
+
+    >>> from cirlib.benchmarks.garments.drawing import Image, cut_garment, lay_out, mix_dye
+    >>> draw, cut, rng = ImageDraw.Draw(Image.new("RGB", (64, 64))), cut_garment(garment, 1.0), np.random.default_rng(0)
+    >>> sew_trims(garment, cut, mix_dye(garment, rng), lay_out(cut, rng, 64), draw, draw)
+    """
+    if garment.extra == "ruffle":
+        _sew_ruffle(cut, dye, sheet, draw, mask)
+    _sew_seams(garment, cut, dye, sheet, draw)
+    sheet.line(draw, np.concatenate([cut.body, cut.body[:1]]), dye.outline, 0.016)
+    _sew_front(garment, cut, dye, sheet, draw)
+    _print_graphic(garment, cut, dye, sheet, draw)
+    _sew_on_top(garment, cut, dye, sheet, draw)
+    _sew_neck(garment, cut, dye, sheet, draw)
+
+
+def _sew_seams(garment: Garment, cut: Cut, dye: Dye, sheet: Sheet, draw: ImageDraw.ImageDraw) -> None:
     """Armholes, waist and hem lines and the neck's edge."""
     if cut.sleeve is not None:
         sheet.line(draw, cut.armhole, dye.seam, 0.014)
@@ -22,7 +41,7 @@ def sew_seams(garment: Garment, cut: Cut, dye: Dye, sheet: Sheet, draw: ImageDra
         sheet.line(draw, cut.neck + (0, 0.018), dye.seam, 0.032)
 
 
-def sew_neck(garment: Garment, cut: Cut, dye: Dye, sheet: Sheet, draw: ImageDraw.ImageDraw) -> None:
+def _sew_neck(garment: Garment, cut: Cut, dye: Dye, sheet: Sheet, draw: ImageDraw.ImageDraw) -> None:
     """A pointed collar with a short placket, or a stand-up band."""
     cloth = mix(dye.main, (255, 255, 255), 0.14)
     if garment.neckline == "collar":
@@ -38,7 +57,7 @@ def sew_neck(garment: Garment, cut: Cut, dye: Dye, sheet: Sheet, draw: ImageDraw
         sheet.line(draw, np.array([(0, 0.02), (0, 0.34)]), dye.outline, 0.014)
 
 
-def sew_front(garment: Garment, cut: Cut, dye: Dye, sheet: Sheet, draw: ImageDraw.ImageDraw) -> None:
+def _sew_front(garment: Garment, cut: Cut, dye: Dye, sheet: Sheet, draw: ImageDraw.ImageDraw) -> None:
     """What closes the front; a graphic is printed over it."""
     if garment.extra == "buttons":
         _buttons(cut, dye, sheet, draw)
@@ -46,7 +65,7 @@ def sew_front(garment: Garment, cut: Cut, dye: Dye, sheet: Sheet, draw: ImageDra
         _zipper(cut, dye, sheet, draw)
 
 
-def sew_on_top(garment: Garment, cut: Cut, dye: Dye, sheet: Sheet, draw: ImageDraw.ImageDraw) -> None:
+def _sew_on_top(garment: Garment, cut: Cut, dye: Dye, sheet: Sheet, draw: ImageDraw.ImageDraw) -> None:
     """What lies over a graphic."""
     if garment.extra == "belt":
         _belt(cut, dye, sheet, draw)
@@ -102,7 +121,7 @@ def _bow(cut: Cut, dye: Dye, sheet: Sheet, draw: ImageDraw.ImageDraw) -> None:
     sheet.disc(draw, (0, y), 0.028, cloth)
 
 
-def sew_ruffle(cut: Cut, dye: Dye, sheet: Sheet, draw: ImageDraw.ImageDraw, shape: ImageDraw.ImageDraw) -> None:
+def _sew_ruffle(cut: Cut, dye: Dye, sheet: Sheet, draw: ImageDraw.ImageDraw, shape: ImageDraw.ImageDraw) -> None:
     """A gathered frill below the hem: a wavy lower edge and a pleat up from every other wave."""
     waves, steps = 6, np.linspace(0, len(cut.hem) - 1, 61)
     hem = np.stack([np.interp(steps, np.arange(len(cut.hem)), cut.hem[:, axis]) for axis in (0, 1)], axis=1)
@@ -128,7 +147,7 @@ def _heart(radius: float) -> Points:
     return np.stack([x, -y - 2], axis=1) * radius / 16.5
 
 
-def print_graphic(garment: Garment, cut: Cut, dye: Dye, sheet: Sheet, draw: ImageDraw.ImageDraw) -> None:
+def _print_graphic(garment: Garment, cut: Cut, dye: Dye, sheet: Sheet, draw: ImageDraw.ImageDraw) -> None:
     """The motif on the chest, in the second colour, on a plain patch where the cloth is patterned."""
     kind, radius = garment.graphic, 0.155
     if kind == "none":

@@ -24,12 +24,13 @@ from cirlib.benchmarks.garments.catalogue import (
     STREAMS,
     VERSION,
     Catalogue,
-    Drawing,
-    Query,
+    CatalogueImage,
+    CatalogueQuery,
     plan_catalogue,
 )
 from cirlib.benchmarks.garments.drawing import render_garment
 from cirlib.study.files import write_bytes
+from cirlib.study.parameters import Drawing
 from cirlib.study.processes import process_pool
 
 JPEG_QUALITY = 92
@@ -37,69 +38,56 @@ IMAGE_NAME = re.compile(r"G[A-Z2-7]{9}\.jpg(\.tmp)?")
 
 
 def draw_garments(
-    root: Path,
-    *,
-    train_triplets: int,
-    val_queries: int,
-    gallery_size: int,
-    alignment_pairs: int,
-    pretraining_pairs: int,
-    image_size: int = 160,
-    family_size: int = 25,
-    seed: int = 0,
-    workers: int | None = None,
+    root: Path, sizes: Drawing, *, image_size: int = 160, seed: int = 0, workers: int | None = None
 ) -> None:
-    """Draw the catalogue into `root` in FashionIQ's layout, plus `pairs/`, `attributes.json`, `drawn.json`.
+    """Draws the catalogue into `root` in FashionIQ's layout, plus `pairs/`, `attributes.json`, `drawn.json`.
 
-    `train_triplets`, `val_queries` and `gallery_size` count per category (dress, shirt, toptee); the pairs
-    are totals. Images are `image_size` pixels square. The files depend on these arguments only, not on
+    Images are `image_size` pixels square. The files depend on `sizes`, `image_size` and `seed` only, not on
     `workers` (processes, by default one a core). A finished catalogue of the same arguments is left as it
-    is; an unfinished one is checked file by file and completed. Raises ValueError, before anything is
-    written, for counts that cannot be met and for a folder that holds other images.
+    is; an unfinished one is checked file by file and completed.
+
+    Raises:
+        BenchmarkError: counts that cannot be met, or a folder that holds other images; nothing is written then.
+
+    >>> sizes = Drawing(train_triplets=2, val_queries=1, gallery_size=2, alignment_pairs=1, pretraining_pairs=1)
+    >>> draw_garments(folder, sizes.model_copy(update={"family_size": 2}), image_size=32, workers=1)
+    >>> len(list((folder / "images").glob("*.jpg")))
+    14
     """
-    plan = {
-        "train_triplets": train_triplets,
-        "val_queries": val_queries,
-        "gallery_size": gallery_size,
-        "alignment_pairs": alignment_pairs,
-        "pretraining_pairs": pretraining_pairs,
-        "family_size": family_size,
-        "seed": seed,
-    }
-    arguments = {**plan, "image_size": image_size}
+    arguments = {**sizes.model_dump(), "seed": seed, "image_size": image_size}
     _check_arguments(arguments, workers)
     root = Path(root)
     _check_folder(root)
     if _is_drawn(root, arguments):
         return
-    catalogue = plan_catalogue(**plan)
+    catalogue = plan_catalogue(sizes, seed=seed)
     (root / "drawn.json").unlink(missing_ok=True)
-    _write_images(root / "images", catalogue.drawings, image_size, workers or os.cpu_count() or 1)
+    _write_images(root / "images", catalogue.images, image_size, workers or os.cpu_count() or 1)
     _write_captions(root, catalogue)
-    named = {drawing.id: asdict(drawing.garment) for drawing in catalogue.drawings}
+    named = {image.id: asdict(image.garment) for image in catalogue.images}
     _write_json(root / "attributes.json", named)
     _write_json(root / "drawn.json", {"version": VERSION, **arguments})
 
 
 def _check_arguments(arguments: dict[str, int], workers: int | None) -> None:
-    for name, value in {**arguments, "workers": 1 if workers is None else workers}.items():
-        if name != "seed" and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    if arguments["seed"] < 0:
-        raise ValueError(f"seed must not be negative, got {arguments['seed']}")
-    if not 2 <= arguments["family_size"] <= MAX_FAMILY:
-        raise ValueError(f"family_size must be between 2 and {MAX_FAMILY}, got {arguments['family_size']}")
-    if arguments["gallery_size"] < 2:
-        raise ValueError("gallery_size must be at least 2: a query needs a reference and a target")
-    if arguments["image_size"] < 32:
-        raise ValueError(f"image_size must be at least 32 pixels, got {arguments['image_size']}")
+    """What `Drawing` does not check itself."""
+    for name, least, value in (
+        ("seed", 0, arguments["seed"]),
+        ("image_size", 32, arguments["image_size"]),
+        ("gallery_size", 2, arguments["gallery_size"]),  # a query needs a reference and a target
+        ("workers", 1, workers or (1 if workers is None else 0)),
+    ):
+        if value < least:
+            raise BenchmarkError(f"{name} must be at least {least}, got {value}.")
+    if arguments["family_size"] > MAX_FAMILY:
+        raise BenchmarkError(f"family_size must be at most {MAX_FAMILY}, got {arguments['family_size']}.")
 
 
 def _check_folder(root: Path) -> None:
-    """Raises ValueError where `root/images` holds files that `draw_garments` did not write."""
+    """Raises BenchmarkError where `root/images` holds files that `draw_garments` did not write."""
     for path in (root / "images").glob("*"):
         if not IMAGE_NAME.fullmatch(path.name):
-            raise BenchmarkError(f"{root} holds other images ({path.name}): give draw_garments a folder of its own")
+            raise BenchmarkError(f"{root} holds other images ({path.name}): give draw_garments a folder of its own.")
 
 
 def _is_drawn(root: Path, arguments: dict[str, int]) -> bool:
@@ -129,27 +117,27 @@ def _write_captions(root: Path, catalogue: Catalogue) -> None:
     for group in catalogue.collections:
         triplets = [_as_fashioniq(query) for query in group.queries]
         _write_json(places["captions", group.category, group.split], triplets)
-        _write_json(places["images", group.category, group.split], [drawing.id for drawing in group.drawings])
+        _write_json(places["images", group.category, group.split], [image.id for image in group.images])
     for name, pairs in catalogue.pairs.items():
-        rows = [{"image": pair.drawing.id, "caption": pair.caption.text} for pair in pairs]
+        rows = [{"image": pair.image.id, "caption": pair.caption.text} for pair in pairs]
         _write_json(root / "pairs" / f"{name}.json", rows)
 
 
-def _as_fashioniq(query: Query) -> dict[str, object]:
+def _as_fashioniq(query: CatalogueQuery) -> dict[str, object]:
     texts = [caption.text for caption in query.captions]
     return {"target": query.target.id, "candidate": query.reference.id, "captions": texts}
 
 
-def _write_images(folder: Path, drawings: list[Drawing], size: int, workers: int) -> None:
+def _write_images(folder: Path, images: list[CatalogueImage], size: int, workers: int) -> None:
     """Draw the images that are missing or damaged; remove the ones of an earlier, different catalogue."""
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = {f"{drawing.id}.jpg" for drawing in drawings}
+    wanted = {f"{image.id}.jpg" for image in images}
     for path in folder.iterdir():
         if path.name not in wanted:
             path.unlink()
     with _mapper(workers) as spread:
-        done = spread(partial(_write_image, folder, size), drawings)
-        for _ in tqdm(done, total=len(drawings), desc="drawing garments", unit="image"):
+        done = spread(partial(_write_image, folder, size), images)
+        for _ in tqdm(done, total=len(images), desc="drawing garments", unit="image"):
             pass
 
 
@@ -163,13 +151,13 @@ def _mapper(workers: int) -> Iterator[Callable[..., Iterator[None]]]:
         yield partial(pool.map, chunksize=32)
 
 
-def _write_image(folder: Path, size: int, drawing: Drawing) -> None:
-    path = folder / f"{drawing.id}.jpg"
+def _write_image(folder: Path, size: int, image: CatalogueImage) -> None:
+    path = folder / f"{image.id}.jpg"
     if path.exists() and _is_whole(path.read_bytes(), size):
         return
-    rng = np.random.default_rng(np.random.SeedSequence((*drawing.seed, len(STREAMS))))
+    rng = np.random.default_rng(np.random.SeedSequence((*image.seed, len(STREAMS))))
     buffer = io.BytesIO()
-    render_garment(drawing.garment, rng, size).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    render_garment(image.garment, rng, size).save(buffer, "JPEG", quality=JPEG_QUALITY)
     write_bytes(buffer.getvalue(), path)
 
 
