@@ -21,9 +21,9 @@ def loaded_by(statement: str) -> set[str]:
     [
         ("import cirlib", ("torch", "numpy", "faiss")),
         ("from cirlib.losses import info_nce, dpo_loss", ("faiss",)),
-        ("from cirlib.retrieval.ranks import target_ranks, recall_at_k", ("faiss",)),
+        ("from cirlib.metrics import target_ranks, recall_at_k", ("faiss",)),
         ("from cirlib.benchmarks import load_benchmark", ("torch", "faiss")),
-        ("from cirlib.retrieval.hard_negatives import mine_hard_negatives", ()),
+        ("from cirlib.mining import mine_hard_negatives", ()),
     ],
 )
 def test_importing_a_light_part_loads_no_heavy_library(statement, also):
