@@ -90,8 +90,8 @@ class TripletSampler:
 
     def __init__(self, tokens: ImageFeatures, parts: Mapping[str, Benchmark], batch_size: int, seed: int) -> None:
         self.triplets = [triplet for part in parts.values() for triplet in part.triplets]  # N
-        self.category = np.repeat(np.arange(len(parts)), [len(part.triplets) for part in parts.values()])  # (N,)
-        self.galleries = [tokens.rows(part.gallery) for part in parts.values()]
+        self.categories = np.repeat(list(parts), [len(part.triplets) for part in parts.values()])  # (N,)
+        self.galleries = {category: tokens.rows(part.gallery) for category, part in parts.items()}
         self.references = tokens.rows([triplet.reference for triplet in self.triplets])  # (N,)
         self.targets = tokens.rows([triplet.targets[0] for triplet in self.triplets])  # (N,)
         self.batch_size, self.seed = batch_size, seed

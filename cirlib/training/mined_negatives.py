@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from accelerate import PartialState
 
-from cirlib.benchmarks import Benchmark, join_captions
+from cirlib.benchmarks import join_captions
 from cirlib.models.feature_store import ImageFeatures
 from cirlib.models.qformer import QFormerComposer
 from cirlib.models.qformer_embedding import embed_gallery, embed_queries
@@ -32,10 +32,11 @@ def mine_for_triplets(
     >>> mine_for_triplets(composer, prepared.tokens, sampler, params, seed=0).shape
     (12, 2)
     """
+    require_negatives(sampler.galleries, params.hard_negatives)
     negatives = np.empty((len(sampler.triplets), params.hard_negatives), np.int64)
     composer.eval()
-    for category, gallery in enumerate(sampler.galleries):
-        mine = np.flatnonzero(sampler.category == category)  # (n,)
+    for category, gallery in sampler.galleries.items():
+        mine = np.flatnonzero(sampler.categories == category)  # (n,)
         texts = [join_captions(sampler.triplets[row].captions, "and")[0] for row in mine]
         queries = embed_queries(composer, tokens, sampler.references[mine], texts)  # (n, D)
         images = embed_gallery(composer, tokens, gallery)  # (M, Q, D) or (M, D)
@@ -57,16 +58,16 @@ def _positions(gallery: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return order[np.searchsorted(gallery, rows, sorter=order)]
 
 
-def require_negatives(parts: Mapping[str, Benchmark], wanted: int) -> None:
-    """Refuses hard negatives that the train images cannot give.
+def require_negatives(galleries: Mapping[str, Sequence | np.ndarray], wanted: int) -> None:
+    """Refuses hard negatives that the train images, category → gallery, cannot give.
 
     Raises:
         ParameterError: a category has fewer images beside a query's own two than are ``wanted``.
 
-    >>> require_negatives(prepared.splits.train, 2)
+    >>> require_negatives({"hat": ["a", "b", "c", "d"]}, wanted=2)
     """
-    for category, part in parts.items():
-        if wanted > (others := len(part.gallery) - 2):
+    for category, gallery in galleries.items():
+        if wanted > (others := len(gallery) - 2):
             raise ParameterError(
                 f"qformer.hard_negatives is {wanted}, at most {others} is allowed: "
                 f"so many images has {category} beside a query's own two"

@@ -163,7 +163,7 @@ def _train_in_worker(stage: Stage) -> None:
 
 def _train_here(prepared: Prepared) -> tuple[dict[str, QFormerComposer], pd.DataFrame]:
     stage, splits, study = prepared.stage, prepared.splits, prepared.stage.study
-    require_negatives(splits.train, study.qformer.hard_negatives)
+    require_negatives({name: part.gallery for name, part in splits.train.items()}, study.qformer.hard_negatives)
     set_seed(study.seed)  # the same start wherever it is called from
     composer, folder, histories = new_composer(prepared), stage.unfinished, []
     if not splits.train:

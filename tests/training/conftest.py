@@ -1,0 +1,79 @@
+"""A small Q-Former with the tokens of random pictures, and triplets to train it on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from pathlib import Path
+
+import faiss
+import pytest
+import torch
+from transformers import AutoTokenizer, Blip2QFormerConfig
+
+from cirlib.models.devices import best_device
+from cirlib.models.qformer import QFormerComposer, QFormerSettings
+from cirlib.models.weights import minilm_folder
+from cirlib.study.parameters import Data, Models, QFormer, Study
+
+QUERIES = {"hat": 7, "shoe": 5}
+IMAGES = [f"{category}-{i}" for category in QUERIES for i in range(9)]
+FEATURES = torch.randn(len(IMAGES), 4, 6, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small need no more, and where tests run side by side threads mostly wait for each other."""
+    before = torch.get_num_threads(), faiss.omp_get_max_threads()
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
+    yield
+    torch.set_num_threads(before[0])
+    faiss.omp_set_num_threads(before[1])
+
+
+@pytest.fixture(scope="package")
+def start() -> QFormerComposer:
+    """A Q-Former of two narrow layers; random weights large enough to tell pictures and words apart."""
+    tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
+    config = Blip2QFormerConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=48, encoder_hidden_size=6, cross_attention_frequency=1, use_qformer_text_input=True,
+        attention_probs_dropout_prob=0.0, hidden_dropout_prob=0.0,
+    )  # fmt: skip
+    composer = QFormerComposer(config, 3, 8, tokenizer, QFormerSettings())
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in composer.named_parameters():
+        if name != "log_temperature" and not name.lower().endswith("layernorm.weight"):
+            parameter.data.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return composer.to(best_device()).eval()
+
+
+@pytest.fixture
+def composer(start) -> QFormerComposer:
+    """A copy of ``start`` to train."""
+    return deepcopy(start)
+
+
+@pytest.fixture
+def tokens(tmp_path, make_store):
+    """Image tokens (4, 6) of ``hat-0`` … ``hat-8``, ``shoe-0`` … ``shoe-8``."""
+    return make_store(tmp_path / "tokens", IMAGES, FEATURES)
+
+
+@pytest.fixture
+def parts(make_chains):
+    """Seven queries on hats and five on shoes; the galleries have nine images each, not in the store's order."""
+    return make_chains(QUERIES, (3, 8, 0, 7, 1, 5, 2, 6, 4), lambda name, i: (f"is {name} {i}", f"has {i} dots."))
+
+
+@pytest.fixture(scope="session")
+def make_study() -> Callable[..., Study]:
+    """A study with some parameters of the Q-Former."""
+
+    def make(seed: int = 0, **qformer) -> Study:
+        block = {"batch_size": 4, "epochs": 3, "pretraining_epochs": 3, "lr": 3e-3, "pretraining_lr": 3e-3, **qformer}
+        data = Data(root=Path("nowhere"))
+        return Study(name="t", seed=seed, data=data, models=Models(precision="fp32"), qformer=QFormer(**block))
+
+    return make
