@@ -10,22 +10,17 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from made_pictures import picture
 
 from cirlib.benchmarks import BenchmarkError
 from cirlib.benchmarks.image_files import scan_images
 from cirlib.benchmarks.image_sources import take_images
+from cirlib.study.errors import WriteError
 
 WANTED = ["a", "b", "c"]
 
 
-def picture(colour: str = "teal", kind: str = "JPEG") -> bytes:
-    stream = io.BytesIO()
-    Image.new("RGB", (40, 30), colour).save(stream, kind)
-    return stream.getvalue()
-
-
-FILES = {"x/a.jpg": picture(), "x/y/b.png": picture("navy", "PNG"), "other.jpg": picture(), "x/notes.txt": b"no"}
+FILES = {"x/a.jpg": picture(), "x/y/b.png": picture("PNG", colour="navy"), "other.jpg": picture(), "x/notes.txt": b"no"}
 
 
 def write_zip(path: Path, files: dict[str, bytes]) -> Path:
@@ -73,10 +68,10 @@ def test_images_of_a_folder_are_linked_not_copied(tmp_path):
 
 
 def test_archives_in_a_folder_give_what_its_files_do_not(tmp_path):
-    source = write_folder(tmp_path / "mine", {"a.jpg": picture("red")})
-    write_zip(source / "rest.zip", {"a.jpg": picture("blue"), "b.jpg": picture()})
+    source = write_folder(tmp_path / "mine", {"a.jpg": picture(colour="red")})
+    write_zip(source / "rest.zip", {"a.jpg": picture(colour="blue"), "b.jpg": picture()})
     assert taken(source, tmp_path / "images") == ["a.jpg", "b.jpg"]
-    assert (tmp_path / "images" / "a.jpg").read_bytes() == picture("red")
+    assert (tmp_path / "images" / "a.jpg").read_bytes() == picture(colour="red")
 
 
 @pytest.mark.parametrize("name", ["../../a.jpg", "/tmp/a.jpg", "..\\a.jpg"])
@@ -164,7 +159,14 @@ def taken_more(source: Path, folder: Path) -> list[str]:
 
 
 def test_a_table_of_several_images_a_row_is_refused(tmp_path):
-    rows = [{"reference_id": "a", "target_id": "b", "reference_image": picture("red"), "target_image": picture("blue")}]
+    rows = [
+        {
+            "reference_id": "a",
+            "target_id": "b",
+            "reference_image": picture(colour="red"),
+            "target_image": picture(colour="blue"),
+        }
+    ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "i.parquet")
     with pytest.raises(BenchmarkError, match="expected one column of images, found reference_image, target_image"):
         take_images(tmp_path / "i.parquet", WANTED, tmp_path / "images")
@@ -185,19 +187,19 @@ def test_ids_may_be_numbers_or_long_texts(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
-@pytest.mark.parametrize("later", [picture("red"), b""])
+@pytest.mark.parametrize("later", [picture(colour="red"), b""])
 def test_of_several_files_of_one_name_the_first_picture_counts(tmp_path, kind, later):
     write = write_zip if kind == "zip" else write_tar
-    source = write(tmp_path / f"i.{kind}", {"a.jpg": picture("teal"), "thumbs/a.jpg": later, "thumbs/a.png": later})
+    source = write(tmp_path / f"i.{kind}", {"a.jpg": picture(), "thumbs/a.jpg": later, "thumbs/a.png": later})
     assert take_images(source, ["a"], tmp_path / "images")["a"].kind == "there"
     assert [path.name for path in (tmp_path / "images").iterdir()] == ["a.jpg"]
-    assert (tmp_path / "images" / "a.jpg").read_bytes() == picture("teal")
+    assert (tmp_path / "images" / "a.jpg").read_bytes() == picture(colour="teal")
 
 
 def test_of_a_zip_the_file_that_lies_least_deep_counts(tmp_path):
-    source = write_zip(tmp_path / "i.zip", {"thumbs/a.jpg": picture("red"), "a.jpg": picture("teal")})
+    source = write_zip(tmp_path / "i.zip", {"thumbs/a.jpg": picture(colour="red"), "a.jpg": picture(colour="teal")})
     take_images(source, ["a"], tmp_path / "images")
-    assert (tmp_path / "images" / "a.jpg").read_bytes() == picture("teal")
+    assert (tmp_path / "images" / "a.jpg").read_bytes() == picture(colour="teal")
 
 
 def test_a_broken_archive_beside_images_is_passed_over_and_told(tmp_path, capsys):
@@ -207,18 +209,32 @@ def test_a_broken_archive_beside_images_is_passed_over_and_told(tmp_path, capsys
 
 
 def test_links_that_lead_nowhere_are_taken_anew(tmp_path):
-    old, new = (write_folder(tmp_path / name, {"a.jpg": picture(name)}) for name in ("red", "teal"))
+    old, new = (write_folder(tmp_path / name, {"a.jpg": picture(colour=name)}) for name in ("red", "teal"))
     take_images(old, ["a"], tmp_path / "images")
     old.rename(tmp_path / "moved")
     (new / "b.jpg").symlink_to(new / "b.jpg")  # and one that leads to itself
     assert scan_images(tmp_path / "images") == {}
     assert list(take_images(new, ["a", "b"], tmp_path / "images")) == ["a"]
-    assert (tmp_path / "images" / "a.jpg").read_bytes() == picture("teal")
+    assert (tmp_path / "images" / "a.jpg").read_bytes() == picture(colour="teal")
 
 
 def test_a_source_without_any_wanted_image_says_what_is_expected(tmp_path):
     with pytest.raises(BenchmarkError, match=r"none of the 3 images that are wanted, as 'a'.*\.jpg"):
         take_images(write_folder(tmp_path / "mine", {"z.jpg": picture()}), WANTED, tmp_path / "images")
+
+
+@pytest.mark.parametrize("name", ["i.zip", "mine"])
+def test_a_full_disk_is_not_told_as_a_damaged_archive(tmp_path, monkeypatch, name):
+    (tmp_path / "mine").mkdir()
+    write_zip(tmp_path / "mine" / "i.zip", FILES)
+    write_zip(tmp_path / "i.zip", FILES)
+
+    def full(content: bytes, path: Path) -> None:
+        raise WriteError(f"{path} could not be written")
+
+    monkeypatch.setattr("cirlib.benchmarks.downloads.write_bytes", full)
+    with pytest.raises(WriteError):
+        take_images(tmp_path / name, WANTED, tmp_path / "images")
 
 
 @pytest.mark.parametrize(("name", "said"), [("nowhere", "expected a folder, an archive"), ("i.rar", "allowed are")])
