@@ -1,0 +1,144 @@
+"""Intervals and tests: against scipy, every sign pattern, and how often they are right in many trials."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from cirlib.retrieval.ranks import Ranks
+from cirlib.retrieval.recall_and_precision import recall_at_k
+from cirlib.retrieval.statistics import bootstrap_ci, holm, paired_test
+
+
+@pytest.mark.parametrize("values", ["recall", "reciprocal"])
+def test_the_interval_agrees_with_scipy(values: str):
+    rng = np.random.default_rng(0)
+    data = (rng.random(400) < 0.3).astype(float) if values == "recall" else 1 / rng.integers(1, 500, 400)
+    low, high = bootstrap_ci(data)
+    expected = stats.bootstrap((data,), np.mean, method="percentile", rng=1).confidence_interval
+    assert (low, high) == pytest.approx(tuple(expected), abs=0.06 * (expected.high - expected.low))
+
+
+def test_counts_and_draws_give_the_same_interval():
+    data = (np.random.default_rng(0).random(300) < 0.4).astype(float)
+    jittered = data + np.linspace(0, 1e-9, 300)  # all distinct: drawn query by query
+    assert bootstrap_ci(data) == pytest.approx(bootstrap_ci(jittered), abs=0.006)
+
+
+@pytest.mark.parametrize(("size", "share"), [(100, 0.4), (400, 0.1)])
+def test_the_interval_covers_the_truth_as_often_as_it_says(size: int, share: float):
+    rng = np.random.default_rng(0)
+    trials = [bootstrap_ci(rng.random(size) < share, resamples=1000, seed=trial) for trial in range(600)]
+    coverage = np.mean([low <= share <= high for low, high in trials])
+    assert 0.92 <= coverage <= 0.975  # ± 3 standard errors, less what a percentile interval is known to lose
+
+
+def test_the_interval_of_a_mean_of_categories_covers_it():
+    rng = np.random.default_rng(0)
+    shares, groups = (0.2, 0.5, 0.8), np.repeat(["dress", "shirt", "toptee"], (40, 80, 160))
+    chance = np.repeat(shares, (40, 80, 160))
+    trials = [bootstrap_ci(rng.random(280) < chance, resamples=1000, seed=trial, groups=groups) for trial in range(400)]
+    assert 0.915 <= np.mean([low <= np.mean(shares) <= high for low, high in trials]) <= 0.98
+
+
+def test_the_interval_is_repeatable_and_takes_what_recall_gives():
+    recall = recall_at_k(Ranks(torch.arange(200), torch.zeros(200, dtype=torch.long)), 50)
+    assert bootstrap_ci(recall) == bootstrap_ci(recall.tolist()) == bootstrap_ci(recall.numpy())
+    smooth = 1 / np.arange(1, 201)
+    assert bootstrap_ci(smooth) == bootstrap_ci(smooth) != bootstrap_ci(smooth, seed=1)
+    (low, high), (lower, higher) = bootstrap_ci(recall, level=0.9), bootstrap_ci(recall, level=0.99)
+    assert lower < low < 0.25 < high < higher
+    assert bootstrap_ci([0.5]) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "message"),
+    [
+        ([], {}, r"at least one query, got shape \(0,\)"),
+        ([[0.0, 1.0]], {}, r"one number a query.*got shape \(1, 2\)"),
+        ([0.0, float("nan")], {}, "values of query 1 is nan"),
+        ([0.0, 1.0], {"level": 1.0}, "level must be between 0 and 1"),
+        ([0.0, 1.0], {"resamples": 0}, "resamples"),
+        ([0.0, 1.0], {"groups": ["a"]}, "1 groups for 2 values"),
+    ],
+)
+def test_bad_values_for_an_interval_are_named(values: list[float], options: dict[str, object], message: str):
+    with pytest.raises(ValueError, match=message):
+        bootstrap_ci(values, **options)
+
+
+def exact_p_value(change: np.ndarray) -> float:
+    """Share of all 2^N sign patterns that are as extreme as the one observed."""
+    totals = [np.dot(signs, change) for signs in itertools.product((1, -1), repeat=len(change))]
+    return float(np.mean(np.abs(totals) >= abs(change.sum()) - 1e-12))
+
+
+@pytest.mark.parametrize("kind", ["recall", "reciprocal"])
+def test_the_paired_test_agrees_with_every_sign_pattern(kind: str):
+    rng = np.random.default_rng(3)
+    a = (rng.random(12) < 0.8).astype(float) if kind == "recall" else 1 / rng.integers(1, 9, 12)
+    b = (rng.random(12) < 0.3).astype(float) if kind == "recall" else 1 / rng.integers(1, 30, 12)
+    found = paired_test(a, b)
+    assert found.difference == pytest.approx(a.mean() - b.mean())
+    assert found.p_value == pytest.approx(exact_p_value(a - b), abs=0.015)
+    swapped = paired_test(b, a)
+    assert (swapped.difference, swapped.p_value) == (-found.difference, found.p_value)
+
+
+def test_the_paired_test_weighs_categories_alike():
+    groups = ["dress"] * 4 + ["shirt"] * 8
+    a, b = np.array([1, 1, 1, 0] + [0, 1] * 4, float), np.array([0, 0, 0, 0] + [0, 0] * 4, float)
+    found = paired_test(a, b, groups=groups)
+    assert found.difference == pytest.approx((3 / 4 + 4 / 8) / 2)
+    assert found.p_value == pytest.approx(exact_p_value((a - b) / np.repeat([8, 16], [4, 8])), abs=0.01)
+
+
+@pytest.mark.parametrize("kind", ["recall", "reciprocal"])
+def test_the_paired_test_errs_no_more_often_than_it_says(kind: str):
+    rng = np.random.default_rng(0)
+    p_values = []
+    for trial in range(800):
+        shared, a, b = rng.random(150), rng.random(150), rng.random(150)
+        scores = [np.where(shared < 0.6, shared, own) for own in (a, b)]  # correlated, of equal means
+        left, right = [own < 0.3 for own in scores] if kind == "recall" else scores
+        p_values.append(paired_test(left, right, resamples=499, seed=trial).p_value)
+    rejected = np.mean(np.array(p_values)[:, None] <= [0.05, 0.3], axis=0)  # standard errors 0.008, 0.016
+    assert (rejected <= [0.074, 0.35]).all()
+    assert (rejected >= ([0.026, 0.25] if kind == "reciprocal" else [0.01, 0.15])).all()  # 0/1: coarse steps
+
+
+def test_the_paired_test_at_its_ends():
+    same = paired_test([1, 0, 1], [1, 0, 1])
+    assert (same.difference, same.p_value) == (0, 1)
+    assert paired_test(np.ones(100), np.zeros(100)).p_value == 1 / 10_001
+    with pytest.raises(ValueError, match="a has 2 values, b has 3"):
+        paired_test([0, 1], [0, 1, 1])
+    with pytest.raises(ValueError, match="b of query 1 is inf"):
+        paired_test([0, 1], [0, float("inf")])
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.9]) == [1, 1]
+    assert holm([0.02]) == [0.02]
+    assert holm([]) == []
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        holm([0.5, float("nan")])
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_rejects_what_the_step_down_procedure_rejects(p_values: list[float]):
+    level, corrected = 0.05, holm(p_values)
+    for place, index in enumerate(np.argsort(p_values, kind="stable")):
+        if p_values[index] * (len(p_values) - place) > level:
+            break
+        assert corrected[index] <= level
+    else:
+        return
+    assert corrected[index] > level
