@@ -10,9 +10,9 @@ import psutil
 import pytest
 import torch
 
+from cirlib.mining import mine_hard_negatives
 from cirlib.models.qformer import QFormerSettings, blip2_qformer
 from cirlib.models.qformer_embedding import embed_gallery, embed_queries
-from cirlib.mining import mine_hard_negatives
 from cirlib.retrieval.scoring import score
 from cirlib.study.parameters import Evaluation
 from cirlib.training.batches import Batch, batch_loss
