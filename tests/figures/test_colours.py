@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from cirlib.figures.plots import METHODS, SOURCES
+from cirlib.figures.recall_plots import SOURCES
+from cirlib.study.methods import METHODS
 
 SEEN = {
     "everybody": np.eye(3),
@@ -29,9 +30,15 @@ def lab(colour: str, seen: np.ndarray) -> np.ndarray:
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
+NAMED = {
+    "methods": {name: method.colour for name, method in METHODS.items()},
+    "sources": {name: colour for name, (_, colour) in SOURCES.items()},
+}
+
+
 @pytest.mark.parametrize("kind", list(SEEN))
-@pytest.mark.parametrize("named", [METHODS, SOURCES], ids=["methods", "sources"])
+@pytest.mark.parametrize("named", NAMED)
 def test_any_two_colours_are_told_apart(kind, named):
-    colours = {name: lab(colour, SEEN[kind]) for name, (_, colour) in named.items()}
+    colours = {name: lab(colour, SEEN[kind]) for name, colour in NAMED[named].items()}
     distances = {(a, b): np.linalg.norm(colours[a] - colours[b]) for a, b in combinations(colours, 2)}
     assert {pair: round(float(d), 1) for pair, d in distances.items() if d < 10} == {}

@@ -7,14 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from cirlib.figures import plots as figures
-from cirlib.models.qformer import QFormerSettings, blip2_qformer
 from cirlib.figures import failure_plots as plots
-from cirlib.analysis.failures.attention_grids import best_tokens, attention_rows, odd_token
 
 
 def texts(figure: Figure) -> list[str]:
@@ -99,28 +96,3 @@ def test_the_same_data_give_the_same_bytes_and_words(draw, tmp_path: Path) -> No
         figures.save(draw(), tmp_path / name)
     assert (tmp_path / "first.png").read_bytes() == (tmp_path / "second.png").read_bytes()
     assert len(figures.alt_text(draw())) > 30
-
-
-def test_the_odd_token_is_the_one_least_like_the_mean() -> None:
-    maps = torch.full((4, 2, 2), 0.25)
-    maps[2] = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
-    assert odd_token(maps) == 2
-
-
-@pytest.mark.parametrize("target", ["max", "mean"])
-def test_looks_have_a_row_a_query_and_no_best_token_where_targets_are_one_vector(
-    tiny_blip2, make_scored, make_store, tmp_path, target
-) -> None:
-    composer = blip2_qformer(str(tiny_blip2), QFormerSettings(target=target)).eval()
-    one = make_scored("qformer", "hat", [0, 40], captions=[("is red", "is long"), ("has dots",)], size=6)
-    features = torch.randn(6, 5, 24, generator=torch.Generator().manual_seed(0))
-    store = make_store(tmp_path / "tokens", one.benchmark.gallery, features)
-    rows = attention_rows(composer, store, [(one, 0), (one, 1)], "and")
-    assert [row.title for row in rows] == ["hat: found, rank 1", "hat: missed, rank 41"]
-    assert rows[0].text == "is red and is long"
-    names = ["all tokens ", "the best"] if target == "max" else ["all tokens "]
-    assert list(rows[0].on_target) == names and list(rows[0].on_reference) == ["all tokens", "the odd one"]
-    assert all(heat.shape == (2, 2) for heat in rows[1].on_reference.values())
-    best = best_tokens(composer, features[:2], ["is red", "is long"], features[1:3])
-    assert (best is None) == (target == "mean")
-    assert attention_rows(composer, store, [], "and") == []

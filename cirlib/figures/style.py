@@ -1,0 +1,255 @@
+"""One style for every figure: colours, headline, bars with intervals, and a PNG that is the same to the last byte.
+
+Tables hold fractions of 1; figures show per cent. Colour-blind readers can tell the colours apart, and no figure says
+something by colour alone.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from io import BytesIO
+from itertools import cycle
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from cirlib.study.errors import StudyError
+from cirlib.study.files import replace_file
+from cirlib.study.methods import METHODS
+
+P = ParamSpec("P")
+INK, MUTED, FAINT, PAPER = "#222222", "#6B6B6B", "#C9C9C9", "#F3F3F3"
+GREEN, BLUE, ORANGE, YELLOW, PINK = "#009E73", "#0072B2", "#D55E00", "#E69F00", "#CC79A7"  # Okabe and Ito's palette
+CHANCE: dict[str, Any] = {"color": INK, "linestyle": "--", "linewidth": 1.4}
+DOTTED: dict[str, Any] = CHANCE | {"linestyle": ":"}  # another level to compare with
+ABOVE: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}  # a chart's legend
+BELOW: dict[str, Any] = {"loc": "outside lower left"}  # a figure's legend
+HALO = (patheffects.withStroke(linewidth=3.4, foreground="white", alpha=0.75),)
+DPI = 150
+ALT_LENGTH = 1000  # characters of a figure's text for who cannot see it
+
+
+class FigureError(StudyError, ValueError):
+    """A figure cannot be drawn from this table, or not be written to this file."""
+
+
+@contextmanager
+def _own_settings() -> Iterator[None]:
+    """The study's theme on matplotlib's defaults, whatever the caller's settings; those come back after."""
+    rc = {"axes.labelsize": 12, "xtick.labelsize": 12, "ytick.labelsize": 12, "legend.fontsize": 11}
+    rc |= {"grid.color": "#E4E4E4", "axes.edgecolor": "#8A8A8A", "lines.linewidth": 2.4, "legend.frameon": False}
+    rc |= dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
+    rc |= {"axes.spines.top": False, "axes.spines.right": False}
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        sns.set_theme(style="whitegrid", font="DejaVu Sans", rc=rc)
+        yield
+
+
+def themed(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Decorator: draw in the study's style, whatever matplotlib's settings are, and settle the layout.
+
+    >>> figure = themed(lambda: panels(1, (8, 4), "A headline")[0])()
+    """
+
+    @wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with _own_settings():
+            figure = draw(*args, **kwargs)
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # it would creep with each further drawing
+        return figure
+
+    return drawn
+
+
+def save(figure: Figure, path: Path | str) -> None:
+    """Write the figure as a PNG that says in words what it shows, the same bytes for the same figure.
+
+    Figures with pictures in them get a palette of 256 colours, a quarter of the size. Raises FigureError for another
+    suffix.
+
+    >>> save(note("Nothing was trained."), folder / "rewards.png")
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise FigureError(f"figures are saved as .png, not as {path.name!r}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn = BytesIO()
+    with _own_settings():
+        figure.savefig(drawn, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.15)
+    image, said = Image.open(drawn).convert("RGB"), PngInfo()
+    if any(axes.images for axes in figure.axes):
+        image = image.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    said.add_text("Description", alt_text(figure))
+    replace_file(path, lambda part: image.save(part, format="png", dpi=(DPI, DPI), pnginfo=said, optimize=True))
+
+
+def alt_text(figure: Figure) -> str:
+    """The words in the figure, headline first, for who cannot see it.
+
+    >>> alt_text(note("Nothing was trained."))
+    'Nothing was trained.'
+    """
+    texts = [" ".join(text.get_text().split()) for text in (*figure.texts, *figure.findobj(Text))]
+    words = dict.fromkeys(text for text in texts if text.strip("−-+.,%0123456789 "))
+    return textwrap.shorten(". ".join(words), ALT_LENGTH, placeholder=" …")
+
+
+@themed
+def note(text: str) -> Figure:
+    """A sentence in the place of a figure that has nothing to show.
+
+    >>> figure = note("Nothing was trained.")
+    """
+    figure = Figure(figsize=(8, 0.8))
+    figure.text(0, 0.5, text, size=12, color=MUTED, va="center", parse_math=False)
+    return figure
+
+
+def headline(figure: Figure, title: str, subtitle: str = "") -> Figure:
+    """The figure itself with a title and a grey subtitle, which is wrapped, above it.
+
+    >>> len(headline(Figure(), "Learning curves", "garments").texts)
+    2
+    """
+    width, height = figure.get_size_inches()
+    whole = subtitle.strip(" ·").replace(" ", "\xa0").replace("·\xa0\xa0", "·\xa0 ")  # lines end between two notes only
+    lines = textwrap.wrap(whole, int(12.2 * width))
+    y = 1 + (0.2 + 0.21 * len(lines)) / height
+    figure.text(0, y + 0.06 / height, title, size=17, weight="bold", va="bottom", parse_math=False)
+    figure.text(0, y, "\n".join(lines), size=11.5, color=MUTED, va="top", parse_math=False)
+    return figure
+
+
+def panels(
+    number: int, size: tuple[float, float], title: str, subtitle: str = "", *, columns: int = 4, **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """So many charts, row by row, under one headline; `size` of each in inches, `options` of `Figure.subplots`.
+
+    >>> figure, (left, right) = panels(2, (6, 5), "Learning curves", sharey=True)
+    """
+    columns = min(columns, number)
+    rows = -(-number // columns)
+    figure = Figure(figsize=(columns * size[0], rows * size[1]), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False, **options).ravel())
+    for unused in axes[number:]:
+        unused.remove()
+    return headline(figure, title, subtitle), axes[:number]
+
+
+def check_fractions(table: pd.DataFrame, *columns: str) -> None:
+    """Raises FigureError where the table has no rows, or other numbers than fractions of 1 or NaN in these columns.
+
+    >>> check_fractions(pd.DataFrame({"value": [0.5, np.nan]}), "value")
+    """
+    if table.empty:
+        raise FigureError("a figure needs a table with rows: this one has none")
+    highest = table[list(columns)].abs().max().max()
+    if highest > 1:
+        raise FigureError(f"figures take fractions of 1, not per cent: {', '.join(columns)} go up to {highest:g}")
+
+
+def method_colours(methods: Sequence[str]) -> dict[str, str]:
+    """Each method's own colour; methods not known share out the remaining colours in order.
+
+    >>> method_colours(["sum", "mine"])
+    {'sum': '#0072B2', 'mine': '#CC79A7'}
+    """
+    spare = cycle((PINK, "#000000", "#999933", "#5B3A9B"))
+    return {name: METHODS[name].colour if name in METHODS else next(spare) for name in methods}
+
+
+def percent(fraction: float, unit: str = "") -> str:
+    """12.3 for 0.123, two decimals below one per cent, where chance lives, and "not run" for NaN.
+
+    >>> percent(0.123), percent(0.0012, " %"), percent(np.nan)
+    ('12.3', '0.12 %', 'not run')
+    """
+    if np.isnan(fraction):
+        return "not run"
+    fraction = round(fraction, 6)  # as in summary.csv
+    return (f"{100 * fraction:.2f}" if 0 < fraction < 0.01 else f"{100 * fraction:.1f}") + unit
+
+
+def points(difference: float) -> str:
+    """+1.2 for a difference of 0.012, −0.3, 0.0 for what rounds to nothing, and "not run" for NaN.
+
+    >>> points(0.0123), points(-0.0004), points(np.nan)
+    ('+1.2', '0.0', 'not run')
+    """
+    text = f"{100 * difference:+.1f}".replace("-", "−")
+    return "not run" if np.isnan(difference) else "0.0" if text[1:] == "0.0" else text
+
+
+def value_bars(
+    axes: Axes,
+    places: ArrayLike,
+    groups: Mapping[str, pd.DataFrame],
+    colours: Iterable[str],
+    *,
+    vertical: bool = False,
+    size: float = 11.5,
+    unit: str = "",
+) -> None:
+    """Bars of `value` with the interval where there is one and the number at the end, side by side at each place.
+
+    `groups`: name in the legend → its rows, one a place. `size` of the numbers, `unit` after them. NaN has no bar, and
+    reads "not run" where the bars are horizontal.
+
+    >>> _, (axes,) = panels(1, (8, 4), "Recall@10")
+    >>> value_bars(axes, [0], {"sum": pd.DataFrame({"value": [0.5]})}, [BLUE], unit=" %")
+    >>> axes.texts[0].get_text()
+    '50.0 %'
+    """
+    thickness = 0.84 / max(3, len(groups)) if len(groups) > 1 else 0.62
+    draw, error = (axes.bar, "yerr") if vertical else (axes.barh, "xerr")
+    for i, ((name, rows), colour) in enumerate(zip(groups.items(), colours, strict=True)):
+        look: dict[str, Any] = {"color": colour, "label": name or "_", "error_kw": {"ecolor": INK, "elinewidth": 1.5}}
+        if "ci_low" in rows:
+            ends = np.array([rows["value"] - rows["ci_low"], rows["ci_high"] - rows["value"]], dtype=float)
+            look[error] = 100 * np.nan_to_num(ends).clip(min=0)
+        own = np.asarray(places) + (i - (len(groups) - 1) / 2) * thickness
+        bars = draw(own, 100 * rows["value"].fillna(0), 0.9 * thickness, **look)
+        for line in bars.errorbar.lines[2] if bars.errorbar else ():
+            line.set(path_effects=HALO, label="_interval")
+        texts = [percent(value, unit) if value == value or not vertical else "" for value in rows["value"]]
+        axes.bar_label(bars, texts, padding=4, size=size)
+    axes.margins(**{"y" if vertical else "x": 0.1})
+
+
+def label_rows(
+    axes: Axes, labels: Sequence[str], places: ArrayLike | None = None, *, right: Sequence[str] = ()
+) -> NDArray[np.float64]:
+    """Names the rows of a horizontal chart, the first on top; returns their places on the y axis.
+
+    `right`: a text on the other side of each row.
+
+    >>> _, (axes,) = panels(1, (8, 4), "Recall@10 by kind of edit")
+    >>> label_rows(axes, ["colour", "fit"])
+    array([0., 1.])
+    """
+    places = np.arange(len(labels), dtype=float) if places is None else np.asarray(places, dtype=float)
+    axes.set_yticks(places, labels, parse_math=False)
+    axes.set_ylim(places[-1] + 0.6, -0.6)
+    axes.grid(visible=False, axis="y")
+    if len(right):
+        beside = axes.secondary_yaxis("right")
+        beside.set_yticks(places, right, parse_math=False)
+        beside.spines["right"].set_visible(False)
+        beside.tick_params(length=0)
+    return places

@@ -1,0 +1,27 @@
+"""What the tests of figures share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+matplotlib.use("agg")
+
+
+@pytest.fixture(scope="session")
+def texts() -> Callable[[Figure], list[str]]:
+    """Gives every text of a figure, the wrapped ones as one line."""
+    return lambda figure: [" ".join(text.get_text().split()) for text in figure.findobj(Text) if text.get_text()]
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory, write_image: Callable[..., Path]) -> list[Path]:
+    """Six images: five tall ones, one wide."""
+    folder = tmp_path_factory.mktemp("images")
+    sizes = [(40, 60)] * 5 + [(90, 30)]
+    return [write_image(folder / f"{i}.png", seed=i, size=size) for i, size in enumerate(sizes)]

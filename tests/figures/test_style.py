@@ -1,0 +1,141 @@
+"""What every figure guarantees: the same bytes for the same data, words for who cannot see it, and no traces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from cirlib import figures
+from cirlib.figures import style
+
+RESULTS = Path(__file__).resolve().parents[2] / "results" / "garments"
+TABLES: dict[str, tuple[Callable[[pd.DataFrame], Figure], str]] = {  # drawn by, from a committed table
+    "recall_bars": (figures.recall_bars, "summary.csv"),
+    "recall_before_after": (lambda t: figures.recall_before_after(t, "text_only", "retrieval_dpo"), "summary.csv"),
+    "protocol_bars": (figures.protocol_bars, "zero_shot/protocols.csv"),
+    "paper_vs_ours": (figures.paper_vs_ours, "paper_vs_ours.csv"),
+    "learning_curves": (figures.learning_curves, "qformer/history.csv"),
+    "dpo_curves": (figures.dpo_curves, "dpo/history.csv"),
+    "kind_bars": (figures.kind_bars, "failure_cases/kinds.csv"),
+    "recall_by": (figures.recall_by, "failure_cases/asked.csv"),
+    "reason_bars": (figures.reason_bars, "failure_cases/reasons.csv"),
+    "exchange_bars": (figures.exchange_bars, "failure_cases/exchanges.csv"),
+    "sweep_grid": (
+        lambda t: figures.sweep_grid(t.assign(ci_low=0.0, ci_high=0.5), text_only=0.25, chance=0.01),
+        "dpo_grid/default/sweep.csv",
+    ),
+    "trajectory": (figures.trajectory, "dpo_grid/default/trajectory.csv"),
+    "mistakes": (figures.mistakes, "dpo_grid/default/mistakes.csv"),
+    "effects": (figures.effects, "dpo_grid/default/effects.csv"),
+    "factorial_map": (lambda t: figures.factorial_map(t, chance=0.01), "dpo_grid/default/switches.csv"),
+    "negative_quality": (figures.negative_quality, "dpo_grid/default/negatives.csv"),
+    "recipe_bars": (figures.recipe_bars, "dpo_grid/default/recipe.csv"),
+}
+DPO = [name for name, (_, file) in TABLES.items() if file.startswith("dpo_grid")]
+
+
+@pytest.fixture(params=[*TABLES, "rank_histogram", "confusion_maps", "triplets", "retrieved", "attention"])
+def draw(request, images: list[Path]) -> Callable[[], Figure]:
+    """Each figure in turn, from real tables where it takes one."""
+    heat = {"all tokens": np.eye(4)}
+    retrieved = figures.RetrievalRow(images[0], "is red", images[:5], [True] + [False] * 4, images[0], 1, "a title")
+    attention = figures.AttentionRow(images[0], "is red", images[1], heat, heat, "a title")
+    others: dict[str, Callable[[], Figure]] = {
+        "rank_histogram": lambda: figures.rank_histogram({"sum": [1, 5, 40]}, gallery_size=50),
+        "confusion_maps": lambda: figures.confusion_maps({"fit": pd.DataFrame([[1]], index=["x"], columns=["x"])}),
+        "triplets": lambda: figures.triplet_grid([(images[0], "is red", images[1])]),
+        "retrieved": lambda: figures.retrieval_grid([retrieved]),
+        "attention": lambda: figures.attention_grid([attention]),
+    }
+    if request.param in others:
+        return others[request.param]
+    make, file = TABLES[request.param]
+    return lambda: make(pd.read_csv(RESULTS / file))
+
+
+def test_saved_figures_are_the_same_to_the_byte_whatever_the_settings_and_leave_no_trace(draw, tmp_path, recwarn):
+    before = dict(mpl.rcParams)
+    figure = draw()
+    figures.save(figure, tmp_path / "new" / "first.png")
+    figures.save(figure, tmp_path / "second.png")
+    with mpl.rc_context({"font.size": 30, "axes.facecolor": "red", "savefig.facecolor": "red"}):
+        figures.save(draw(), tmp_path / "third.png")
+    first = (tmp_path / "new" / "first.png").read_bytes()
+    assert (tmp_path / "second.png").read_bytes() == first
+    assert (tmp_path / "third.png").read_bytes() == first
+    with Image.open(tmp_path / "second.png") as image:
+        assert set(image.info) <= {"dpi", "Description", "transparency"}  # no date, no software
+        assert image.info["Description"] == figures.alt_text(figure) and len(figures.alt_text(figure)) > 20
+        assert image.info["dpi"] == pytest.approx((150, 150), abs=0.1)
+    assert not [str(warning.message) for warning in recwarn]
+    assert plt.get_fignums() == []
+    assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize("rows", [slice(1), slice(-1, None)], ids=["first", "last"])
+@pytest.mark.parametrize("name", [name for name in TABLES if name != "recall_before_after"])
+def test_a_single_row_is_drawn_without_a_warning_and_left_as_it_was(name, rows, recwarn):
+    make, file = TABLES[name]
+    table = pd.read_csv(RESULTS / file)
+    row = table[table["metric"] == "recall@10"].iloc[rows] if name == "recall_bars" else table.iloc[rows]
+    before = row.copy(deep=True)
+    make(row)
+    pd.testing.assert_frame_equal(row, before)
+    assert not [str(warning.message) for warning in recwarn]
+
+
+@pytest.mark.parametrize("name", DPO)
+def test_a_table_of_nan_is_drawn_without_a_warning(name, recwarn):
+    make, file = TABLES[name]
+    table = pd.read_csv(RESULTS / file)
+    measured = [n for n in table.select_dtypes("number") if n not in {"beta", "step", "chance", "gallery"}]
+    make(table.assign(**dict.fromkeys(measured, np.nan)))
+    assert not [str(warning.message) for warning in recwarn]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_no_rows_and_per_cent_are_refused(name):
+    make, file = TABLES[name]
+    table = pd.read_csv(RESULTS / file)
+    with pytest.raises(style.FigureError, match="needs a table with rows"):
+        make(table.iloc[:0])
+    shares = {"value", "recall@10", "difference", "accuracy", "dev/recall@10", "satisfies_edit"} & set(table)
+    with pytest.raises(style.FigureError, match="fractions of 1, not per cent"):
+        make(table.assign(**{share: 45.0 for share in shares}))
+
+
+def test_figures_are_saved_as_png_only(tmp_path):
+    with pytest.raises(style.FigureError, match=r"saved as \.png, not as 'note\.pdf'"):
+        figures.save(figures.note("Nothing was trained."), tmp_path / "note.pdf")
+
+
+def test_the_text_for_who_cannot_see_a_figure_begins_with_its_headline_and_leaves_numbers_out():
+    rows = pd.DataFrame({"group": ["fit"], "queries": 10, "value": 0.5, "ci_low": 0.4, "ci_high": 0.6, "chance": 0.01})
+    text = figures.alt_text(figures.kind_bars(rows, context="garments"))
+    assert text == "Recall@10 by kind of edit. garments. Recall@10 (%). fit (n = 10). chance"
+
+
+def test_a_long_subtitle_is_wrapped_between_its_notes():
+    figure, _ = style.panels(1, (8, 4), "title", "  ·  ".join(["a note of some words"] * 8))
+    lines = figure.texts[1].get_text().replace("\xa0", " ").splitlines()
+    assert len(lines) > 1 and all(line.startswith("a note") for line in lines)
+    assert max(map(len, lines)) <= 12.2 * 8
+
+
+def test_bars_show_value_interval_and_what_was_not_run():
+    rows = pd.DataFrame({"value": [0.3, np.nan], "ci_low": [0.25, np.nan], "ci_high": [0.4, np.nan]})
+    for vertical, missing in ((False, "not run"), (True, "")):
+        _, (axes,) = style.panels(1, (8, 4), "title")
+        style.value_bars(axes, [0, 1], {"sum": rows}, [style.BLUE], vertical=vertical, unit=" %")
+        assert [bar.get_height() if vertical else bar.get_width() for bar in axes.patches] == [30, 0]
+        assert [text.get_text() for text in axes.texts] == ["30.0 %", missing]
+        (lines,) = (found for found in axes.collections if found.get_label() == "_interval")
+        assert np.ptp(lines.get_segments()[0], axis=0).max() == pytest.approx(15)
