@@ -94,8 +94,9 @@ def mine_hard_negatives(
     """
     check_choice(sampling_strategy, ("top", "random"), "sampling_strategy")
     rules = _Rules(
-        num_negatives, range_min, range_max, max_score, min_score, absolute_margin, relative_margin,
-        sampling_strategy == "random", seed,
+        num_negatives=num_negatives, range_min=range_min, range_max=range_max, max_score=max_score,
+        min_score=min_score, absolute_margin=absolute_margin, relative_margin=relative_margin,
+        random=sampling_strategy == "random", seed=seed,
     )  # fmt: skip
     asked, searched = _as_floats("queries", queries, (2,)), _as_floats("gallery", gallery, (2, 3))
     if asked.shape[1] != searched.shape[-1] or not searched.size:

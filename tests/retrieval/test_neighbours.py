@@ -1,0 +1,151 @@
+"""Approximate indexes against the exact one; faiss' GPUs, threads and vector units."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import faiss
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from cirlib.mining import MinedNegatives, mine_hard_negatives
+from cirlib.retrieval.neighbours import KERNELS, _import_faiss
+
+
+def unit(rng: np.random.Generator, *shape: int) -> NDArray[np.float32]:
+    vectors = rng.normal(size=shape)
+    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def clustered() -> tuple:
+    """5,000 images in 50 clusters, queries near images: the reference is the best, the target the next."""
+    rng = np.random.default_rng(0)
+    centres = unit(rng, 50, 32)
+    gallery = np.repeat(centres, 100, axis=0) + 0.5 * unit(rng, 5000, 32)
+    gallery /= np.linalg.norm(gallery, axis=1, keepdims=True)
+    references = rng.choice(5000, 200, replace=False)
+    queries = gallery[references] + 0.2 * unit(rng, 200, 32)
+    return queries / np.linalg.norm(queries, axis=1, keepdims=True), gallery, references
+
+
+def shared_part(mined: MinedNegatives, exact: MinedNegatives) -> float:
+    pairs = zip(mined.indices.tolist(), exact.indices.tolist(), strict=True)
+    return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in pairs]))
+
+
+@pytest.mark.parametrize("rules", [{"num_negatives": 10}, {"num_negatives": 10, "relative_margin": 0.3}])
+@pytest.mark.parametrize("index", ["ivf", "hnsw"])
+def test_approximate_indexes_find_what_flat_finds(clustered: tuple, index: str, rules: dict):
+    exact = mine_hard_negatives(*clustered, **rules)
+    assert shared_part(mine_hard_negatives(*clustered, index=index, **rules), exact) > 0.95
+
+
+@pytest.mark.parametrize("index", ["ivf", "hnsw"])
+def test_approximate_indexes_give_the_same_twice(clustered: tuple, index: str):
+    first, again = (mine_hard_negatives(*clustered, index=index, range_min=20) for _ in range(2))
+    assert (first.indices == again.indices).all()
+
+
+@pytest.mark.parametrize("index", ["ivf", "hnsw"])
+def test_approximate_indexes_work_on_a_tiny_gallery(clustered: tuple, index: str):
+    data = clustered[0][:20], clustered[1][:5], clustered[2][:20] % 5
+    exact = mine_hard_negatives(*data)
+    assert (mine_hard_negatives(*data, index=index).indices == exact.indices).all()
+
+
+def test_searching_all_lists_of_an_inverted_file_is_exact(clustered: tuple):
+    exact = mine_hard_negatives(*clustered, num_negatives=10)
+    all_lists, one_list = (
+        mine_hard_negatives(*clustered, num_negatives=10, index="ivf", nlist=20, nprobe=probed) for probed in (20, 1)
+    )
+    assert (all_lists.indices == exact.indices).all()
+    assert shared_part(one_list, exact) < 1
+
+
+def test_building_a_graph_leaves_the_number_of_threads_alone(clustered: tuple):
+    threads = faiss.omp_get_max_threads()
+    mine_hard_negatives(*clustered, index="hnsw")
+    assert faiss.omp_get_max_threads() == threads
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """A faiss that has a GPU: a copy of the index that notes how deep it is searched."""
+    depths: list[int] = []
+
+    class Copy:
+        def __init__(self, index: faiss.Index):
+            self.index = index
+
+        def search(self, queries: NDArray[np.float32], depth: int, params: object = None) -> tuple:
+            depths.append(depth)
+            return self.index.search(queries, depth, params=params)
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "StandardGpuResources", lambda: None, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", lambda _, __, index: Copy(index), raising=False)
+    return depths
+
+
+@pytest.mark.parametrize(("index", "used"), [("flat", [5]), ("ivf", [5]), ("hnsw", [])])
+def test_a_gpu_is_used_where_faiss_has_one(clustered: tuple, fake_gpu: list[int], index: str, used: list):
+    mine_hard_negatives(*clustered, index=index)
+    assert fake_gpu == used
+
+
+def test_a_gpu_is_not_asked_for_more_than_it_can_find(clustered: tuple, fake_gpu: list[int]):
+    mined = mine_hard_negatives(*clustered, range_min=2500)
+    assert (mined.indices >= 0).all()
+    assert fake_gpu == []
+
+
+@pytest.mark.parametrize("without", ["no GPU", "no such function"])
+def test_no_gpu_is_tried_without_one(clustered: tuple, monkeypatch: pytest.MonkeyPatch, without: str):
+    def fail(*_: object):
+        raise AssertionError("tried a GPU")
+
+    if without == "no GPU":
+        monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0, raising=False)
+    else:
+        monkeypatch.delattr(faiss, "get_num_gpus", raising=False)
+    monkeypatch.setattr(faiss, "StandardGpuResources", fail, raising=False)
+    mine_hard_negatives(*clustered)
+
+
+def test_the_block_size_of_the_rest_of_the_process_is_left_alone(clustered: tuple):
+    before = faiss.cvar.distance_compute_blas_database_bs
+    mine_hard_negatives(*clustered)
+    assert faiss.cvar.distance_compute_blas_database_bs == before
+
+
+@pytest.mark.parametrize(
+    ("known", "core"),
+    [({"avx2": True, "avx512_vl": True}, "SkylakeX"), ({"avx2": True}, "Haswell"), ({"neon": True}, None)],
+)
+def test_openblas_is_told_of_the_vector_units_while_it_is_loaded(monkeypatch, known, core):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
+    monkeypatch.setattr("importlib.import_module", lambda _: os.environ.get("OPENBLAS_CORETYPE"))
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    assert _import_faiss() == core
+    assert "OPENBLAS_CORETYPE" not in os.environ
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Zen")
+    assert _import_faiss() == os.environ["OPENBLAS_CORETYPE"] == "Zen"
+
+
+def test_faiss_uses_the_vector_units_of_this_processor():
+    if not torch.cpu.get_capabilities().get("avx2"):
+        pytest.skip("this processor has none of the vector units that OpenBLAS is told of")
+    asking = {name: value for name, value in os.environ.items() if name != "OPENBLAS_CORETYPE"}
+    asking["OPENBLAS_VERBOSE"] = "2"
+    command = [sys.executable, "-c", "import cirlib.mining"]
+    said = subprocess.run(command, env=asking, capture_output=True, text=True, check=True)
+    cores = [line.split()[-1] for line in said.stderr.splitlines() if line.startswith("Core: ")]
+    if len(cores) < 2:
+        pytest.skip("faiss is built on another BLAS here")  # the first is numpy's
+    assert cores[-1] in KERNELS.values()
