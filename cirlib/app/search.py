@@ -103,8 +103,11 @@ class Search:
 
     @property
     def best_trained(self) -> str:
-        """The Q-Former that its stage chose on dev; slerp, to stand beside the sum, where none was trained."""
-        return self.prepared.stage.read_choice("qformer", "best_run.json")["run"] if self._trained else "slerp"
+        """The Q-Former that was best on dev (the last where there is no dev part); slerp where none was trained."""
+        if not self._trained:
+            return "slerp"
+        has_dev = (self.prepared.stage.results("qformer") / "best_run.json").is_file()
+        return self.prepared.stage.read_choice("qformer", "best_run.json")["run"] if has_dev else self._trained[-1]
 
     @cached_property
     def towers(self) -> TwoTowers:
