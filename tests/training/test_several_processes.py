@@ -10,7 +10,8 @@ import pytest
 import torch
 import yaml
 
-from cirlib.models.preparation import Prepared, encode_tokens, needed_images
+from cirlib.models.preparation import encode_tokens
+from cirlib.models.prepared import Prepared
 from cirlib.training.qformer_training import train_qformer
 
 GPUS = torch.cuda.device_count()
@@ -27,7 +28,7 @@ def test_two_processes_write_the_store_that_one_writes(custom_stage):
     stores = []
     for processes in (1, 2):
         prepared = Prepared(custom_stage("data_prep", models=MODELS, data_prep={"processes": processes}))
-        encode_tokens(prepared, needed_images(prepared))
+        encode_tokens(prepared)
         folder = prepared.stage.data / "tokens"
         stores.append({file.name: file.read_bytes() for file in folder.iterdir()})
         for file in folder.iterdir():
@@ -40,7 +41,7 @@ def test_two_processes_train_the_qformer_that_one_trains(custom_stage):
     """Batches of five: one row more on the first process than on the second."""
     histories, weights = {}, {}
     prepared = Prepared(custom_stage("data_prep", models=MODELS))
-    encode_tokens(prepared, needed_images(prepared))
+    encode_tokens(prepared)
     for processes in (1, 2):
         stage = custom_stage("qformer", models=MODELS, qformer=qformer_params(processes=processes))
         composers, histories[processes] = train_qformer(Prepared(stage))
@@ -56,7 +57,7 @@ def test_two_processes_train_the_qformer_that_one_trains(custom_stage):
 def test_processes_of_a_launcher_train_what_the_notebook_goes_on_from(custom_stage):
     """As `accelerate launch` starts them; then one process only reads what they left."""
     prepared = Prepared(custom_stage("data_prep", models=MODELS))
-    encode_tokens(prepared, needed_images(prepared))
+    encode_tokens(prepared)
     stage = custom_stage("qformer", models=MODELS, qformer=qformer_params())
     (stage.root / "params.yaml").write_text(yaml.safe_dump(stage.study.model_dump(mode="json")))
     (stage.root / "dvc.yaml").touch()
