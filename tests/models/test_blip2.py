@@ -13,8 +13,8 @@ from transformers import AutoProcessor, Blip2ForImageTextRetrieval
 
 from cirlib.models.blip2 import Blip2Vision, load_blip2
 from cirlib.models.image_encoding import encode_images
-from cirlib.models.mini import ModelError
 from cirlib.models.qformer import QFormerSettings, blip2_qformer
+from cirlib.models.weights import ModelError
 from cirlib.study.pictures import open_rgb
 
 TEXTS = ["is blue", "has long sleeves and a much wider neck", "is red and longer"]

@@ -1,4 +1,4 @@
-"""Image files to features: decoding, batches, and when they are encoded again."""
+"""Image files to features: decoding, batches, when they are encoded again, and the same without a store."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 
 from cirlib.models.feature_store import StoreError
-from cirlib.models.image_encoding import encode_images
+from cirlib.models.image_encoding import LiveFeatures, encode_images
 from cirlib.study.pictures import open_rgb
+
+CPU = torch.device("cpu")
 
 
 class MeanColour:
@@ -27,7 +29,7 @@ class MeanColour:
         return V.to_dtype(V.to_image(image.resize((8, 8))), torch.float32, scale=True)
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
-        assert torch.is_inference_mode_enabled()
+        assert not torch.is_grad_enabled()
         self.seen += len(pixels)
         return self.factor * pixels.mean((2, 3))
 
@@ -44,37 +46,28 @@ def test_features_stand_in_the_order_of_the_mapping(tmp_path, pictures, num_work
     store = encode_images(encoder, backwards, tmp_path / "store", batch_size=3, num_workers=num_workers)
     assert store.ids == list(backwards)
     assert encoder.seen == 7
-    for name, path in pictures.items():
-        pixels = encoder.transform(open_rgb(path))
-        expected = pixels.mean((1, 2)).half().float()
-        assert torch.allclose(store[[name]][0], expected, atol=1e-3)
+    expected = [encoder.transform(open_rgb(path)).mean((1, 2)) for path in pictures.values()]
+    torch.testing.assert_close(store[list(pictures)], torch.stack(expected), atol=1e-3, rtol=0)
 
 
-def test_images_are_encoded_once_for_a_model_and_its_files(tmp_path, pictures):
-    encode_images(MeanColour(), pictures, tmp_path / "store", num_workers=0)
-    same = MeanColour()
-    encode_images(same, pictures, tmp_path / "store", num_workers=0)
-    assert same.seen == 0
+def test_images_are_encoded_again_for_other_weights_or_other_bytes_only(tmp_path, pictures, write_image):
+    def encode(key: str) -> int:
+        encoder = MeanColour(key)
+        encode_images(encoder, pictures, tmp_path / "store", num_workers=0)
+        return encoder.seen
 
-
-def test_a_picture_with_other_bytes_is_encoded_again(tmp_path, pictures, write_image):
-    before = encode_images(MeanColour(), pictures, tmp_path / "store", num_workers=0)[["p3"]]
+    assert [encode("one"), encode("one"), encode("other"), encode("other")] == [7, 0, 7, 0]
     write_image(pictures["p3"], seed=99)
-    after = encode_images(MeanColour(), pictures, tmp_path / "store", num_workers=0)[["p3"]]
-    assert not torch.equal(before, after)
+    assert encode("other") == 7
 
 
-def test_other_weights_are_encoded_again(tmp_path, pictures):
+def test_encoding_leaves_the_common_generator_and_the_inference_mode_alone(tmp_path, pictures):
+    """Else what is drawn afterwards would depend on how much was encoded before a kill."""
+    before = torch.get_rng_state()
     encode_images(MeanColour(), pictures, tmp_path / "store", num_workers=0)
-    other = MeanColour(key="other weights")
-    encode_images(other, pictures, tmp_path / "store", num_workers=0)
-    assert other.seen == 7
-
-
-def test_a_failed_encoding_leaves_inference_mode(tmp_path, pictures):
-    with pytest.raises(StoreError) as caught:  # keeps the traceback and so the encoder's frame, as IPython does
-        encode_images(MeanColour(factor=float("inf")), pictures, tmp_path / "store", num_workers=0)
-    assert "not finite" in str(caught.value)
+    assert torch.equal(torch.get_rng_state(), before)
+    with pytest.raises(StoreError, match="not finite") as _caught:  # keeps the encoder's frame, as IPython does
+        encode_images(MeanColour("other", float("inf")), pictures, tmp_path / "store", num_workers=0)
     assert not torch.is_inference_mode_enabled()
 
 
@@ -84,39 +77,34 @@ def test_an_undecodable_file_is_named(tmp_path, pictures):
         encode_images(MeanColour(), pictures, tmp_path / "store", num_workers=0)
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_transparency_becomes_white(tmp_path, mode):
-    image = Image.new("RGBA", (4, 2), (200, 0, 0, 255))
-    image.paste((0, 0, 0, 0), (0, 0, 2, 2))
-    image.convert(mode).save(tmp_path / "a.png")
-    pixels = np.asarray(open_rgb(tmp_path / "a.png"))
-    assert pixels.shape == (2, 4, 3)
-    if mode != "P":  # a palette made by convert keeps no transparency
-        assert (pixels[:, :2] == 255).all()
-    assert (pixels[:, 2:] != 255).any()
+# ------------------------------------------------------------------ without a store
 
 
-def test_a_transparent_palette_entry_becomes_white(tmp_path):
-    image = Image.new("P", (4, 2), 1)
-    image.putpalette([0, 0, 0, 10, 20, 30])
-    image.paste(0, (0, 0, 2, 2))
-    image.save(tmp_path / "a.png", transparency=0)
-    pixels = np.asarray(open_rgb(tmp_path / "a.png"))
-    assert (pixels[:, :2] == 255).all()
-    assert (pixels[:, 2:] == (10, 20, 30)).all()
+@pytest.mark.parametrize("num_workers", [0, 3])
+def test_live_features_are_the_stored_ones_without_their_rounding(tmp_path, pictures, num_workers):
+    live = LiveFeatures(MeanColour(), pictures, num_workers)
+    store = encode_images(MeanColour(), pictures, tmp_path / "store", num_workers=0)
+    ids = ["p5", "p0", "p5", "p6"]
+    assert (len(live), live.shape, live.ids) == (len(store), store.shape, store.ids)
+    for read in (lambda s: s[ids], lambda s: s.read(s.rows(ids), CPU)):
+        torch.testing.assert_close(read(live), read(store), atol=1e-3, rtol=0)
+    with pytest.raises(StoreError, match="image 'q' has no features"):
+        live.rows(["q"])
 
 
-@pytest.mark.parametrize("mode", ["L", "CMYK", "1"])
-def test_other_modes_become_rgb(tmp_path, mode):
-    Image.new("RGB", (4, 2), "white").convert(mode).save(tmp_path / "a.tif")
-    image = open_rgb(tmp_path / "a.tif")
-    assert image.mode == "RGB"
-    assert (np.asarray(image) == 255).all()
+def test_live_features_can_be_learned_from(pictures):
+    live = LiveFeatures(MeanColour(), pictures, 1)
+    weight = torch.ones(3, requires_grad=True)
+    (live.read(live.rows(["p1", "p2"]), CPU) * weight).sum().backward()
+    assert weight.grad.abs().sum() > 0
 
 
-def test_encoding_leaves_the_common_generator_alone(tmp_path, pictures):
-    """Else what is drawn afterwards would depend on how much was encoded before a kill."""
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-    encode_images(MeanColour(), pictures, tmp_path / "store", num_workers=0)
-    assert torch.equal(torch.get_rng_state(), before)
+def test_what_is_prefetched_is_decoded_once_and_read_like_the_rest(pictures, monkeypatch):
+    live, decoded = LiveFeatures(MeanColour(), pictures, 2), []
+    transform = live.encoder.transform
+    monkeypatch.setattr(live.encoder, "transform", lambda image: decoded.append(1) or transform(image))
+    live.prefetch(np.array([4, 1, 4, 2]), CPU)
+    for rows in (np.array([2, 4, 2, 1]), np.array([1, 4])):
+        expected = live[[f"p{row}" for row in rows]]
+        torch.testing.assert_close(live.read(rows, CPU), expected)
+    assert len(decoded) == 3

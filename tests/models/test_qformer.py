@@ -1,4 +1,4 @@
-"""The Q-Former initialised from MiniLM: its text path, its forms, and its saved weights."""
+"""The Q-Former initialised from MiniLM: its text path, its settings, its saved weights, its memory."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from dvc.utils.hydra import compose_and_dump
 from safetensors.torch import load_file, save_file
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, Blip2QFormerConfig
 
-from cirlib.models.mini import ModelError, minilm_folder
+from cirlib.losses.info_nce import info_nce
 from cirlib.models.qformer import (
+    MAX_TOKENS,
     QFormerComposer,
     QFormerSettings,
     blip2_qformer,
@@ -22,6 +25,8 @@ from cirlib.models.qformer import (
     mini_qformer,
     save_weights,
 )
+from cirlib.models.weights import ModelError, minilm_folder
+from cirlib.study.parameters import load_study
 
 TEXTS = ["is blue", "has much longer sleeves, a collar and stripes on the chest", "shorter"]
 IMAGES = torch.randn(3, 9, 1280, generator=torch.Generator().manual_seed(0))
@@ -44,7 +49,7 @@ def other() -> QFormerComposer:
 
 @pytest.fixture
 def composer(built) -> Iterator[QFormerComposer]:
-    """Shared, so tests leave its weights alone; its form is put back."""
+    """Shared, so tests leave its weights alone; its settings are put back."""
     yield built
     built.settings = QFormerSettings()
 
@@ -85,7 +90,7 @@ def test_query_feed_forwards_start_as_the_text_ones_and_cross_attention_in_every
 
 @pytest.mark.parametrize("fusion", ["one_pass", "two_pass"])
 @pytest.mark.parametrize(("target", "shape"), [("max", (3, 4, 16)), ("mean", (3, 16))])
-def test_embeddings_have_unit_length_in_every_form(composer, fusion, target, shape):
+def test_embeddings_have_unit_length_with_every_setting(composer, fusion, target, shape):
     composer.settings = QFormerSettings(fusion, target)
     with torch.inference_mode():
         queries, targets = composer.embed_queries(IMAGES, TEXTS), composer.embed_targets(IMAGES)
@@ -108,15 +113,6 @@ def test_a_query_reads_both_the_picture_and_the_words(composer, fusion):
 
 
 @pytest.mark.parametrize("fusion", ["one_pass", "two_pass"])
-def test_a_query_does_not_depend_on_longer_neighbours(composer, fusion):
-    composer.settings = QFormerSettings(fusion)
-    with torch.inference_mode():
-        together = composer.embed_queries(IMAGES, TEXTS)
-        alone = torch.cat([composer.embed_queries(IMAGES[i : i + 1], TEXTS[i : i + 1]) for i in range(3)])
-    torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize("fusion", ["one_pass", "two_pass"])
 def test_queries_of_many_lengths_come_back_in_the_order_given(composer, fusion):
     composer.settings = QFormerSettings(fusion)
     generator = torch.Generator().manual_seed(1)
@@ -132,11 +128,10 @@ def test_queries_of_many_lengths_come_back_in_the_order_given(composer, fusion):
 
 
 def test_texts_are_cut_at_max_tokens(composer):
-    composer.settings = QFormerSettings(max_tokens=6)
-    ids, mask = composer.tokenize(["one two three four five six seven", "one"])
-    assert ids.shape == mask.shape == (2, 6)
+    ids, mask = composer.tokenize(["blue " * 50, "blue"])
+    assert ids.shape == mask.shape == (2, MAX_TOKENS)
     assert ids[0, -1] == composer.tokenizer.sep_token_id
-    assert mask.sum(1).tolist() == [6, 3]
+    assert mask.sum(1).tolist() == [MAX_TOKENS, 3]
 
 
 def test_the_temperature_starts_at_7_percent_and_stays_in_range(composer):
@@ -157,7 +152,6 @@ def test_saved_weights_give_the_same_embeddings(composer, other, saved):
     assert json.loads((saved / "settings.json").read_text()) == {
         "fusion": "one_pass",
         "target": "max",
-        "max_tokens": 32,
         "num_query_tokens": 4,
         "width": 16,
         "image_width": 1280,
@@ -171,17 +165,6 @@ def test_a_checkpoint_decides_the_size_of_a_mini_qformer(composer, saved):
         assert torch.equal(built.state_dict()[name], tensor), name
 
 
-def test_without_a_checkpoint_the_size_is_the_one_asked_for():
-    built = build_qformer("mini", None, QFormerSettings(), num_query_tokens=3, width=20)
-    assert built.query_tokens.shape == (1, 3, 384)
-    assert built.vision_projection.out_features == built.text_projection.out_features == 20
-
-
-def test_weights_of_another_size_are_refused_with_the_tensor_that_does_not_fit(saved):
-    with pytest.raises(ModelError, match=r"does not fit: .*query_tokens"):
-        load_weights(make(queries=5), saved)
-
-
 def test_a_missing_checkpoint_is_named(composer, tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(ModelError, match=r"no trained Q-Former in .*settings\.json"):
@@ -190,17 +173,21 @@ def test_a_missing_checkpoint_is_named(composer, tmp_path):
             build_qformer("mini", folder, QFormerSettings(), num_query_tokens=4, width=16)
 
 
-@pytest.mark.parametrize("damage", ["cut off", "removed", "one tensor missing"])
-def test_a_damaged_checkpoint_is_refused(composer, saved, tmp_path, damage):
+@pytest.mark.parametrize("damage", ["cut off", "removed", "one tensor missing", "another size"])
+def test_a_damaged_or_another_checkpoint_is_refused(composer, saved, tmp_path, damage):
     (tmp_path / "settings.json").write_text((saved / "settings.json").read_text())
+    state = load_file(saved / "model.safetensors")
     if damage == "cut off":
         (tmp_path / "model.safetensors").write_bytes((saved / "model.safetensors").read_bytes()[:5000])
-    if damage == "one tensor missing":
-        state = load_file(saved / "model.safetensors")
-        del state["query_tokens"]
-        save_file(state, tmp_path / "model.safetensors")
-    with pytest.raises(ModelError, match=f"the Q-Former in {tmp_path} does not fit: .+"):
+    elif damage != "removed":
+        tensor = state.pop("query_tokens")
+        save_file(
+            state | ({"query_tokens": tensor[:, :3]} if damage == "another size" else {}),
+            tmp_path / "model.safetensors",
+        )
+    with pytest.raises(ModelError, match=f"the Q-Former in {tmp_path} does not fit: .+") as caught:
         load_weights(composer, tmp_path)
+    assert damage in ("cut off", "removed") or "query_tokens" in str(caught.value)
 
 
 def test_a_trained_blip2_qformer_goes_through_the_same_door(tiny_blip2, tmp_path):
@@ -212,6 +199,65 @@ def test_a_trained_blip2_qformer_goes_through_the_same_door(tiny_blip2, tmp_path
         assert torch.equal(built.state_dict()[name], tensor), name
 
 
-def test_a_checkpoint_of_mini_does_not_go_into_blip2(tiny_blip2, saved):
-    with pytest.raises(ModelError, match="does not fit"):
-        build_qformer(str(tiny_blip2), saved, QFormerSettings(), num_query_tokens=4, width=16)
+# ------------------------------------------------------------------ memory
+
+
+@pytest.mark.parametrize("fusion", ["one_pass", "two_pass"])
+def test_gradient_checkpointing_changes_no_gradient(tiny_blip2, fusion):
+    def gradients(checkpointing: bool) -> dict:
+        composer = blip2_qformer(str(tiny_blip2), QFormerSettings(fusion)).train()
+        if checkpointing:
+            composer.qformer.activation_checkpointing_enable()
+        images = torch.randn(3, 5, 24, generator=torch.Generator().manual_seed(0))
+        torch.manual_seed(0)  # of dropout
+        queries = composer.embed_queries(images, ["is blue", "has long sleeves", "is red"])
+        info_nce(queries, composer.embed_targets(images.flip(0))).backward()
+        return {name: p.grad for name, p in composer.named_parameters() if p.grad is not None}
+
+    plain, checkpointed = gradients(False), gradients(True)
+    assert len(plain) > 50 and plain.keys() == checkpointed.keys()
+    for name, gradient in plain.items():
+        torch.testing.assert_close(checkpointed[name], gradient, msg=name)
+
+
+def bytes_of_a_full_size_step(batch: int, negatives: int, checkpointing: bool) -> tuple[int, int]:
+    """Of weights, gradients and both moments; and of what one step in bf16 keeps for its backward pass.
+
+    The tensors of BLIP-2 with ViT-g at 224 px are counted, with no memory spent on them; the longest joined captions
+    of FashionIQ's val have 25 tokens.
+    """
+    kept: dict[int, int] = {}
+    tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        config = Blip2QFormerConfig(vocab_size=30_523, use_qformer_text_input=True)
+        composer = QFormerComposer(config, 32, 256, tokenizer, QFormerSettings()).train()
+        if checkpointing:
+            composer.qformer.activation_checkpointing_enable()
+        weights = {parameter.untyped_storage()._cdata for parameter in composer.parameters()}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in weights:
+                kept[storage._cdata] = storage.nbytes()
+            return tensor.detach()
+
+        ids = torch.ones(batch, 25, dtype=torch.long)
+        hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+        with hooks, torch.autocast("cpu", torch.bfloat16):
+            queries = composer._embed_group(torch.zeros(batch, 257, 1408), ids, torch.ones_like(ids))
+            images = [torch.zeros(n, 257, 1408) for n in (batch, batch * negatives)]
+            targets, mined = (composer.embed_targets(image) for image in images)
+            info_nce(queries, targets, negatives=mined.unflatten(0, (batch, negatives)))
+        return 16 * sum(p.numel() for p in composer.parameters()), sum(kept.values())
+
+
+@pytest.mark.slow
+def test_the_fashioniq_study_fits_24_gb(tmp_path):
+    conf = Path(__file__).resolve().parents[2] / "conf"
+    compose_and_dump(tmp_path / "params.yaml", str(conf), None, "config", "", ["study=fashioniq"])
+    params = load_study(tmp_path / "params.yaml").qformer
+    states, kept = bytes_of_a_full_size_step(params.batch_size, params.hard_negatives, params.gradient_checkpointing)
+    _, whole = bytes_of_a_full_size_step(params.batch_size, params.hard_negatives, False)
+    assert 2.9e9 < states < 3.1e9  # 186 million weights
+    assert whole > 24e9  # which is why the study recomputes, one of twelve layers at a time
+    assert states + kept + whole / 12 < 0.5 * 24e9
