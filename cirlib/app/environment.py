@@ -56,14 +56,16 @@ def commit(root: Path) -> str:
     >>> commit(folder)
     'not in a git repository'
     """
-    head, changed = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "--untracked-files=no")
-    if head is None:
-        return "not in a git repository"
-    return head + (f", {len(changed.splitlines())} files changed since" if changed else "")
-
-
-def _git(root: Path, *words: str) -> str | None:
-    try:
-        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+    words = [
+        "git",
+        "-C",
+        str(root),
+        "describe",
+        "--always",
+        "--abbrev=40",
+        "--exclude=*",
+        "--dirty=, with changed files",
+    ]
+    with suppress(OSError, subprocess.CalledProcessError):
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    return "not in a git repository"

@@ -11,7 +11,7 @@ import argparse
 import hashlib
 import json
 import shutil
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from cirlib.benchmarks.fashioniq_files import fetch_annotations
 from cirlib.benchmarks.image_files import scan_images
 from cirlib.study.errors import StudyError
 from cirlib.study.files import replace_file
-from cirlib.study.processes import process_pool
 from cirlib.study.stage import project_root
 
 STUDY = "fashioniq_rehearsal"
@@ -54,28 +53,19 @@ def prepare(folder: Path, annotations: Path | None) -> None:
             raise BenchmarkError(f"No file {where}: expected a folder with FashionIQ's annotations.")
         shutil.copytree(annotations / name, raw / name, dirs_exist_ok=True)
     splits = sorted((raw / "image_splits").glob("split.*.json"))
-    ids = {image for file in splits for image in read_annotations(file, IMAGE_IDS, "image ids")}
-    _draw_stand_ins(ids, raw / "images")
+    _draw_stand_ins((i for file in splits for i in read_annotations(file, IMAGE_IDS, "image ids")), raw / "images")
     save_tiny_blip2(folder / "models" / "blip2")
     _save_tiny_clip(folder / "models" / "clip")
 
 
-def _draw_stand_ins(ids: set[str], folder: Path) -> None:
-    """A small JPEG for every id that has none, its pixels decided by the id."""
+def _draw_stand_ins(ids: Iterable[str], folder: Path) -> None:
+    """A small JPEG of coloured patches for every id that has none: no two are alike, the id decides."""
     folder.mkdir(parents=True, exist_ok=True)
-    missing = sorted(ids - set(scan_images(folder)))
-    with process_pool() as pool:
-        done = pool.map(partial(_draw_stand_in, folder), missing, chunksize=500)
-        for _ in tqdm(done, total=len(missing), desc="stand-in pictures", unit="image", disable=not missing):
-            pass
-
-
-def _draw_stand_in(folder: Path, image: str) -> None:
-    """A picture of coloured patches that no other id has."""
-    digest = hashlib.sha256(image.encode()).digest()  # 32 bytes
-    patches = Image.fromarray(np.frombuffer(digest[:30], np.uint8).reshape(2, 5, 3))
-    picture = patches.resize(STAND_IN_SIZE, Image.Resampling.BICUBIC)
-    replace_file(folder / f"{image}.jpg", lambda path: picture.save(path, "JPEG", quality=85))
+    for image in tqdm(sorted(set(ids) - set(scan_images(folder))), "stand-in pictures", unit="image"):
+        digest = hashlib.sha256(image.encode()).digest()  # 32 bytes
+        patches = Image.fromarray(np.frombuffer(digest[:30], np.uint8).reshape(2, 5, 3))
+        picture = patches.resize(STAND_IN_SIZE, Image.Resampling.BICUBIC)
+        replace_file(folder / f"{image}.jpg", lambda path, picture=picture: picture.save(path, "JPEG", quality=85))
 
 
 def save_tiny_blip2(folder: Path) -> Path:
@@ -102,33 +92,23 @@ def save_random_blip2(
     True
     """
     import torch
-    from transformers import (
-        BertTokenizer,
-        Blip2Config,
-        Blip2ForImageTextRetrieval,
-        Blip2Processor,
-        Blip2VisionConfig,
-        BlipImageProcessor,
-    )
+    import transformers
 
     from cirlib.models.weights import minilm_folder
 
-    tokenizer = BertTokenizer(vocab=str(minilm_folder() / "vocab.txt"))  # BERT's, as the real ones have
-    tower = Blip2VisionConfig(**vision)
+    tokenizer = transformers.BertTokenizer(vocab=str(minilm_folder() / "vocab.txt"))  # BERT's, as the real ones have
+    tower = transformers.Blip2VisionConfig(**vision)
     text = {"vocab_size": len(tokenizer) + 1, "use_qformer_text_input": True}  # one token more than BERT's
-    config = Blip2Config(
-        vision_config=tower.to_dict(),
-        qformer_config=text | {"encoder_hidden_size": tower.hidden_size} | qformer,
-        **sizes,
-    )
+    text["encoder_hidden_size"] = tower.hidden_size
+    config = transformers.Blip2Config(vision_config=tower.to_dict(), qformer_config=text | qformer, **sizes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = Blip2ForImageTextRetrieval(config)
+        model = transformers.Blip2ForImageTextRetrieval(config)
         for parameter in model.parameters():
             parameter.data.add_(noise * torch.randn(parameter.shape))
     model.save_pretrained(folder)
-    pixels = BlipImageProcessor(size={"height": tower.image_size, "width": tower.image_size})
-    Blip2Processor(pixels, tokenizer).save_pretrained(folder)
+    pixels = transformers.BlipImageProcessor(size={"height": tower.image_size, "width": tower.image_size})
+    transformers.Blip2Processor(pixels, tokenizer).save_pretrained(folder)
     return folder
 
 

@@ -36,7 +36,7 @@ def read_summary(root: Path, study: str) -> pd.DataFrame:
     if not (root / "results" / study / "summary.csv").is_file():
         raise ResultError(f"results/{study}/summary.csv is missing: run `dvc repro` first")
     summary = read_table(root / "results" / study / "summary.csv", SUMMARY_COLUMNS)
-    if not (summary["category"] == "mean").any():
+    if "mean" not in set(summary["category"]):
         raise ResultError(f"results/{study}/summary.csv is not whole: delete it and run `dvc repro` again")
     return summary
 

@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cirlib.analysis import zero_shot
-from cirlib.benchmarks import Triplet
 from cirlib.models.attention import attention_maps
 from cirlib.models.clip import TwoTowers
 from cirlib.models.devices import autocast
@@ -193,10 +192,6 @@ class Search:
         over = attention_maps(composer, reference.tokens[None].to(device), [text])
         found = attention_maps(composer, tokens.read(tokens.rows([image]), device))
         return over[0].mean(0).cpu().numpy(), found[0].mean(0).cpu().numpy()
-
-    def example(self) -> Triplet:
-        """The first reported query."""
-        return next(iter(self.prepared.splits.reported.values())).triplets[0]
 
     def warm(self, method: str) -> None:
         """Loads what the first answer of ``method`` would wait for."""

@@ -108,7 +108,7 @@ class SearchPage:
         self.search, self.hits = search, hits
         self.random = np.random.default_rng(search.study.seed)
         self.offered: list[str] = []
-        triplet = search.example()
+        triplet = next(iter(search.prepared.splits.reported.values())).triplets[0]
         self.turns = [Turn(search.reference(triplet.reference), " ".join(" and ".join(triplet.captions).split()))]
         self._make_controls()
         self.columns = [Column(self, "left", left), Column(self, "right", right)]

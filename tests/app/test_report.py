@@ -75,7 +75,7 @@ def test_without_results_the_command_says_what_to_run(project, monkeypatch, caps
     assert capsys.readouterr().err == "results/small/summary.csv is missing: run `dvc repro` first\n"
 
 
-@pytest.mark.parametrize("content", ["", "method,category\nsum,hat\n", '"cut'])
+@pytest.mark.parametrize("content", ["", "method,category\nsum,hat\n", '"cut', ",".join(SUMMARY_COLUMNS)])
 def test_a_damaged_table_is_named(project, content):
     (project / "results" / "small" / "summary.csv").write_text(content)
     with pytest.raises(ResultError, match=r"summary.csv is no.*: delete it and run `dvc repro` again"):

@@ -122,4 +122,4 @@ def test_the_commit_is_said_with_what_changed_since(tmp_path):
     head = git("rev-parse", "HEAD")
     assert commit(tmp_path) == head
     (tmp_path / "a").write_text("2")
-    assert commit(tmp_path) == f"{head}, 1 files changed since"
+    assert commit(tmp_path) == f"{head}, with changed files"

@@ -68,7 +68,7 @@ def test_a_search_ranks_as_the_study_scored(search, small_project, method):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_the_ends_of_the_balance_are_the_picture_alone_and_the_words_alone(search, method):
-    reference = search.reference(search.example().reference)
+    reference = search.reference(search.images[0])
     picture, half, own, words = (
         search.search(reference, "is red", method, balance=balance, count=39, category="dress")
         for balance in (-1, -0.5, 0, 1)
