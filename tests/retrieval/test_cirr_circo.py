@@ -1,0 +1,186 @@
+"""CIRR's subset recall and CIRCO's precision: by hand, against full sorts of the real annotations, from ranked ids."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from cirlib.benchmarks import Benchmark, Triplet, load_benchmark
+from cirlib.retrieval.cirr_circo import CIRR_MEAN, chance, field_size
+from cirlib.retrieval.recall_and_precision import chance_average_precision
+from cirlib.retrieval.scoring import compare, score, score_run, summarise
+from cirlib.study.parameters import Evaluation
+
+REMOVED, KEPT = Evaluation(), Evaluation(reference="kept")
+IDS = [f"image-{i}" for i in range(70)]
+
+
+def unit(*angles: float) -> torch.Tensor:
+    """Vectors in the plane at these angles (degrees)."""
+    radians = torch.deg2rad(torch.tensor(angles))
+    return torch.stack([radians.cos(), radians.sin()], 1)
+
+
+@pytest.fixture
+def cirr():
+    """Seven images at 0°, 10°, … 60°: query 0 from a to c among b … f, query 1 from g to b among the same."""
+    triplets = [
+        Triplet(*t, tuple("bcdef")) for t in (("12", "a", ("x",), ("c",), None), ("10", "g", ("y",), ("b",), None))
+    ]
+    return Benchmark("cirr", "val", triplets, list("abcdefg"), dict.fromkeys("abcdefg", "no file"))
+
+
+@pytest.fixture
+def large_cirr():
+    """Three queries over 70 images, each with a subset of five."""
+    targets, triplets = (3, 20, 43), []
+    for i, target in enumerate(targets):
+        subset = tuple(IDS[row] for row in range(target - 2, target + 3))
+        triplets.append(Triplet(str(100 + i), IDS[60 + i], ("is x",), (IDS[target],), None, subset))
+    return Benchmark("cirr", "val", triplets, IDS, dict.fromkeys(IDS, "no file"))
+
+
+@pytest.fixture
+def circo():
+    """Seventy images; query 0 wants three of them, query 1 one."""
+    ids = [str(i) for i in range(70)]
+    triplets = [Triplet("0", "69", ("x",), ("0", "2", "60"), None), Triplet("1", "0", ("y",), ("30",), None)]
+    return Benchmark("circo", "val", triplets, ids, dict.fromkeys(ids, "no file"))
+
+
+def test_cirr_has_subset_recall_and_the_mean_that_methods_are_ordered_by(cirr):
+    one = score("m", "cirr", unit(12, 33), unit(*range(0, 70, 10)), cirr, REMOVED)
+    # query 0 at 12°: b, (a out), c; query 1 at 33°: d, e, c, f, b: its subset has the same order
+    assert one.ranks.above.tolist() == [1, 4]
+    values = {m: one.values(m).tolist() for m in one.metrics}
+    assert values == {
+        "recall@1": [0, 0],
+        "recall@5": [1, 1],
+        "recall@10": [1, 1],
+        "recall@50": [1, 1],
+        "recall_subset@1": [0, 0],
+        "recall_subset@2": [1, 0],
+        "recall_subset@3": [1, 0],
+        CIRR_MEAN: [0.5, 0.5],
+    }
+    table = summarise([one]).set_index(["category", "metric"])
+    assert table.loc[("cirr", "recall_subset@2"), ["value", "chance", "gallery"]].tolist() == [0.5, 2 / 5, 5]
+    assert table.loc[("mean", CIRR_MEAN), "value"] == 0.5
+    assert chance(CIRR_MEAN, cirr, 6) == pytest.approx((5 / 6 + 1 / 5) / 2)
+    assert field_size(CIRR_MEAN, cirr, 6) == 6
+
+
+def test_circo_has_average_precision_over_all_targets(circo):
+    scores = torch.arange(70, 0, -1.0)  # image 0 is best
+    gallery = torch.stack([scores, scores], 1)
+    one = score("m", "circo", torch.eye(2), gallery, circo, KEPT)
+    first = [(1 + 2 / 3) / 3] * 4  # hits at 1 and 3; the third comes after 50
+    np.testing.assert_allclose([one.values(f"map@{k}")[0] for k in (5, 10, 25, 50)], first)
+    np.testing.assert_allclose([one.values(f"map@{k}")[1] for k in (5, 10, 25, 50)], [0, 0, 0, 1 / 31])
+    assert one.recall(1).tolist() == [1, 0]
+    assert [len(images) for images in one.top] == [5, 5]
+    chances = [chance_average_precision(10, wanted, 70) for wanted in (3, 1)]
+    assert chance("map@10", circo, 70) == pytest.approx(np.mean(chances))
+    removed = score("m", "circo", torch.eye(2), gallery, circo, REMOVED)
+    np.testing.assert_allclose(removed.values("map@50")[1], 1 / 30)
+
+
+def test_methods_are_compared_by_several_metrics_with_one_correction(cirr):
+    gallery = unit(*range(0, 70, 10))
+    scored = [score(m, "cirr", unit(*q), gallery, cirr, REMOVED) for m, q in {"a": (20, 10), "b": (12, 33)}.items()]
+    table = compare(scored, "b", ["recall@1", "recall_subset@1", CIRR_MEAN])
+    assert table["metric"].tolist() == ["recall@1", "recall_subset@1", CIRR_MEAN]
+    assert table["difference"].tolist() == [1, 1, 0.5]
+    assert (table["p_holm"] == (3 * table["p"]).clip(upper=1)).all()
+
+
+@pytest.mark.parametrize("reference", ["kept", "removed"])
+def test_cirr_on_the_real_annotations_equals_a_full_sort(real_data, reference):
+    benchmark = load_benchmark("cirr", real_data("cirr"))
+    rng = np.random.default_rng(0)
+    queries, gallery = rng.standard_normal((4181, 12)), rng.standard_normal((2297, 12))
+    rules = Evaluation(reference=reference)
+    one = score("m", "cirr", torch.from_numpy(queries), torch.from_numpy(gallery), benchmark, rules)
+    order, names = np.argsort(-(queries @ gallery.T)), np.array(benchmark.gallery)
+    hits = {f"{name}@{k}": [] for name, ks in (("recall", (1, 5, 10, 50)), ("recall_subset", (1, 2, 3))) for k in ks}
+    for triplet, ranked in zip(benchmark.triplets, names[order], strict=True):
+        images = [i for i in ranked if reference == "kept" or i != triplet.reference]
+        members = [i for i in images if i in triplet.subset]
+        for metric, found in hits.items():
+            k = int(metric.split("@")[1])
+            found.append(triplet.targets[0] in (members if "subset" in metric else images)[:k])
+    for metric, found in hits.items():
+        assert one.values(metric).tolist() == found
+    wanted = np.mean([hits["recall@5"], hits["recall_subset@1"]], 0)
+    np.testing.assert_array_equal(one.values(CIRR_MEAN), wanted)
+
+
+def test_circo_on_the_real_annotations_equals_a_full_sort(real_data, write_json, tmp_path):
+    records = json.loads((real_data("circo") / "annotations" / "val.json").read_text())
+    images = {i for r in records for i in (r["reference_img_id"], *r["gt_img_ids"])} | set(range(300))
+    write_json(tmp_path / "annotations" / "val.json", records)
+    info = {"images": [{"id": i} for i in sorted(images)]}
+    write_json(tmp_path / "annotations" / "image_info_unlabeled2017.json", info)
+    benchmark = load_benchmark("circo", tmp_path)
+    rng = np.random.default_rng(0)
+    queries, gallery = rng.standard_normal((220, 12)), rng.standard_normal((len(images), 12))
+    one = score("m", "circo", torch.from_numpy(queries), torch.from_numpy(gallery), benchmark, KEPT)
+    order = np.argsort(-(queries @ gallery.T))
+    for row, triplet in enumerate(benchmark.triplets):
+        relevant = np.isin(np.array(benchmark.gallery)[order[row]], triplet.targets)
+        for k in (5, 10, 25, 50):  # as CIRCO's own evaluation has it
+            precision = np.cumsum(relevant[:k]) / np.arange(1, k + 1) * relevant[:k]
+            assert one.values(f"map@{k}")[row] == pytest.approx(precision.sum() / min(k, len(triplet.targets)))
+
+
+def test_cirr_lists_of_everything_score_as_the_features(large_cirr):
+    queries, images = torch.randn(3, 8), torch.randn(70, 8)
+    order = (queries.double() @ images.double().T).argsort(1, descending=True).tolist()
+    lists = {t.id: [IDS[row] for row in rows] for t, rows in zip(large_cirr.triplets, order, strict=True)}
+    wanted = score("run", "cirr", queries, images, large_cirr, REMOVED)
+    assert CIRR_MEAN in wanted.metrics
+    got = score_run(lists, large_cirr)
+    for metric in wanted.metrics:
+        np.testing.assert_array_equal(got.values(metric), wanted.values(metric))
+
+
+def test_cirr_subset_recall_by_hand(large_cirr):
+    fifty = [image for image in IDS if image not in {m for t in large_cirr.triplets for m in (*t.subset, t.reference)}][
+        :50
+    ]
+    first = [*fifty[:9], IDS[3], *fifty[9:49]]  # the target tenth, no other of its subset: first among those
+    second = [IDS[22], IDS[18], *fifty[:48], IDS[20]]  # the target behind the fifty, third of its subset
+    third = [IDS[41], IDS[42], *fifty[:48], IDS[44]]  # three others of the subset: the target is fourth or fifth
+    got = score_run({"100": first, "101": second, "102": third}, large_cirr)
+    assert [got.values(f"recall_subset@{k}").tolist() for k in (1, 2, 3)] == [[1, 0, 0], [1, 0, 0], [1, 1, 0]]
+    assert [got.recall(k).tolist() for k in (5, 10, 50)] == [[0, 0, 0], [1, 0, 0], [1, 0, 0]]
+    assert got.values(CIRR_MEAN).tolist() == [0.5, 0, 0]
+    unsaid = score_run({"100": first, "101": second, "102": third[:-1] + fifty[48:49]}, large_cirr)
+    assert unsaid.metrics == ["recall@1", "recall@5", "recall@10", "recall@50"]
+    assert unsaid.note.startswith("No recall_subset for run: query '102' has neither its target nor three others")
+
+
+def test_circo_lists_count_every_target(make_benchmark):
+    one = make_benchmark([(IDS[0], IDS[1], "is x")], IDS)
+    benchmark = replace(one, name="circo", triplets=[replace(one.triplets[0], targets=(IDS[1], IDS[2], IDS[69]))])
+    got = score_run({"hat-query-0": [IDS[2], IDS[5], IDS[1], *IDS[6:60]]}, benchmark)
+    # hits at 1 and 3 of three targets
+    assert [got.values(f"map@{k}").item() for k in (5, 50)] == pytest.approx([(1 + 2 / 3) / 3] * 2)
+    assert got.recall(5).item() == 1  # of the target that the caption was written for
+
+
+def test_circos_precision_of_a_model_that_knows_nothing_is_chance_whatever_the_order(make_benchmark):
+    one = make_benchmark([(IDS[0], IDS[1], "is x"), (IDS[5], IDS[2], "is y")], IDS)
+    triplets = [replace(one.triplets[0], targets=(IDS[1], IDS[2], IDS[69])), one.triplets[1]]
+    for gallery in (IDS, IDS[::-1]):
+        benchmark = replace(one, name="circo", triplets=triplets, gallery=list(gallery))
+        got = score_run(
+            {"queries": np.zeros((2, 4), np.float32), "gallery": np.ones((len(IDS), 4), np.float32)}, benchmark
+        )
+        for k in (5, 10, 25, 50):
+            expected = [chance_average_precision(k, n, len(IDS)) for n in (3, 1)]
+            assert got.values(f"map@{k}").tolist() == pytest.approx(expected)

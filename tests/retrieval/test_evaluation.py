@@ -1,0 +1,113 @@
+"""``python -m cirlib.evaluation``: what it prints, writes and refuses."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from cirlib.benchmarks import load_benchmark
+from cirlib.evaluation import main
+
+
+def options(root, *more: str) -> list[str]:
+    return ["--benchmark", "fashioniq", "--root", str(root), "--split", "val", *more]
+
+
+@pytest.fixture
+def lists_of(small_fashioniq, write_json):
+    """Writes lists for a category: its first query's target at ``place`` (from 0), its second's first."""
+
+    def make(category: str, place: int, name: str) -> str:
+        benchmark = load_benchmark("fashioniq", small_fashioniq, category=category)
+        lists = {}
+        for triplet, at in zip(benchmark.triplets, (place, 0), strict=True):
+            others = [i for i in benchmark.gallery if i not in (triplet.reference, *triplet.targets)]
+            lists[triplet.id] = [*others[:at], *triplet.targets, *others[at:]]
+        return str(write_json(small_fashioniq / "runs" / f"{category}-{name}.json", lists))
+
+    return make
+
+
+def test_the_command_prints_numbers_with_intervals_chance_and_protocol(small_fashioniq, lists_of, tmp_path, capsys):
+    out = tmp_path / "out" / "new"
+    code = main(options(small_fashioniq, "--category", "dress", "--run", lists_of("dress", 2, "a"), "--out", str(out)))
+    printed = capsys.readouterr()
+    assert (code, printed.err) == (0, "")
+    lines = printed.out.splitlines()
+    assert lines[0] == "dress: 2 queries, 4 candidates; original gallery, reference removed"
+    assert lines[3].split() == ["recall@1", "50.0", "[0.0,", "100.0]", "25"]
+    assert lines[4].split() == ["recall@5", "100.0", "[100.0,", "100.0]", "100"]
+    summary = pd.read_csv(out / "summary.csv")
+    assert summary.loc[summary["category"] == "dress", "value"].tolist() == [0.5, 1, 1, 1]
+    assert json.loads((out / "metrics.json").read_text())["run"]["dress/recall@1"] == 0.5
+    assert sorted(file.name for file in out.iterdir()) == ["metrics.json", "summary.csv"]
+
+
+def test_the_reference_and_the_gallery_are_as_asked(small_fashioniq, lists_of, capsys):
+    run = lists_of("dress", 0, "a")
+    benchmark = load_benchmark("fashioniq", small_fashioniq, category="dress")
+    lists = json.loads(Path(run).read_text())
+    for triplet in benchmark.triplets:
+        lists[triplet.id].insert(0, triplet.reference)
+    Path(run).write_text(json.dumps(lists))
+    more = ("--category", "dress", "--run", run)
+    assert main(options(small_fashioniq, *more, "--reference", "kept")) == 0
+    printed = capsys.readouterr().out
+    assert "5 candidates; original gallery, reference kept" in printed
+    assert next(line.split()[1] for line in printed.splitlines() if line.startswith("recall@1 ")) == "0.0"
+    assert main(options(small_fashioniq, *more, "--protocol", "val_split")) == 2
+    assert "is not in the gallery" in capsys.readouterr().err
+
+
+def test_two_runs_over_several_categories_are_compared(small_fashioniq, lists_of, tmp_path, capsys):
+    names = ("dress", "shirt", "toptee")
+    runs, others = ([lists_of(c, place, str(place)) for c in names] for place in (0, 3))
+    code = main(
+        options(small_fashioniq, "--category", *names, "--run", *runs, "--against", *others, "--out", str(tmp_path))
+    )
+    printed = capsys.readouterr().out
+    assert code == 0
+    assert "mean: 6 queries, 5 candidates" in printed
+    row = next(line.split() for line in printed.splitlines() if line.split()[:3] == ["run", "against", "recall@1"])
+    assert "p_holm" in (tmp_path / "tests.csv").read_text()
+    assert float(row[3]) == 50  # in each category one of two
+    assert float(row[4]) == pytest.approx(0.25, abs=0.02)  # 2 of the 8 ways to sign three changes
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--category", "dress", "--run", "absent.json"), "No file absent.json"),
+        (("--category", "coat", "--run", "absent.json"), "Unknown category 'coat': allowed are dress, shirt, toptee."),
+        (("--category", "dress", "shirt", "--run", "absent.json"), "run: 1 files for 2 categories"),
+        (("--category", "dress", "--split", "test", "--run", "absent.json"), "has no public target"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence_and_code_2(small_fashioniq, capsys, more, message):
+    assert main(options(small_fashioniq, *more)) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert message in printed.err
+    assert len(printed.err.splitlines()) == 1
+
+
+def test_an_output_that_is_a_file_is_refused_before_anything_is_scored(small_fashioniq, tmp_path, capsys):
+    (tmp_path / "out").write_text("")
+    code = main(
+        options(small_fashioniq, "--category", "dress", "--run", "nowhere.json", "--out", str(tmp_path / "out"))
+    )
+    assert code == 2
+    assert capsys.readouterr().err.strip().endswith("out is a file, expected a folder")
+
+
+def test_a_reader_that_has_enough_is_no_error(small_fashioniq, lists_of):
+    command = [sys.executable, "-m", "cirlib.evaluation",
+               *options(small_fashioniq, "--category", "dress", "--run", lists_of("dress", 0, "0"))]  # fmt: skip
+    done = subprocess.run(f"{shlex.join(map(str, command))} | true", shell=True, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
