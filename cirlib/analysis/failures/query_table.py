@@ -10,8 +10,8 @@ import pandas as pd
 
 from cirlib.analysis.failures.edit_kinds import edit_kinds, kind_names, subjects
 from cirlib.models.feature_store import FeatureStore
-from cirlib.retrieval.statistics import bootstrap_ci, holm
 from cirlib.retrieval.scoring import Scored, compare
+from cirlib.retrieval.statistics import bootstrap_ci, holm
 from cirlib.study.errors import ParameterError
 
 K = 10  # recall@K is what is taken apart

@@ -1,7 +1,7 @@
 """The zero-shot baselines on a two-tower model: image only, text only, weighted sum, spherical interpolation."""
 
 from cirlib.analysis.zero_shot.baseline_scores import (  # noqa: F401
-    MIXES,
+    Composer,
     EmbeddedQueries,
     baselines,
     best_weights,
@@ -9,4 +9,4 @@ from cirlib.analysis.zero_shot.baseline_scores import (  # noqa: F401
     protocol_table,
     score_baselines,
     sweep,
-)  # fmt: skip
+)
