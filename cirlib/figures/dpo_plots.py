@@ -249,16 +249,10 @@ def recipe_bars(table: pd.DataFrame, *, context: str = "") -> Figure:
     >>> recipe_bars(pd.read_csv(results / "dpo_grid/default/recipe.csv")).axes[0].get_xlabel()
     'Recall@10 (%)'
     """
-    style.check_fractions(table, "value", "ci_low", "ci_high", "chance")
-    size, title = (11, 1.1 + 0.52 * len(table)), "Recall@10 and training time by recipe"
-    notes = "lines: 95 % interval  ·  dashed: chance  ·  right: training time"
-    figure, (axes,) = style.panels(1, size, title, f"{context}  ·  {notes}")
     times = ["–" if np.isnan(s) else f"{s / 60:,.1f} min" if s >= 60 else f"{s:.1f} s" for s in table["seconds"]]
-    places = style.label_rows(axes, [textwrap.fill(_pretty(name), 36) for name in table["method"]], right=times)
-    style.value_bars(axes, places, {"": table}, [style.BLUE])
-    axes.axvline(100 * table["chance"].mean(), **style.CHANCE)
-    axes.set_xlabel("Recall@10 (%)")
-    return figure
+    labels = [textwrap.fill(_pretty(name), 36) for name in table["method"]]
+    subtitle = f"{context}  ·  lines: 95 % interval  ·  right: training time"
+    return style.row_chart(table, labels, "Recall@10 and training time by recipe", subtitle, right=times)
 
 
 @style.themed

@@ -27,15 +27,9 @@ def kind_bars(table: pd.DataFrame, *, context: str = "") -> Figure:
     >>> kind_bars(pd.read_csv(results / "failure_cases/kinds.csv")).axes[0].get_xlabel()
     'Recall@10 (%)'
     """
-    style.check_fractions(table, "value", "ci_low", "ci_high", "chance")
     table = table.sort_values("value", ascending=False, kind="stable")
-    figure, (axes,) = style.panels(1, (10, 1.1 + 0.42 * len(table)), "Recall@10 by kind of edit", context)
-    places = style.label_rows(axes, [f"{row.group}  (n = {row.queries:,})" for row in table.itertuples()])
-    style.value_bars(axes, places, {"": table}, [style.BLUE])
-    axes.axvline(100 * table["chance"].mean(), **style.CHANCE, label="chance")
-    axes.set_xlabel("Recall@10 (%)")
-    axes.legend(**style.ABOVE)
-    return figure
+    labels = [f"{row.group}  (n = {row.queries:,})" for row in table.itertuples()]
+    return style.row_chart(table, labels, "Recall@10 by kind of edit", context)
 
 
 @style.themed

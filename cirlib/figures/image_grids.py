@@ -141,15 +141,12 @@ def _draw(rows: Sequence[_Cells], title: str, titles: Sequence[str] = ()) -> Fig
     """The rows one below the other, each under its title; the names of the columns are over the first."""
     if not rows:
         raise style.FigureError("a grid of pictures needs at least one row")
-    tiles = [cell for row in rows for cell in row if isinstance(cell, _Tile)]
-    width = _tile_width([tile.path for tile in tiles])
-    wide = {_Tile: width, str: EDIT}
+    wide = {_Tile: _tile_width([cell.path for row in rows for cell in row if isinstance(cell, _Tile)]), str: EDIT}
     widths = [max(wide.get(type(cell), GAP) for cell in column) for column in zip_longest(*rows)]
     lefts = np.cumsum([0.0, *(each + BETWEEN for each in widths)])
     above = TITLE if any(titles) else 0.0
     size = (lefts[-1] - BETWEEN, len(rows) * (above + TILE + UNDER))
     figure = style.headline(Figure(figsize=size), title + "\n")
-    points = _points([cell for row in rows for cell in row if isinstance(cell, str)])
     for number, (row, name) in enumerate(zip_longest(rows, titles, fillvalue="")):
         top = number * (above + TILE + UNDER)
         figure.text(0, 1 - (top + above / 2) / size[1], name, size=12.5, weight="bold", va="center", parse_math=False)
@@ -158,7 +155,7 @@ def _draw(rows: Sequence[_Cells], title: str, titles: Sequence[str] = ()) -> Fig
                 continue
             box = (left / size[0], 1 - (top + above + TILE) / size[1], each / size[0], TILE / size[1])
             axes = figure.add_axes(box, label=cell.head if isinstance(cell, _Tile) else "edit")
-            _picture(axes, cell, each) if isinstance(cell, _Tile) else _edit(axes, cell, points)
+            _picture(axes, cell, each) if isinstance(cell, _Tile) else _edit(axes, cell)
             if number == 0:
                 head = {"size": 11, "color": style.MUTED, "ha": "center", "va": "bottom"}
                 figure.text((left + each / 2) / size[0], 1 + 0.05 / size[1], axes.get_label(), **head)
@@ -196,12 +193,16 @@ def _picture(axes: Axes, tile: _Tile, width: float) -> None:
     axes.spines[:].set(visible=True, **frame)
 
 
-def _edit(axes: Axes, text: str, points: float) -> None:
-    """The edit text, wrapped, over an arrow that points right."""
+def _edit(axes: Axes, text: str) -> None:
+    """The edit text, wrapped, in the largest type that fits, over an arrow that points right."""
     axes.set(xlim=(0, EDIT), ylim=(TILE, 0))  # inches, downwards
     axes.axis("off")
-    columns, most = _room(points)
-    lines = textwrap.wrap(" ".join(text.split()), columns, max_lines=most, placeholder=" …")
+    text = " ".join(text.split())
+    for points in (12.0, 11.0, 10.0, 9.0):
+        columns, most = int((EDIT - 0.36) * 72 / (0.53 * points)), int((TILE - 0.22) * 72 / (LINE * points))
+        if len(textwrap.wrap(text, columns)) <= most:
+            break
+    lines = textwrap.wrap(text, columns, max_lines=most, placeholder=" …")
     block = len(lines) * LINE * points / 72
     top = (TILE - block - 0.2) / 2
     look: dict[str, Any] = {"size": points, "ha": "center", "va": "top", "linespacing": 1.2, "parse_math": False}
@@ -209,17 +210,3 @@ def _edit(axes: Axes, text: str, points: float) -> None:
     arrow = {"arrowstyle": "-|>,head_width=0.25,head_length=0.5", "color": style.MUTED, "linewidth": 1.6}
     start, end = ((x, top + block + 0.14) for x in (0.12, EDIT - 0.12))
     axes.annotate("", xy=end, xytext=start, arrowprops=arrow | {"shrinkA": 0, "shrinkB": 0})
-
-
-def _points(texts: Sequence[str]) -> float:
-    """The largest type at which every edit text fits its place; the smallest where none does."""
-    for points in (12.0, 11.0, 10.0, 9.0):
-        columns, most = _room(points)
-        if all(len(textwrap.wrap(" ".join(text.split()), columns)) <= most for text in texts):
-            break
-    return points
-
-
-def _room(points: float) -> tuple[int, int]:
-    """How many characters a line and how many lines fit beside the arrow's ends and above the arrow."""
-    return int((EDIT - 0.36) * 72 / (0.53 * points)), int((TILE - 0.22) * 72 / (LINE * points))

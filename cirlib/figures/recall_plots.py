@@ -110,15 +110,10 @@ def protocol_bars(table: pd.DataFrame) -> Figure:
     >>> protocol_bars(pd.read_csv(results / "zero_shot/protocols.csv")).axes[0].get_xlabel()
     'Recall@10 (%)'
     """
-    style.check_fractions(table, "value", "ci_low", "ci_high", "chance")
-    subtitle = "in brackets: gallery · reference · captions  ·  lines: 95 % interval  ·  dashed: chance"
-    figure, (axes,) = style.panels(1, (10, 1 + 0.5 * len(table)), "One model, several protocols", subtitle)
+    subtitle = "in brackets: gallery · reference · captions  ·  lines: 95 % interval"
     names = zip(table["protocol"], table["rule"], strict=True)
-    places = style.label_rows(axes, [f"{name}  ({_short_protocol(rule)})" for name, rule in names])
-    style.value_bars(axes, places, {"": table}, [style.BLUE])
-    axes.vlines(100 * table["chance"], places - 0.5, places + 0.5, **style.CHANCE, label="chance")
-    axes.set_xlabel("Recall@10 (%)")
-    return figure
+    labels = [f"{name}  ({_short_protocol(rule)})" for name, rule in names]
+    return style.row_chart(table, labels, "One model, several protocols", subtitle)
 
 
 @style.themed

@@ -253,3 +253,23 @@ def label_rows(
         beside.spines["right"].set_visible(False)
         beside.tick_params(length=0)
     return places
+
+
+def row_chart(
+    rows: pd.DataFrame, labels: Sequence[str], title: str, subtitle: str, *, right: Sequence[str] = ()
+) -> Figure:
+    """A chart of Recall@10, a bar a row: value with its interval, chance dashed; `labels` left, texts `right` of it.
+
+    `rows`: value, ci_low, ci_high and chance (fractions of 1).
+
+    >>> rows = pd.DataFrame({"value": [0.5], "ci_low": [0.4], "ci_high": [0.6], "chance": [0.01]})
+    >>> row_chart(rows, ["colour"], "Recall@10 by kind of edit", "garments").axes[0].get_xlabel()
+    'Recall@10 (%)'
+    """
+    check_fractions(rows, "value", "ci_low", "ci_high", "chance")
+    figure, (axes,) = panels(1, (10, 1.1 + 0.45 * len(rows)), title, f"{subtitle}  ·  dashed: chance")
+    places = label_rows(axes, labels, right=right)
+    value_bars(axes, places, {"": rows}, [BLUE])
+    axes.vlines(100 * rows["chance"], places - 0.5, places + 0.5, **CHANCE, label="chance")
+    axes.set_xlabel("Recall@10 (%)")
+    return figure
