@@ -1,4 +1,4 @@
-"""Collects what the benchmarks found and prints it as one table; --page=FILE writes it as a page too."""
+"""Collects what the speed tests found and prints it as one table; --page=FILE writes it as a page too."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from cirlib.app.environment import hardware, versions
 
 SHOWN = ("torch", "faiss-cpu", "faiss-gpu", "transformers", "numpy", "sentence-transformers")
-Report = Callable[[str, str, str, bool], None]
+Report = Callable[..., None]
 _LINES = pytest.StashKey[list[tuple[str, str, str, bool]]]()
 
 
@@ -35,9 +35,9 @@ def page(lines: list[tuple[str, str, str, bool]]) -> str:
 
 @pytest.fixture
 def report(request: pytest.FixtureRequest) -> Report:
-    """Add a line: what was measured, the figure, the target, whether it was met."""
+    """Add a line: what was measured, the figure, and where there is one the target and whether it was met."""
     lines = request.config.stash.setdefault(_LINES, [])
-    return lambda *line: lines.append(line)
+    return lambda what, figure, target="", met=True: lines.append((what, figure, target, met))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -1,18 +1,15 @@
-"""Ways to mine FashionIQ's train part; `python mining_ways.py WAY` prints the peak memory of one."""
+"""Ways to mine FashionIQ's train part, over stand-ins of its features."""
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from memory import extra_peak
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cirlib.retrieval.hard_negatives import mine_hard_negatives
+from cirlib.mining import mine_hard_negatives
 
 QUERIES, GALLERY, WIDTH, TOP = 18_000, 25_136, 256, 100
 
@@ -83,7 +80,7 @@ class Lookup:
         return (torch.as_tensor(queries) * torch.as_tensor(gallery)).sum(-1)
 
 
-def sentence_transformers(vectors: Vectors, use_faiss: bool = True) -> None:
+def sentence_transformers(vectors: Vectors) -> None:
     """By the usual library."""
     from datasets import Dataset
     from sentence_transformers.util import mine_hard_negatives as mine
@@ -94,14 +91,8 @@ def sentence_transformers(vectors: Vectors, use_faiss: bool = True) -> None:
     }
     mine(
         Dataset.from_dict(pairs), Lookup(vectors), corpus=[f"g{n}" for n in range(len(vectors.gallery))], range_max=TOP,
-        num_negatives=TOP, use_faiss=use_faiss, verbose=False, output_format="n-tuple",
+        num_negatives=TOP, use_faiss=True, verbose=False, output_format="n-tuple",
     )  # fmt: skip
 
 
 WAYS = {"ours": ours, "torch": torch_topk, "sentence-transformers": sentence_transformers}
-
-
-if __name__ == "__main__":
-    way, data = WAYS[sys.argv[1]], clustered_vectors()
-    way(Vectors(data.queries[:200], data.gallery[:400], data.targets[:200] % 400))  # wakes threads and libraries
-    print(json.dumps({"extra_bytes": extra_peak(lambda: way(data))}))

@@ -1,23 +1,18 @@
 """What evaluation costs next to the bare matrix product and next to the usual way, as ratios in one run.
 
-Run with `pytest tests/benchmarks` (some two minutes; `--benchmark-json=FILE` keeps the figures). Timings are
-reported and not asserted, for a busy machine makes them lie; memory and equal recalls are asserted.
+Timings are reported and not asserted, for a busy machine makes them lie; memory and equal recalls are asserted.
 """
 
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from measuring import measured, needs_linux
-from ways import SIZES, WAYS, WIDTH, Category, counted, load, sorted_names
-
-MEGABYTE = 2**20
+from evaluation_ways import SIZES, WAYS, WIDTH, Category, counted, load, sorted_names
+from measuring import MEGABYTE, needs_linux, peak, taking_turns
 
 
 @pytest.fixture(scope="module")
@@ -25,14 +20,7 @@ def categories() -> list[Category]:
     return [load(category) for category in SIZES]
 
 
-def seconds(run: Callable[[Category], object], categories: list[Category]) -> float:
-    begun = time.perf_counter()
-    for category in categories:
-        run(category)
-    return time.perf_counter() - begun
-
-
-def test_recalls_are_the_same_to_the_last_digit(categories: list[Category], report: Any) -> None:
+def test_recalls_are_the_same_to_the_last_digit(categories, report) -> None:
     ours = [counted(category) for category in categories]
     usual = [sorted_names(category) for category in categories]
     report("FashionIQ val: R@10, R@50 equal to the usual way's", str(ours == usual), "True", ours == usual)
@@ -40,16 +28,16 @@ def test_recalls_are_the_same_to_the_last_digit(categories: list[Category], repo
     assert ours == usual
 
 
-def test_speed_on_the_whole_of_fashioniq_val(benchmark: Any, categories: list[Category], report: Any) -> None:
-    times: dict[str, list[float]] = {way: [] for way in WAYS}
-    for round_ in range(24):  # the ways take turns, so that a busy machine slows them alike
-        for way in WAYS:
-            if way != "sorted_names" or round_ % 8 == 0:
-                times[way].append(seconds(WAYS[way], categories))
-    benchmark.pedantic(seconds, args=(counted, categories), rounds=5)
+def test_speed_on_the_whole_of_fashioniq_val(categories, report) -> None:
+    def of_all(way: str) -> None:
+        for category in categories:
+            WAYS[way](category)
+
+    ways = {way: partial(of_all, way) for way in WAYS}
+    times = taking_turns({way: run for way, run in ways.items() if way != "sorted_names"}, rounds=24)
+    times |= taking_turns({"sorted_names": ways["sorted_names"]}, rounds=3)
     for kind, pick in (("median", statistics.median), ("best", min)):
         spent = {way: pick(times[way]) for way in WAYS}
-        benchmark.extra_info |= {f"{kind}_{way}_s": value for way, value in spent.items()}
         for way in ("product", "product_in_place"):
             ratio = spent["counted"] / spent[way]
             report(f"FashionIQ val, {kind}: our time over {way}", f"{ratio:.2f}", "<= 2.5", ratio <= 2.5)
@@ -60,11 +48,9 @@ def test_speed_on_the_whole_of_fashioniq_val(benchmark: Any, categories: list[Ca
 
 @needs_linux
 @pytest.mark.parametrize("category", SIZES)
-def test_memory_on_fashioniq_val(benchmark: Any, category: str, report: Any) -> None:
+def test_memory_on_fashioniq_val(category: str, report) -> None:
     ways = ("product", "counted", "evaluated", "sorted_names")
-    extra = {way: measured("memory.py", way, category)["extra_bytes"] for way in ways}
-    benchmark.extra_info |= {f"{way}_bytes": size for way, size in extra.items()}
-    benchmark.pedantic(counted, args=(load(category),), rounds=3)
+    extra = {way: peak("evaluation", way, category)["extra_bytes"] for way in ways}
     sizes = ", ".join(f"{extra[way] / MEGABYTE:.0f}" for way in ("counted", "sorted_names", "product"))
     share, whole = (extra[way] / extra["sorted_names"] for way in ("counted", "evaluated"))
     report(f"{category}: extra MB, ours, usual way, product: {sizes}", f"{share:.3f}", "<= 0.1", share <= 0.1)
@@ -73,16 +59,15 @@ def test_memory_on_fashioniq_val(benchmark: Any, category: str, report: Any) -> 
 
 
 @needs_linux
-def test_a_million_images_on_disk(benchmark: Any, tmp_path: Path, report: Any) -> None:
+def test_a_million_images_on_disk(tmp_path: Path, report) -> None:
     path, rng = tmp_path / "features.npy", np.random.default_rng(0)
     stored = np.lib.format.open_memmap(path, "w+", np.float16, (1_000_000, WIDTH))
     for start in range(0, len(stored), 50_000):
         block = rng.standard_normal((50_000, WIDTH), dtype=np.float32)
         stored[start : start + 50_000] = block / np.linalg.norm(block, axis=1, keepdims=True)
     del stored
-    found = benchmark.pedantic(measured, args=("memory.py", "disk", str(path)), rounds=1)
+    found = peak("disk", str(path))
     path.unlink()
-    benchmark.extra_info |= found
     extra, ratio = found["extra_bytes"] / MEGABYTE, found["counted_s"] / found["product_s"]
     report("1,000 queries, 1,000,000 x 256 float16 on disk: extra MB", f"{extra:.0f}", "<= 1024", extra <= 1024)
     report(f"the same: {found['counted_s']:.1f} s, over its bare product", f"{ratio:.2f}", "<= 2.5", ratio <= 2.5)

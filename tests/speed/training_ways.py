@@ -1,24 +1,44 @@
-"""Training steps to be timed, and a store that tells how long they waited for it."""
+"""Pictures to encode, training steps to be timed, and a store that tells how long they waited for it."""
 
 from __future__ import annotations
 
 import mmap
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from measuring import wait_for_gpu
 
+from cirlib.benchmarks.garments import draw_garments
 from cirlib.models.devices import autocast
-from cirlib.models.feature_store import FeatureStore
+from cirlib.models.feature_store import FeatureStore, build_store
 from cirlib.models.qformer import QFormerComposer
+from cirlib.study.parameters import Drawing
 from cirlib.training.batches import Batch, batch_loss
 
 TEXTS = ["is blue with long sleeves and a v-neck", "is shorter and has a floral print, not stripes"]
+SIDE = 160
+SIZES = Drawing(train_triplets=60, val_queries=20, gallery_size=100, alignment_pairs=1, pretraining_pairs=1)
+
+
+def draw(root: Path, workers: int) -> dict[str, Path]:
+    """Some hundred drawn garments, id → file, in place of what was there."""
+    shutil.rmtree(root, ignore_errors=True)
+    draw_garments(root, SIZES, image_size=SIDE, workers=workers)
+    return {file.stem: file for file in sorted((root / "images").iterdir())}
+
+
+def repeated(store: FeatureStore, folder: Path, count: int) -> FeatureStore:
+    """A larger store of the same features, over and over."""
+    features, shape = store[store.ids], store.shape[1:]
+    rows = np.arange(count) % len(features)
+    return build_store(folder, "key", [str(n) for n in range(count)], shape, lambda own: [features[rows[own]]])
 
 
 def batch_of(rows: np.ndarray, negatives: int = 0) -> Batch:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cirlib.benchmarks import Benchmark, Triplet
-from cirlib.retrieval.ranks import recall_at_k, target_ranks
+from cirlib.metrics import recall_at_k, target_ranks
 from cirlib.retrieval.scoring import score
 from cirlib.study.parameters import Evaluation
 
