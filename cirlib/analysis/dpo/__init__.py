@@ -1,5 +1,6 @@
 """Preference optimisation for composed retrieval, taken apart: Retrieval-DPO, its switches, its mistakes, what works.
 
-Data flows ``edits`` → ``encoder`` → ``negatives`` → ``objectives`` → ``cells`` → ``grid`` → ``effects``; ``mistakes`` and
-``recipe`` are grids of their own, ``experiment`` is what the notebook opens.
+A run goes one way: ``context`` (models and data) → ``dual_encoder`` → ``negatives`` → ``preferences`` (the losses) →
+``embedded_splits`` (the scores) → ``runs``. ``grid``, ``mistakes`` and ``recipe`` say which runs there are, ``effects``
+what they add up to, ``experiment`` is what the notebook opens.
 """

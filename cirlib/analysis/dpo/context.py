@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
-import pandas as pd
+import torch
 from torch import Tensor
 
-from cirlib.analysis.dpo.dual_encoder import DualEncoder, Memo, QFormerDualEncoder, TwoTowerDualEncoder
-from cirlib.analysis.dpo.image_tower import ImageTower, LastStage, WholeTower, encode_early
-from cirlib.analysis.dpo.train_edits import Edits, draw_edits
-from cirlib.analysis.zero_shot import baseline_scores as zero_shot
-from cirlib.models.clip import TwoTowers, fingerprint
-from cirlib.models.preparation import Attributes, Prepared, needed_images
+import cirlib
+from cirlib.analysis.dpo import dual_encoder
+from cirlib.analysis.dpo.dual_encoder import DualEncoder, Memo
+from cirlib.analysis.dpo.negatives import Edits, draw_edits
+from cirlib.benchmarks.splits import Splits
+from cirlib.models.clip import TwoTowers
+from cirlib.models.feature_store import FeatureStore
+from cirlib.models.image_encoding import encode_images
+from cirlib.models.prepared import Prepared
 from cirlib.models.qformer import QFormerComposer, load_weights
 from cirlib.models.qformer_embedding import embed_gallery, embed_queries, new_composer
+from cirlib.models.weights import fingerprint
 from cirlib.study.errors import StageError
 from cirlib.study.locks import hold, release
-from cirlib.study.parameters import DPO
+from cirlib.study.parameters import DPO, Evaluation, Study
+
+# The folders of cirlib that decide a run's numbers: those that dvc.yaml names for the stage, which a test compares.
+CODE = ("study", "losses", "benchmarks", "models", "retrieval", "training", "analysis/dpo")
 
 
 @dataclass
@@ -28,12 +37,19 @@ class RunContext:
     """The models of a study as they are before any preference is learnt, and what of them never changes.
 
     Attributes:
+        evaluation, splits: the protocol and the queries that runs are scored by.
         folder: where runs and features are kept from one call to the next.
     """
 
     prepared: Prepared
+    evaluation: Evaluation
+    splits: Splits
     folder: Path
-    _composers: dict[str, tuple[QFormerComposer, Memo, Memo]] = field(default_factory=dict)
+    _qformers: dict[str, tuple[QFormerComposer, Memo, Memo, str]] = field(default_factory=dict)
+
+    @property
+    def study(self) -> Study:
+        return self.prepared.stage.study
 
     @property
     def checkpoints(self) -> Path:
@@ -50,97 +66,101 @@ class RunContext:
 
     @cached_property
     def weight(self) -> float:
-        """The text's weight in the sum, the best on dev."""
-        study, dev = self.prepared.stage.study, self.prepared.splits.dev
-        embedded = zero_shot.embed(self.towers, self.prepared.clip, dev, study.evaluation.captions)
-        return zero_shot.best_weights(zero_shot.sweep(study.zero_shot.weights, embedded, study.evaluation))["sum"]
-
-    @property
-    def attributes(self) -> Attributes | None:
-        """The true attributes of every picture, where the data has them: drawn garments do."""
-        return self.prepared.attributes
-
-    def edits(self, params: DPO) -> Edits:
-        """The train edits that a run with ``params`` uses."""
-        return draw_edits(self.prepared.splits.train, params.edits, self.seed(params))
+        """The text's weight in the sum, chosen by the zero-shot stage."""
+        return self.prepared.stage.read_choice("zero_shot", "weights.json")["sum"]
 
     def seed(self, params: DPO) -> int:
         """Of the run's draws: the study's, moved on by the repetition."""
-        return self.prepared.stage.study.seed + 1000 * params.repetition
+        return self.study.seed + 1000 * params.repetition
+
+    def edits(self, params: DPO) -> Edits:
+        """The train edits that a run with ``params`` uses."""
+        return draw_edits(self.splits.train, params.edits, self.seed(params))
 
     def encoder(self, params: DPO, frozen: bool = False) -> DualEncoder:
         """Query and image side at their start, with what ``params`` lets learn; nothing where ``frozen``."""
         trains = None if frozen else params.trains
+        learns, both = trains in ("query_tower", "both_towers"), trains == "both_towers"
         if params.fusion == "qformer":
-            composer, queries, images = self._qformer(params.start)
-            return QFormerDualEncoder(composer, self.prepared.tokens, queries, images, trains)
+            composer, queries, images, _ = self._qformer(params.start)
+            width, device = composer.vision_projection.out_features, composer.device
+            if not learns:
+                return DualEncoder(lambda *pairs: queries([*zip(*pairs, strict=True)]), images, width, device, trains)
+            tower = dual_encoder.QFormerTower(composer, self.prepared.tokens)
+            return DualEncoder(tower, tower.images if both else images, width, device, trains)
+        queries = dual_encoder.TextTower(self.towers) if learns else lambda references, texts: self.texts(texts)
+        images = self._image_tower() if both else self.prepared.clip.__getitem__
         weight = self.weight if params.fusion == "sum" else None
-        return TwoTowerDualEncoder(self.towers, self.prepared.clip, self.texts, self._image_tower, weight, trains)
+        return DualEncoder(queries, images, self.towers.shape[0], self.towers.device, trains, weight)
 
-    def _qformer(self, start: str) -> tuple[QFormerComposer, Memo, Memo]:
-        if start not in self._composers:
+    def _qformer(self, start: str) -> tuple[QFormerComposer, Memo, Memo, str]:
+        """The Q-Former ``pretrained``, or ``finetuned`` as is best on dev; its fused queries, its targets, its key."""
+        if start not in self._qformers:
+            torch.manual_seed(self.study.seed)  # for one that neither a checkpoint nor a BLIP-2 gives
             composer, tokens = new_composer(self.prepared), self.prepared.tokens
-            folder = self.checkpoints / ("pretrained" if start == "pretrained" else self._best_finetuned())
-            if folder.is_dir():  # a BLIP-2 comes pretrained
-                load_weights(composer, folder)
+            name = (
+                start if start == "pretrained" else self.prepared.stage.read_choice("qformer", "best_run.json")["run"]
+            )
+            if (self.checkpoints / name).is_dir():  # a BLIP-2 comes pretrained
+                load_weights(composer, self.checkpoints / name)
             composer.eval()
 
-            def queries(keys: list) -> Tensor:
-                references = tokens.rows([reference for reference, _ in keys])
-                return embed_queries(composer, tokens, references, [text for _, text in keys])
+            def queries(pairs: Sequence[tuple[str, str]]) -> Tensor:
+                references, texts = zip(*pairs, strict=True)
+                return embed_queries(composer, tokens, tokens.rows(references), list(texts))
 
-            def images(ids: list) -> Tensor:
-                return embed_gallery(composer, tokens, tokens.rows(ids))
+            images = Memo(lambda ids: embed_gallery(composer, tokens, tokens.rows(ids)))
+            key = f"{composer.settings} {fingerprint(composer)}"
+            self._qformers[start] = composer, Memo(queries), images, key
+        return self._qformers[start]
 
-            self._composers[start] = (composer, Memo(queries), Memo(images))
-        return self._composers[start]
-
-    def _best_finetuned(self) -> str:
-        """The fine-tuned Q-Former with the best dev recall@10."""
-        history = pd.read_csv(self.checkpoints.parent / "history.csv").dropna(subset="dev/recall@10")
-        return str(history.loc[history["dev/recall@10"].idxmax(), "run"])
-
-    def _image_tower(self) -> ImageTower:
+    def _image_tower(self) -> dual_encoder.ImageTower:
         """The image tower to learn: the mini tower's last stage, or the whole of a CLIP's."""
-        if self.prepared.stage.study.models.clip != "mini":
-            return WholeTower(self.towers, self.images)
-        return LastStage(self.towers, self._early)
+        if self.study.models.clip != "mini":
+            return dual_encoder.WholeTower(self.towers, self._images)
+        return dual_encoder.LastStage(self.towers, self._early_features)
 
     @cached_property
-    def _early(self):
-        study = self.prepared.stage.study
+    def _early_features(self) -> FeatureStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not hold(self.folder):
             raise StageError(f"another run is encoding images into {self.folder}: start this one again when it is done")
         try:
-            return encode_early(
-                self.towers, self.images, self.folder / "early", study.models.image_size,
-                study.data_prep.batch_size, study.data_prep.num_workers,
-            )  # fmt: skip
+            early = dual_encoder.EarlyStages(self.towers, self.study.models.image_size)
+            options = {name: getattr(self.study.data_prep, name) for name in ("batch_size", "num_workers")}
+            return encode_images(early, self._images, self.folder / "early", description="early stages", **options)
         finally:
             release(self.folder)
 
     @cached_property
-    def images(self) -> dict[str, Path]:
-        """Every image of the study that a run may read: id → file."""
-        splits = self.prepared.splits
-        wanted = {
-            image
-            for parts in (splits.train, splits.dev, splits.reported)
-            for p in parts.values()
-            for image in p.gallery
-        }
-        return {image: file for image, file in needed_images(self.prepared).items() if image in wanted}
+    def _images(self) -> dict[str, Path]:
+        """Every image that a run may read: id → file."""
+        splits = (self.splits.train, self.splits.dev, self.splits.reported)
+        wanted = {image for parts in splits for part in parts.values() for image in part.gallery}
+        return {image: file for image, file in self.prepared.images.items() if image in wanted}
 
     def identity(self, params: DPO) -> str:
-        """Changes with the annotations, the weights and the features that a run with ``params`` starts from."""
-        return f"{self._identity} {self.weight}" if params.fusion == "sum" else self._identity
+        """Changes with all that decides a run's numbers beside ``params``: code, study, data, models."""
+        study = self.study.model_dump(mode="json", include={"seed", "data", "evaluation", "models"})
+        parts = [code_hash(), json.dumps(study), self.prepared.annotations]
+        if params.fusion == "qformer":
+            return " ".join([*parts, self.prepared.tokens.key, self._qformer(params.start)[3]])
+        weight = self.weight if params.fusion == "sum" else ""
+        return " ".join([*parts, self.prepared.clip.key, self._towers_key, str(weight)])
 
     @cached_property
-    def _identity(self) -> str:
-        prepared = self.prepared
-        keys = [prepared.annotations, fingerprint(self.towers.model), prepared.clip.key, prepared.tokens.key]
-        for file in sorted(self.checkpoints.glob("*/model.safetensors")):
-            with file.open("rb") as stream:
-                keys.append(f"{file.parent.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}")
-        return " ".join(keys)
+    def _towers_key(self) -> str:
+        return fingerprint(self.towers.model)
+
+
+@cache
+def code_hash() -> str:
+    """A hash of the code that decides a run's numbers: what was measured by other code is never read.
+
+    >>> len(code_hash())
+    64
+    """
+    digest, root = hashlib.sha256(), Path(cirlib.__file__).parent
+    for file in sorted(file for folder in CODE for file in (root / folder).rglob("*.py")):
+        digest.update(f"{file.relative_to(root)} {hashlib.sha256(file.read_bytes()).hexdigest()}".encode())
+    return digest.hexdigest()

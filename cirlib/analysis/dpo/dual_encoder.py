@@ -1,4 +1,4 @@
-"""The two encoder of a retrieval model, query and image, for three ways to fuse and four choices of what learns.
+"""The two sides of a retrieval model, query and image: three ways to fuse, four choices of what learns.
 
 What stays frozen is computed once, or read from the feature store. A projection is trained as a D × D map, started at
 the identity, on the frozen projected embedding: the projection layer under another name, at a thousandth of the cost.
@@ -8,19 +8,23 @@ Shapes: B queries or images, D embedding width, Q query tokens.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from copy import copy, deepcopy
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cirlib.analysis.dpo.image_tower import ImageTower
 from cirlib.models.clip import TwoTowers
-from cirlib.models.feature_store import FeatureStore
+from cirlib.models.devices import autocast
+from cirlib.models.feature_store import FeatureStore, ImageFeatures
 from cirlib.models.qformer import QFormerComposer
-from cirlib.models.qformer_embedding import Features
+from cirlib.study.pictures import open_rgb
+
+QueryTower = Callable[[Sequence[str], Sequence[str]], Tensor]  # reference ids and texts → (B, D), not normalised
+ImageTower = Callable[[Sequence[str]], Tensor]  # ids → normalised (B, D) or (B, Q, D)
+CHUNK = 256  # queries or images embedded at once
 
 
 class Memo:
@@ -37,114 +41,142 @@ class Memo:
         return torch.stack([self.known[key] for key in keys])
 
 
-class DualEncoder(nn.Module, ABC):
-    """Embeds queries and images; its parameters are what learns. Starts where the frozen model is."""
+class DualEncoder(nn.Module):
+    """Embeds queries and images; its parameters are what learns. Starts where the frozen model is.
 
-    def __init__(self, width: int, trains: str | None, device: torch.device) -> None:
+    Args:
+        queries, images: the towers; one that learns is a module, a frozen one a function.
+        trains: as ``dpo.trains``; the projections are made here. None: nothing learns.
+        weight: of the text where it is summed with the reference's image embedding; None: it is the query.
+    """
+
+    def __init__(
+        self, queries: QueryTower, images: ImageTower, width: int, device: torch.device,
+        trains: str | None = None, weight: float | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.query_map = _identity(width, device) if trains in ("query_projection", "both_projections") else None
         self.image_map = _identity(width, device) if trains == "both_projections" else None
-        self.device = device
+        self.queries, self.images, self.device, self.weight = queries, images, device, weight
 
-    @abstractmethod
     def query_vectors(self, references: Sequence[str], texts: Sequence[str]) -> Tensor:
         """Query vectors (B, D) of reference images and edits, before they are normalised."""
+        vectors = _mapped(self.query_map, self.queries(references, texts).to(self.device))
+        if self.weight is None:
+            return vectors
+        return (1 - self.weight) * self.image_vectors(references) + self.weight * F.normalize(vectors, dim=-1)
 
-    @abstractmethod
     def image_vectors(self, ids: Sequence[str]) -> Tensor:
         """Normalised image vectors, (B, D) or (B, Q, D)."""
-
-
-class TwoTowerDualEncoder(DualEncoder):
-    """The edit through the text tower, alone or in a weighted sum with the reference's image embedding."""
-
-    def __init__(
-        self, towers: TwoTowers, store: FeatureStore, texts: Memo, images: Callable[[], ImageTower],
-        weight: float | None, trains: str | None,
-    ) -> None:  # fmt: skip
-        super().__init__(towers.shape[0], trains, towers.device)
-        self.store, self.texts, self.weight = store, texts, weight
-        self.live: TwoTowers | None = None
-        self.image_tower: ImageTower | None = None
-        if trains in ("query_tower", "both_towers"):
-            self.live = copy(towers)
-            self.live.model = deepcopy(towers.model)
-            learn_text_only(self.live)
-            self.text_tower = _without_images(self.live)
-        if trains == "both_towers":
-            self.image_tower = images()
-
-    def query_vectors(self, references: Sequence[str], texts: Sequence[str]) -> Tensor:
-        text = self._text_vectors(texts)
-        if self.weight is None:
-            return text
-        return (1 - self.weight) * self.image_vectors(references) + self.weight * F.normalize(text, dim=-1)
-
-    def image_vectors(self, ids: Sequence[str]) -> Tensor:
-        if self.image_tower is not None:
-            return self.image_tower(ids)
-        images = self.store[ids].to(self.device)
-        return images if self.image_map is None else F.normalize(_mapped(self.image_map, images), dim=-1)
-
-    def _text_vectors(self, texts: Sequence[str]) -> Tensor:
-        if self.live is not None:
-            return _by_length(self.live, list(texts))
-        frozen = self.texts(texts).to(self.device)
-        return frozen if self.query_map is None else _mapped(self.query_map, frozen)
-
-
-class QFormerDualEncoder(DualEncoder):
-    """Reference and edit fused by the Q-Former."""
-
-    def __init__(
-        self, composer: QFormerComposer, tokens: Features, queries: Memo, images: Memo, trains: str | None
-    ) -> None:  # fmt: skip
-        super().__init__(composer.vision_projection.out_features, trains, composer.device)
-        self.tokens, self.queries, self.images = tokens, queries, images
-        self.both = trains == "both_towers"
-        self.composer = deepcopy(composer) if trains in ("query_tower", "both_towers") else None
-        if self.composer is not None:
-            self.composer.log_temperature.requires_grad_(False)
-
-    def query_vectors(self, references: Sequence[str], texts: Sequence[str]) -> Tensor:
-        if self.composer is not None:
-            reference = self.tokens.read(self.tokens.rows(references), self.device)
-            return self.composer.embed_queries(reference, list(texts))
-        fused = self.queries(list(zip(references, texts, strict=True))).to(self.device)
-        return fused if self.query_map is None else _mapped(self.query_map, fused)
-
-    def image_vectors(self, ids: Sequence[str]) -> Tensor:
-        if self.composer is not None and self.both:
-            return self.composer.embed_targets(self.tokens.read(self.tokens.rows(ids), self.device))
         images = self.images(ids).to(self.device)
         return images if self.image_map is None else F.normalize(_mapped(self.image_map, images), dim=-1)
 
+    @torch.inference_mode()
+    def embed_queries(self, references: Sequence[str], texts: Sequence[str], normalize: bool = True) -> Tensor:
+        """Query vectors (N, D) of any number of edits, on the CPU; texts of like length go through together."""
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        parts = [
+            self.query_vectors([references[i] for i in rows], [texts[i] for i in rows]).float().cpu()
+            for rows in (order[start : start + CHUNK] for start in range(0, len(order), CHUNK))
+        ]
+        vectors = torch.cat(parts)[torch.tensor(order).argsort()]
+        return F.normalize(vectors, dim=-1) if normalize else vectors
 
-def similarities(queries: Tensor, images: Tensor) -> Tensor:
-    """Cosines (B, K) of normalised queries (B, D) and their images (B, K, D) or (B, K, Q, D): the best token counts."""
-    if images.ndim == 3:
-        return torch.einsum("bd,bkd->bk", queries, images)
-    return torch.einsum("bd,bkqd->bkq", queries, images).amax(-1)
-
-
-def all_similarities(queries: Tensor, images: Tensor) -> Tensor:
-    """Cosines (B, M) of every normalised query (B, D) with every image (M, D) or (M, Q, D): the best token counts."""
-    if images.ndim == 2:
-        return queries @ images.T
-    return torch.einsum("bd,mqd->bmq", queries, images).amax(-1)
-
-
-def learn_text_only(towers: TwoTowers) -> None:
-    """Frees the text side of an open_clip model and freezes its image side and logit scale."""
-    towers.model.requires_grad_(True)
-    towers.model.visual.requires_grad_(False)
-    towers.model.logit_scale.requires_grad_(False)
+    @torch.inference_mode()
+    def embed_images(self, ids: Sequence[str]) -> Tensor:
+        """Image vectors (M, D) or (M, Q, D) of any number of images, on the CPU."""
+        starts = range(0, len(ids), CHUNK)
+        return torch.cat([self.image_vectors(ids[start : start + CHUNK]).float().cpu() for start in starts])
 
 
-def _without_images(towers: TwoTowers) -> nn.Module:
-    """The towers' model, its image side left out: what ``encode_text`` needs."""
-    towers.model.visual = nn.Identity()
-    return towers.model
+class TextTower(nn.Module):
+    """The text side of a two-tower model as the query side that learns: a copy, the logit scale frozen."""
+
+    def __init__(self, towers: TwoTowers) -> None:
+        super().__init__()
+        self.towers = copy(towers)
+        self.model = self.towers.model = deepcopy(towers.model).requires_grad_(True)
+        self.model.visual = nn.Identity()
+        self.model.logit_scale.requires_grad_(False)
+
+    def forward(self, references: Sequence[str], texts: Sequence[str]) -> Tensor:
+        """Text vectors (B, D); the references are not looked at. Texts of like length go through together."""
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        size = max(16, -(-len(texts) // 2))
+        groups = [order[start : start + size] for start in range(0, len(order), size)]
+        parts = [self.towers.text_features([texts[i] for i in rows], normalize=False) for rows in groups]
+        return torch.cat(parts)[torch.tensor([i for rows in groups for i in rows]).argsort().to(self.towers.device)]
+
+
+class QFormerTower(nn.Module):
+    """The Q-Former that fuses reference and edit, learning: a copy, the temperature frozen."""
+
+    def __init__(self, composer: QFormerComposer, tokens: ImageFeatures) -> None:
+        super().__init__()
+        self.composer, self.tokens = deepcopy(composer), tokens
+        self.composer.log_temperature.requires_grad_(False)
+
+    def forward(self, references: Sequence[str], texts: Sequence[str]) -> Tensor:
+        """Fused queries (B, D)."""
+        return self.composer.embed_queries(self._read(references), list(texts))
+
+    def images(self, ids: Sequence[str]) -> Tensor:
+        """Target embeddings (B, D) or (B, Q, D) by the same weights."""
+        return self.composer.embed_targets(self._read(ids))
+
+    def _read(self, ids: Sequence[str]) -> Tensor:
+        return self.tokens.read(self.tokens.rows(ids), self.composer.device)
+
+
+class LastStage(nn.Module):
+    """EfficientNet's last convolution and the projection, from stored features of the frozen stages before it.
+
+    The whole tower would take a minute a run on a laptop's cores. Batch-norm statistics stay as they are.
+    """
+
+    def __init__(self, towers: TwoTowers, store: FeatureStore) -> None:
+        super().__init__()
+        visual = deepcopy(towers.model.visual).requires_grad_(True)
+        self.conv, self.norm, self.head = visual.trunk.conv_head, visual.trunk.bn2, visual.head
+        self.store, self.device = store, towers.device
+
+    def forward(self, ids: Sequence[str]) -> Tensor:
+        """Normalised image vectors (B, D)."""
+        grid = self.store[ids].to(self.device)  # (B, 320, S, S)
+        pooled = self.norm(self.conv(grid)).mean((2, 3))  # (B, 1280)
+        return F.normalize(self.head(pooled.float()), dim=-1)
+
+    def train(self, mode: bool = True) -> LastStage:
+        return super().train(False)
+
+
+class WholeTower(nn.Module):
+    """The image tower of an open_clip model, from the pictures."""
+
+    def __init__(self, towers: TwoTowers, files: Mapping[str, Path]) -> None:
+        super().__init__()
+        self.visual, self.transform = deepcopy(towers.model.visual).requires_grad_(True), towers.transform
+        self.files, self.device = files, towers.device
+
+    def forward(self, ids: Sequence[str]) -> Tensor:
+        """Normalised image vectors (B, D)."""
+        pixels = torch.stack([self.transform(open_rgb(self.files[image])) for image in ids])
+        return F.normalize(self.visual(pixels.to(self.device)).float(), dim=-1)
+
+
+class EarlyStages:
+    """EfficientNet before its last convolution, as an :class:`~cirlib.models.image_encoding.ImageEncoder`."""
+
+    def __init__(self, towers: TwoTowers, image_size: int) -> None:
+        self.trunk, self.towers, self.transform = towers.model.visual.trunk, towers, towers.transform
+        self.key = f"{towers.key} before the last convolution"
+        self.shape = (self.trunk.conv_head.in_channels, image_size // 32, image_size // 32)
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, S, S) to grids (B, 320, S / 32, S / 32)."""
+        pixels = pixels.to(self.towers.device, memory_format=torch.channels_last)
+        with autocast(self.towers.device, self.towers.dtype):
+            return self.trunk.blocks(self.trunk.bn1(self.trunk.conv_stem(pixels))).contiguous()
 
 
 def _identity(width: int, device: torch.device) -> nn.Linear:
@@ -153,16 +185,9 @@ def _identity(width: int, device: torch.device) -> nn.Linear:
     return linear
 
 
-def _mapped(linear: nn.Linear, vectors: Tensor) -> Tensor:
+def _mapped(linear: nn.Linear | None, vectors: Tensor) -> Tensor:
     """In float32 whatever autocast says: bfloat16 would cost the identity three digits."""
+    if linear is None:
+        return vectors
     with torch.autocast(vectors.device.type, enabled=False):
         return linear(vectors.float())
-
-
-def _by_length(towers: TwoTowers, texts: list[str]) -> Tensor:
-    """Text vectors (B, D) before they are normalised; texts of like length go through together."""
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    size = max(16, -(-len(texts) // 2))
-    groups = [order[start : start + size] for start in range(0, len(order), size)]
-    parts = [towers.text_features([texts[i] for i in rows], normalize=False) for rows in groups]
-    return torch.cat(parts)[torch.tensor([i for rows in groups for i in rows]).argsort().to(towers.device)]

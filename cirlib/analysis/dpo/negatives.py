@@ -1,15 +1,16 @@
-"""Which images an edit's target is preferred to, and how good they are as negatives."""
+"""Train edits drawn, the images that each one's target is preferred to, and how good these are as negatives."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from torch import Tensor
 
-from cirlib.analysis.dpo.train_edits import Edits
-from cirlib.models.preparation import Attributes
-from cirlib.models.qformer import mean_token
+from cirlib.benchmarks import Benchmark, Triplet, join_captions
+from cirlib.models.prepared import ImageAttributes
 from cirlib.retrieval.hard_negatives import mine_hard_negatives
 from cirlib.study.errors import ParameterError
 from cirlib.study.parameters import DPO
@@ -17,92 +18,140 @@ from cirlib.study.parameters import DPO
 MARGIN = 0.05  # of semi_hard: the cosine by which the target leads
 
 
+@dataclass(frozen=True)
+class Edits:
+    """N train edits, one category after the other, and the images that may be negatives."""
+
+    triplets: list[Triplet]
+    categories: list[str]  # N
+    pools: Mapping[str, list[str]]  # category → the ids of its train images
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """The two captions of each edit in one, N."""
+        return [join_captions(triplet.captions, "and")[0] for triplet in self.triplets]
+
+    @cached_property
+    def references(self) -> list[str]:
+        return [triplet.reference for triplet in self.triplets]
+
+    @cached_property
+    def targets(self) -> list[str]:
+        return [triplet.targets[0] for triplet in self.triplets]
+
+    def __len__(self) -> int:
+        return len(self.triplets)
+
+
+def draw_edits(parts: Mapping[str, Benchmark], count: int | None, seed: int) -> Edits:
+    """``count`` edits, of every category an even share drawn at random; all of them where count is None.
+
+    >>> len(draw_edits(prepared.splits.train, 4, seed=0))
+    4
+    """
+    rng = np.random.default_rng(seed)
+    triplets: list[Triplet] = []
+    categories: list[str] = []
+    for number, (category, part) in enumerate(parts.items()):
+        chosen = part.triplets
+        if count is not None:
+            share = count // len(parts) + (number < count % len(parts))
+            rows = rng.permutation(len(chosen))[: max(1, share)]
+            chosen = [chosen[row] for row in sorted(rows.tolist())]
+        triplets += chosen
+        categories += [category] * len(chosen)
+    return Edits(triplets, categories, {category: part.gallery for category, part in parts.items()})
+
+
 def mine_negatives(edits: Edits, queries: Tensor, pools: Mapping[str, Tensor], params: DPO, seed: int) -> np.ndarray:
     """The ids of each edit's negatives (N, K), among its category's train images, never its target or reference.
 
     Args:
         queries: (N, D) normalised.
-        pools: category → normalised image vectors (M, D) or (M, Q, D), row for row ``edits.pools``.
+        pools: category → normalised image vectors (M, D) or (M, T, D), row for row ``edits.pools``.
 
     Raises:
         ParameterError: a category has too few images for what is asked.
+
+    >>> edits = draw_edits(prepared.splits.train, 4, seed=0)
+    >>> pools = {category: prepared.clip[ids] for category, ids in edits.pools.items()}
+    >>> mine_negatives(edits, prepared.clip[edits.references], pools, DPO(num_negatives=2), seed=0).shape
+    (4, 2)
     """
     mined = np.empty((len(edits), params.num_negatives), dtype=object)
     categories = np.array(edits.categories)
     for category, images in pools.items():
+        pool = np.array(edits.pools[category], dtype=object)
+        _require_images(len(pool), params)
         rows = np.flatnonzero(categories == category)
-        mined[rows] = _mine_in(edits, rows, queries[rows], edits.pools[category], images, params, seed)
+        where = {image: row for row, image in enumerate(pool)}
+        own = [(where[edits.targets[row]], where[edits.references[row]]) for row in rows]
+        found = _mine(queries[rows], images, own, params, seed)  # (n, K)
+        mined[rows] = pool[_filled(found, own, len(pool), seed)]
     return mined
 
 
-def _mine_in(
-    edits: Edits, rows: np.ndarray, queries: Tensor, pool: list[str], images: Tensor, params: DPO, seed: int
-) -> np.ndarray:
-    where = {image: row for row, image in enumerate(pool)}
-    own = [(where[edits.triplets[row].targets[0]], where[edits.triplets[row].reference]) for row in rows]
-    others = len(pool) - 2
+def _require_images(size: int, params: DPO) -> None:
     first = params.range_min if params.sampling in ("top", "band") else 0
-    if first + params.num_negatives > others:
+    if first + params.num_negatives > size - 2:
         raise ParameterError(
-            f"dpo.range_min + dpo.num_negatives is {first} + {params.num_negatives}, at most {others} is allowed: "
+            f"dpo.range_min + dpo.num_negatives is {first} + {params.num_negatives}, at most {size - 2} is allowed: "
             "so many train images a category has beside an edit's own two"
         )
-    if params.sampling != "random" and params.nlist and params.nlist > len(pool):
+    if params.sampling != "random" and params.nlist and params.nlist > size:
         raise ParameterError(
-            f"dpo.nlist is {params.nlist}, at most {len(pool)} is allowed: so many train images a category has"
+            f"dpo.nlist is {params.nlist}, at most {size} is allowed: so many train images a category has"
         )
-    images = mean_token(images)
+
+
+def _mine(queries: Tensor, images: Tensor, own: list[tuple[int, int]], params: DPO, seed: int) -> np.ndarray:
+    """Pool rows (n, K) for edits whose target and reference are the rows ``own``; -1 where too few were found."""
     options = {"num_negatives": params.num_negatives, "seed": seed, "progress": False}
-    index = {"index": params.index, "nlist": params.nlist, "nprobe": params.nprobe}
-    if params.sampling == "semi_hard":
-        positives = [[target] for target, _ in own]
-        return _filled(_semi_hard(queries, images, positives, own, params, options | index), own, pool, seed)
-    if params.sampling == "random":
-        options |= {"range_max": others, "sampling_strategy": "random"}  # asks no index: the whole pool is drawn from
-    else:
-        strategy = "random" if params.sampling == "band" else "top"
-        options |= index | {"range_min": params.range_min, "range_max": params.range_max, "sampling_strategy": strategy}
-    mined = mine_hard_negatives(queries, images, own, **options)
-    return _filled(mined.indices, own, pool, seed)
+    if params.sampling == "random":  # asks no index: the whole pool is drawn from
+        return mine_hard_negatives(
+            queries, images, own, range_max=len(images) - 2, sampling_strategy="random", **options
+        ).indices
+    options |= {"index": params.index, "nlist": params.nlist, "nprobe": params.nprobe}
+    if params.sampling == "semi_hard":  # one more: the reference, no positive, is struck out after
+        options |= {"num_negatives": params.num_negatives + 1, "absolute_margin": MARGIN}
+        deeper = mine_hard_negatives(queries, images, [[target] for target, _ in own], **options).indices
+        references = np.array([reference for _, reference in own])[:, None]
+        order = np.argsort(deeper == references, axis=1, kind="stable")  # the reference last
+        return np.take_along_axis(np.where(deeper == references, -1, deeper), order, 1)[:, :-1]
+    strategy = "random" if params.sampling == "band" else "top"
+    options |= {"range_min": params.range_min, "range_max": params.range_max, "sampling_strategy": strategy}
+    return mine_hard_negatives(queries, images, own, **options).indices
 
 
-def _semi_hard(queries, images, positives, own, params: DPO, options: dict) -> np.ndarray:
-    """The hardest that score below the target by the margin; the reference, no positive, is struck out after."""
-    deeper = {**options, "num_negatives": params.num_negatives + 1}
-    mined = mine_hard_negatives(queries, images, positives, absolute_margin=MARGIN, **deeper).indices
-    kept = np.full((len(mined), params.num_negatives), -1)
-    for row, (_, reference) in enumerate(own):
-        others = mined[row][mined[row] != reference][: params.num_negatives]
-        kept[row, : len(others)] = others
-    return kept
-
-
-def _filled(rows: np.ndarray, own: list[tuple[int, int]], pool: list[str], seed: int) -> np.ndarray:
-    """Ids (N, K) of pool ``rows`` (N, K); where an index found too few, others of the pool drawn at random."""
+def _filled(rows: np.ndarray, own: Sequence[tuple[int, int]], size: int, seed: int) -> np.ndarray:
+    """Pool rows (n, K), with others of the pool drawn at random where an index found too few."""
     rng = np.random.default_rng(seed)
     rows = rows.copy()
     for query in np.flatnonzero((rows < 0).any(1)):
         few = rows[query] < 0
         taken = {*own[query], *rows[query][~few].tolist()}
-        rows[query, few] = rng.choice([row for row in range(len(pool)) if row not in taken], few.sum(), replace=False)
-    return np.array(pool, dtype=object)[rows]
+        rows[query, few] = rng.choice([row for row in range(size) if row not in taken], few.sum(), replace=False)
+    return rows
 
 
-def negative_quality(edits: Edits, negatives: np.ndarray, attributes: Attributes) -> dict[str, float]:
+def negative_quality(edits: Edits, negatives: np.ndarray, attributes: ImageAttributes) -> dict[str, float]:
     """What share of the negatives (N, K) is a wrong or a useful one, by the true attributes of the pictures.
 
     Returns:
         ``satisfies_edit``: has every attribute that the edit changes as the target has it, whatever the rest is like: a
         false negative for who reads the edit alone. ``differs_in_one``: is one attribute off the target, a useful
         negative.
+
+    >>> edits = Edits([Triplet("q", "a", ("is blue",), ("b",), "hat")], ["hat"], {})
+    >>> looks = {"a": {"colour": "red"}, "b": {"colour": "blue"}, "c": {"colour": "blue"}, "d": {"colour": "red"}}
+    >>> negative_quality(edits, np.array([["c", "d"]]), looks)
+    {'satisfies_edit': 0.5, 'differs_in_one': 0.5}
     """
     counts = {"satisfies_edit": 0, "differs_in_one": 0}
     for triplet, row in zip(edits.triplets, negatives, strict=True):
         reference, target = attributes[triplet.reference], attributes[triplet.targets[0]]
-        changed = [name for name in target if target[name] != reference[name]]
         for image in row:
-            other = attributes[image]
-            off = sum(other[name] != target[name] for name in target)
-            counts["satisfies_edit"] += all(other[name] == target[name] for name in changed)
-            counts["differs_in_one"] += off == 1
+            off = {name for name in target if attributes[image][name] != target[name]}
+            counts["satisfies_edit"] += not any(target[name] != reference[name] for name in off)
+            counts["differs_in_one"] += len(off) == 1
     return {name: count / negatives.size for name, count in counts.items()}

@@ -26,13 +26,13 @@ def record(labels: dict, rng: np.random.Generator, noise: float = 0.0) -> dict:
 
 
 @pytest.fixture(scope="module")
-def cells():
+def runs():
     return factorial_runs(DPO(grid="full"))
 
 
-def test_known_effects_are_found(cells):
+def test_known_effects_are_found(runs):
     rng = np.random.default_rng(0)
-    table = effects([record(labels, rng) for labels, _ in cells]).set_index("level")
+    table = effects([record(labels, rng) for labels, _ in runs]).set_index("level")
     for level, row in table.iterrows():
         assert row["difference"] == pytest.approx(EXPECTED.get(level, 0), abs=0.005), level
         assert row["ci_low"] < row["difference"] < row["ci_high"]
@@ -40,16 +40,16 @@ def test_known_effects_are_found(cells):
     assert set(table["against"]) == {next(iter(levels)) for levels in SWITCHES.values()}
 
 
-def test_the_interval_widens_with_the_noise_of_repeated_runs(cells):
+def test_the_interval_widens_with_the_noise_of_repeated_runs(runs):
     widths = []
     for noise in (0.0, 0.05):
-        table = effects([record(labels, np.random.default_rng(i), noise) for i, (labels, _) in enumerate(cells)])
+        table = effects([record(labels, np.random.default_rng(i), noise) for i, (labels, _) in enumerate(runs)])
         widths.append((table["ci_high"] - table["ci_low"]).mean())
     assert widths[1] > 1.2 * widths[0]
 
 
-def test_intervals_cover_the_truth_as_often_as_they_say(cells):
-    projections = [labels for labels, params in cells if params.trains in PROJECTIONS and params.repetition < 2]
+def test_intervals_cover_the_truth_as_often_as_they_say(runs):
+    projections = [labels for labels, params in runs if params.trains in PROJECTIONS and params.repetition < 2]
     projections = [labels for labels in projections if labels["objective"] in ("dpo sigmoid", IN_BATCH)]
     inside = []
     for seed in range(40):
@@ -69,8 +69,8 @@ def drawn(labels: dict, difficulty: dict, rng: np.random.Generator) -> dict:
     return {**labels, "above": above, "tied": {category: [0] * len(hard) for category, hard in difficulty.items()}}
 
 
-def test_the_interval_of_one_run_is_that_of_a_mean_over_categories(cells):
-    low, high = recall_interval(record(cells[0][0], np.random.default_rng(0)))
+def test_the_interval_of_one_run_is_that_of_a_mean_over_categories(runs):
+    low, high = recall_interval(record(runs[0][0], np.random.default_rng(0)))
     half = 1.96 * np.sqrt(0.2 * 0.8 * (1 / 400 + 1 / 200) / 4)
     assert [low, high] == pytest.approx([0.2 - half, 0.2 + half], abs=0.005)
 
@@ -87,9 +87,9 @@ def test_every_category_counts_the_same():
     assert table["difference"].item() == pytest.approx(0.5)
 
 
-def test_negatives_are_compared_only_where_they_are_read(cells):
+def test_negatives_are_compared_only_where_they_are_read(runs):
     rng = np.random.default_rng(0)
-    table = effects([record(labels, rng) for labels, _ in cells]).set_index("level")
+    table = effects([record(labels, rng) for labels, _ in runs]).set_index("level")
     assert table.loc["random", "settings"] == 3 * 4 * 4  # fusions, objectives that read them, what trains
     assert table.loc["dpo hinge", "settings"] == 3 * 4
     assert table.loc["sum", "settings"] == 17 * 4

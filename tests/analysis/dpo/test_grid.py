@@ -1,4 +1,4 @@
-"""Which runs the grids hold."""
+"""Which runs the grids hold, those of the recipe included."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from cirlib.analysis.dpo.grid import IN_BATCH, PROJECTIONS, SWITCHES, base, factorial_runs, sweep_runs
+from cirlib.analysis.dpo.grid import IN_BATCH, PROJECTIONS, SWITCHES, at_grid_size, factorial_runs, sweep_runs
 from cirlib.analysis.dpo.recipe import OBJECTIVES, recipe_params
 from cirlib.study.parameters import DPO
 
@@ -44,10 +44,10 @@ def test_the_small_one_moves_one_switch_at_a_time():
 
 @pytest.mark.parametrize("grid", ["small", "default", "full"])
 def test_the_papers_setting_is_in_every_grid_and_the_parameters_say_what_the_labels_do(grid):
-    cells = factorial_runs(DPO(grid=grid))
-    paper = base(DPO(grid=grid))
-    assert any(params == paper for _, params in cells)
-    for labels, params in cells:
+    runs = factorial_runs(DPO(grid=grid))
+    paper = at_grid_size(DPO(grid=grid))
+    assert any(params == paper for _, params in runs)
+    for labels, params in runs:
         assert labels["fusion"] == params.fusion
         assert labels["trains"] == params.trains
         objective = f"dpo {params.loss_type}" if params.objective == "dpo" else params.objective
@@ -59,11 +59,11 @@ def test_the_papers_setting_is_in_every_grid_and_the_parameters_say_what_the_lab
 
 
 def test_the_sweep_crosses_scale_index_and_sampling():
-    cells = sweep_runs(DPO(grid="full"))
-    seen = {(labels["index_label"], labels["sampling_label"], params.beta) for labels, params in cells}
-    assert len(seen) == len(cells) == 4 * 4 * 3
-    assert all(params.index == "flat" for labels, params in cells if labels["sampling_label"] == "random")
-    probes = {(p.nlist, p.nprobe) for _, p in cells if p.index == "ivf"}
+    runs = sweep_runs(DPO(grid="full"))
+    seen = {(labels["index_label"], labels["sampling_label"], params.beta) for labels, params in runs}
+    assert len(seen) == len(runs) == 4 * 4 * 3
+    assert all(params.index == "flat" for labels, params in runs if labels["sampling_label"] == "random")
+    probes = {(p.nlist, p.nprobe) for _, p in runs if p.index == "ivf"}
     assert probes == {(16, 1), (16, 4)}
 
 
@@ -84,10 +84,10 @@ def test_whatever_a_study_may_ask_for_its_grid_can_be_run(grid, own):
         assert one.start == "pretrained"
         assert one.nlist is None or one.index == "ivf"
         assert labels.get("fusion", one.fusion) == one.fusion
-    for objective in OBJECTIVES:
+    for objective in OBJECTIVES.values():
         assert recipe_params(params, objective, 1e-5).num_negatives <= 50
 
 
 def test_runs_have_the_size_of_the_grid():
-    params = base(DPO(grid_edits=20, grid_epochs=3, grid_batch_size=5, epochs=9, num_negatives=2))
-    assert (params.edits, params.epochs, params.batch_size, params.num_negatives) == (20, 3, 5, 2)
+    params = at_grid_size(DPO(grid_edits=20, epochs=9, num_negatives=2))
+    assert (params.edits, params.epochs, params.batch_size, params.num_negatives) == (20, 2, 32, 2)

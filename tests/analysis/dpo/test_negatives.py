@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cirlib.analysis.dpo.negatives import mine_negatives, negative_quality
-from cirlib.analysis.dpo.train_edits import Edits, draw_edits
+from cirlib.analysis.dpo.negatives import MARGIN, Edits, draw_edits, mine_negatives, negative_quality
 from cirlib.study.errors import ParameterError
 from cirlib.study.parameters import DPO
 
@@ -96,12 +95,12 @@ def test_random_draws_from_the_whole_category(edits, pools):
 
 
 def test_semi_hard_takes_the_hardest_that_the_target_leads_by_the_margin(edits, pools):
-    mined = mine(edits, pools, sampling="semi_hard", margin=0.1)
+    mined = mine(edits, pools, sampling="semi_hard")
     short = 0
     for row in range(len(edits)):
         pool, triplet = edits.pools[edits.categories[row]], edits.triplets[row]
         score = dict(zip(pool, (pools[edits.categories[row]] @ QUERY[row]).tolist(), strict=True))
-        behind = [i for i in ranking(edits, pools, row) if score[i] <= score[triplet.targets[0]] - 0.1]
+        behind = [i for i in ranking(edits, pools, row) if score[i] <= score[triplet.targets[0]] - MARGIN]
         assert mined[row, : len(behind)].tolist() == behind[:3]
         assert not {triplet.targets[0], triplet.reference} & set(mined[row])
         assert len(set(mined[row])) == 3
@@ -109,10 +108,17 @@ def test_semi_hard_takes_the_hardest_that_the_target_leads_by_the_margin(edits, 
     assert 0 < short < len(edits)  # the data has both kinds
 
 
-def test_several_tokens_an_image_are_mined_by_their_mean(edits):
+@pytest.mark.parametrize("sampling", ["top", "semi_hard"])
+def test_of_several_tokens_the_best_counts_as_in_the_score(edits, sampling):
     tokens = {category: unit(len(pool), 4, 6, seed=5) for category, pool in edits.pools.items()}
-    means = {category: F.normalize(images.mean(1), dim=-1) for category, images in tokens.items()}
-    np.testing.assert_array_equal(mine(edits, tokens), mine(edits, means))
+    mined = mine(edits, tokens, sampling=sampling)
+    for row, triplet in enumerate(edits.triplets):
+        pool, category = edits.pools[edits.categories[row]], edits.categories[row]
+        score = dict(zip(pool, (tokens[category] @ QUERY[row]).amax(1).tolist(), strict=True))
+        most = score[triplet.targets[0]] - MARGIN if sampling == "semi_hard" else 2
+        others = [i for i in pool if i not in {triplet.reference, triplet.targets[0]} and score[i] <= most]
+        hardest = sorted(others, key=lambda image: -score[image])[:3]
+        assert mined[row, : len(hardest)].tolist() == hardest
 
 
 def test_a_poor_index_is_filled_up_with_other_images(edits, pools):

@@ -1,0 +1,168 @@
+"""The preferences of a run and the losses that are compared on them.
+
+The losses are on one scale: cosine times ``SCALE`` times β is a logit in all of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cirlib.analysis.dpo.context import RunContext
+from cirlib.analysis.dpo.dual_encoder import DualEncoder
+from cirlib.analysis.dpo.negatives import mine_negatives
+from cirlib.losses.dpo import dpo_loss
+from cirlib.retrieval.similarity import own_similarity, similarity
+from cirlib.study.files import write_json
+from cirlib.study.parameters import DPO
+
+SCALE = 100.0  # CLIP's logit scale
+
+
+class PairCosines(NamedTuple):
+    """Cosines of B queries with their targets and their K negatives, by the model in training and by the frozen."""
+
+    chosen: Tensor  # (B,)
+    rejected: Tensor  # (B, K)
+    frozen_chosen: Tensor  # (B,)
+    frozen_rejected: Tensor  # (B, K)
+
+
+def preference_loss(cosines: PairCosines, params: DPO) -> Tensor:
+    """The mean loss of a batch of preferences.
+
+    ``dpo``: :func:`~cirlib.losses.dpo.dpo_loss` on the scaled cosines. ``info_nce_mined``: the target's cross-entropy
+    among itself and its K negatives at temperature 1 / (β · scale), so that with one negative and a frozen model that
+    has no opinion the two are the same function.
+
+    >>> cosines = PairCosines(torch.ones(2), torch.zeros(2, 3), torch.ones(2), torch.zeros(2, 3))
+    >>> round(preference_loss(cosines, DPO()).item(), 4)  # log 2: nothing has been learnt
+    0.6931
+    """
+    if params.objective == "info_nce_mined":
+        logits = params.beta * SCALE * torch.cat([cosines.chosen[:, None], cosines.rejected], dim=1)  # (B, 1 + K)
+        return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
+    scaled = [SCALE * one for one in cosines]
+    return dpo_loss(*scaled, beta=params.beta, loss_type=params.loss_type)[0].mean()
+
+
+def in_batch_loss(cosines: Tensor, params: DPO) -> Tensor:
+    """InfoNCE among the batch's targets at temperature 1 / (β · scale), from cosines (B, B), target b at column b.
+
+    >>> round(in_batch_loss(torch.zeros(2, 2), DPO()).item(), 4)
+    0.6931
+    """
+    return F.cross_entropy(params.beta * SCALE * cosines, torch.arange(len(cosines), device=cosines.device))
+
+
+def mean_rewards(cosines: PairCosines, params: DPO) -> dict[str, float]:
+    """DPO's rewards β · scale · (cosine − the frozen model's), the means of a batch, and how often the target leads.
+
+    >>> one = torch.ones(2)
+    >>> mean_rewards(PairCosines(one, one[:, None] / 2, one, one[:, None]), DPO())["margin"]
+    5.0
+    """
+    strength = params.beta * SCALE
+    chosen = strength * (cosines.chosen - cosines.frozen_chosen).detach()  # (B,)
+    rejected = strength * (cosines.rejected - cosines.frozen_rejected).detach().mean(-1)  # (B,)
+    return {
+        "margin": (chosen - rejected).mean().item(),
+        "chosen_reward": chosen.mean().item(),
+        "rejected_reward": rejected.mean().item(),
+        "accuracy": (chosen > rejected).float().mean().item(),
+    }
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """What a run does wrong on purpose: ``swapped`` chosen and rejected, ``raw`` queries that are not normalised."""
+
+    swapped: bool = False
+    raw: bool = False
+
+
+NO_CORRUPTION = Corruption()
+
+
+class Preferences:
+    """N edits, each with its target and K negatives, mined by the frozen model at first; in-batch nothing is mined.
+
+    Args:
+        folder: of a run that may be interrupted; keeps what was mined later.
+    """
+
+    def __init__(
+        self, context: RunContext, params: DPO, corruption: Corruption = NO_CORRUPTION, folder: Path | None = None
+    ) -> None:
+        self.edits, self.params, self.seed = context.edits(params), params, context.seed(params)
+        self.corruption, self.folder = corruption, folder
+        self.frozen = context.encoder(params, frozen=True).eval()
+        self.negatives: np.ndarray | None = None  # (N, K) ids
+        self.mined_at = 1  # epoch
+        if params.objective != "info_nce_in_batch":
+            edits = self.edits
+            self.queries = self.frozen.embed_queries(edits.references, edits.texts, normalize=not corruption.raw)
+            self._take(self._mine(self.frozen, 1))
+
+    def mine_for(self, epoch: int, encoder: DualEncoder) -> None:
+        """Mines anew where ``epoch`` asks for it: by the model as it is, or what was mined then before a stop."""
+        every = self.params.mine_every
+        since = 1 + (epoch - 1) // every * every if every else 1
+        if self.negatives is None or since == self.mined_at:
+            return
+        file = self.folder and self.folder / f"negatives-{since}.json"
+        if file and file.is_file():
+            negatives = np.array(json.loads(file.read_text()), dtype=object)
+        else:
+            mode = encoder.training
+            negatives = self._mine(encoder.eval(), since)
+            encoder.train(mode)
+            if file:
+                write_json(negatives.tolist(), file, indent=None)
+        self._take(negatives)
+        self.mined_at = since
+
+    def _mine(self, encoder: DualEncoder, epoch: int) -> np.ndarray:
+        queries = encoder.embed_queries(self.edits.references, self.edits.texts)
+        pools = {category: encoder.embed_images(ids) for category, ids in self.edits.pools.items()}
+        return mine_negatives(self.edits, queries, pools, self.params, self.seed + epoch)
+
+    def _take(self, negatives: np.ndarray) -> None:
+        """Puts ``negatives`` (N, K) in force, with the frozen model's cosines."""
+        self.negatives = negatives
+        targets = self.frozen.embed_images(self.edits.targets)
+        images = self.frozen.embed_images(negatives.ravel().tolist()).unflatten(0, negatives.shape)
+        self.frozen_chosen = own_similarity(self.queries, targets[:, None])[:, 0]  # (N,)
+        self.frozen_rejected = own_similarity(self.queries, images)  # (N, K)
+
+    def _embed(self, encoder: DualEncoder, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Queries (B, D) and targets (B, D) or (B, T, D) of the edits ``rows``."""
+        references, texts = [self.edits.references[i] for i in rows], [self.edits.texts[i] for i in rows]
+        vectors = encoder.query_vectors(references, texts)
+        queries = vectors if self.corruption.raw else F.normalize(vectors, dim=-1)
+        return queries, encoder.image_vectors([self.edits.targets[i] for i in rows])
+
+    def cosines(self, encoder: DualEncoder, rows: Tensor) -> PairCosines:
+        """Of a batch, the edits ``rows`` (B,), with targets and negatives; dot products where queries are raw."""
+        queries, targets = self._embed(encoder, rows.tolist())
+        negatives = self.negatives[rows.tolist()]  # (B, K)
+        images = encoder.image_vectors(negatives.ravel().tolist()).unflatten(0, negatives.shape)
+        before = [one[rows].to(queries.device) for one in (self.frozen_chosen, self.frozen_rejected)]
+        return PairCosines(own_similarity(queries, targets[:, None])[:, 0], own_similarity(queries, images), *before)
+
+    def loss(self, encoder: DualEncoder, rows: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """The loss of a batch, the edits ``rows`` (B,), and its mean rewards."""
+        if self.negatives is None:
+            return in_batch_loss(similarity(*self._embed(encoder, rows.tolist())), self.params), {}
+        cosines = self.cosines(encoder, rows)
+        rewards = mean_rewards(cosines, self.params)
+        signed = PairCosines(*(-one for one in cosines)) if self.corruption.swapped else cosines
+        return preference_loss(signed, self.params), rewards

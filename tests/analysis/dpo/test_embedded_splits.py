@@ -1,0 +1,89 @@
+"""Splits under a model: their ranks against brute force, their geometry on cases worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from cirlib.analysis.dpo.embedded_splits import EmbeddedSplit, embed_splits, embedding_statistics, score_splits
+from cirlib.study.parameters import DPO, Evaluation
+
+CROSS = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
+
+
+def statistics(make_scored, raw: torch.Tensor, gallery: torch.Tensor) -> dict[str, float]:
+    """Of queries ``raw`` of which number i wants image i + 1 of the ``gallery``."""
+    scored = make_scored("m", "hat", [0] * len(raw), size=len(gallery))
+    return embedding_statistics({"hat": EmbeddedSplit(scored.benchmark, raw, gallery)}, [scored])
+
+
+def around(queries: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """A gallery in which query i's target, image i + 1, is ``targets[i]``."""
+    return torch.cat([queries[:1], targets, queries[:1]])
+
+
+@pytest.mark.parametrize("fusion", ["text_only", "qformer"])
+@pytest.mark.parametrize("captions", ["and", "both_orders"])
+def test_ranks_are_those_of_a_loop_over_queries_and_images(context, fusion, captions):
+    evaluation = Evaluation(captions=captions)
+    embedded = embed_splits(context.encoder(DPO(fusion=fusion)), context.splits.reported, evaluation)
+    for one in score_splits(embedded, evaluation, "m"):
+        part = embedded[one.category]
+        for row, triplet in enumerate(one.benchmark.triplets):
+            tokens = part.gallery if part.gallery.ndim == 3 else part.gallery[:, None]
+            scores = dict(zip(one.benchmark.gallery, (tokens @ part.queries[row]).amax(1).tolist(), strict=True))
+            own = scores[triplet.targets[0]]
+            above = [image for image, s in scores.items() if s > own + 1e-6 and image != triplet.reference]
+            assert one.ranks.above[row] == len(above)
+
+
+def test_alignment_is_the_mean_squared_distance(make_scored):
+    for targets, expected in ((CROSS, 0), (-CROSS, 4), (CROSS.roll(1, 0), 2)):
+        told = statistics(make_scored, 3 * CROSS, around(CROSS, targets))
+        assert told["alignment"] == pytest.approx(expected)
+        assert told["norm"] == 3
+
+
+def test_uniformity_rank_and_spread_tell_a_cross_from_a_line_and_a_point(make_scored):
+    cross = statistics(make_scored, CROSS, around(CROSS, CROSS))
+    squares = [2.0, 4.0, 2.0, 2.0, 4.0, 2.0]
+    assert cross["uniformity"] == pytest.approx(math.log(np.mean([math.exp(-2 * d) for d in squares])), rel=1e-5)
+    assert cross["effective_rank"] == pytest.approx(2, rel=1e-5)
+    assert cross["spread"] == pytest.approx(1)
+    line = torch.tensor([[1.0, 0, 0], [-1, 0, 0], [1, 0, 0]])
+    assert statistics(make_scored, line, around(line, line))["effective_rank"] == pytest.approx(1, abs=1e-4)
+    point = statistics(make_scored, torch.ones(5, 3), torch.ones(7, 3) / math.sqrt(3))
+    assert point["uniformity"] == pytest.approx(0, abs=1e-5)
+    assert point["effective_rank"] == pytest.approx(1, abs=1e-3)
+    assert point["spread"] == pytest.approx(0, abs=1e-6)
+
+
+def test_hubness_is_1_where_all_get_the_same_images_and_least_where_all_get_others(make_scored):
+    apart = torch.eye(12)
+    gallery = torch.cat([apart] * 10)
+    assert statistics(make_scored, apart[:1].expand(12, 12), gallery)["hubness"] == pytest.approx(1)
+    assert statistics(make_scored, apart, gallery)["hubness"] == pytest.approx(10 / 120)
+
+
+def test_of_several_tokens_the_one_counts_that_the_score_counts(make_scored):
+    queries = F.normalize(torch.randn(3, 4, generator=torch.Generator().manual_seed(1)), dim=-1)
+    far = -queries.sum(0).expand(5, 4)
+    tokens = torch.stack([far, around(queries, queries)], dim=1)  # (5, 2, 4): each target's second token is the query
+    told = statistics(make_scored, queries, F.normalize(tokens, dim=-1))
+    assert told["alignment"] == pytest.approx(0, abs=1e-6)
+
+
+def test_categories_count_the_same_and_nothing_is_told_of_none(make_scored):
+    scored = [make_scored("m", "hat", [0, 10, 100]), make_scored("m", "shoe", [4, 4, 4])]
+    raw = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    gallery = F.normalize(torch.randn(101, 5, generator=torch.Generator().manual_seed(1)), dim=-1)
+    told = embedding_statistics({s.category: EmbeddedSplit(s.benchmark, raw, gallery) for s in scored}, scored)
+    assert told["rank_50"] == pytest.approx((11 + 5) / 2)
+    assert told["gallery"] == 100
+    assert told["recall@10"] == pytest.approx((1 / 3 + 1) / 2)
+    assert told["chance"] == pytest.approx(0.1)
+    assert embedding_statistics({}, []) == {}
