@@ -45,9 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Scores ranked ids or embeddings on a benchmark: numbers with 95 % intervals, chance and protocol."""
     options = _parser().parse_args(arguments)
     try:
-        for folder in (options.out, options.server_files):
-            if folder is not None:
-                folder.mkdir(parents=True, exist_ok=True)
+        for folder in filter(None, (options.out, options.server_files)):
+            folder.mkdir(parents=True, exist_ok=True)
         benchmarks = [
             load_benchmark(options.benchmark, options.root, split=options.split, category=c, protocol=options.protocol)
             for c in options.category
@@ -58,8 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         scored = _score_files("run", options.run, benchmarks, options.reference)
         scored += _score_files("against", options.against, benchmarks, options.reference) if options.against else []
-        summary = summarise(scored)
-        tests = _compare_runs(scored)
+        summary, tests = summarise(scored), _compare_runs(scored) if options.against else None
         if options.out:
             write_summary(summary, options.out)
             if tests is not None:
@@ -80,37 +78,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m cirlib.evaluation",
-        description=main.__doc__,
-        epilog=HELP,
+        prog="python -m cirlib.evaluation", description=main.__doc__, epilog=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--benchmark", required=True, choices=NAMES)
-    parser.add_argument("--root", required=True, help="the folder with the benchmark's annotations")
-    parser.add_argument("--split", default="val", help="default: val")
-    parser.add_argument(
-        "--category", nargs="+", default=[None], help="one for each run file; without, all with their galleries joined"
-    )
-    parser.add_argument(
-        "--protocol", default="original", choices=PROTOCOLS_OF_GALLERY, help="the gallery; default: original"
-    )
-    parser.add_argument(
-        "--reference",
-        choices=REFERENCES,
-        help="in each query's own ranking; default: removed, for circo kept, as its server does",
-    )
-    parser.add_argument(
-        "--run",
-        required=True,
-        nargs="+",
-        metavar="FILE",
-        help=".json of ranked ids; .npz or .safetensors of embeddings",
-    )
-    parser.add_argument("--against", nargs="+", metavar="FILE", help="another run, compared with a paired test")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write summary.csv, metrics.json, tests.csv")
-    parser.add_argument(
-        "--server-files", type=Path, metavar="DIR", help="of cirr and circo: write what their test servers take instead"
-    )
+    )  # fmt: skip
+    add = parser.add_argument
+    add("--benchmark", required=True, choices=NAMES)
+    add("--root", required=True, help="the folder with the benchmark's annotations")
+    add("--split", default="val", help="default: val")
+    add("--category", nargs="+", default=[None], help="one a run file; without, all with their galleries joined")
+    add("--protocol", default="original", choices=PROTOCOLS_OF_GALLERY, help="the gallery; default: original")
+    add("--reference", choices=REFERENCES, help="in each query's own ranking; default: removed, for circo kept")
+    add("--run", required=True, nargs="+", metavar="FILE", help=".json of ids; .npz or .safetensors of embeddings")
+    add("--against", nargs="+", metavar="FILE", help="another run, compared with a paired test")
+    add("--out", type=Path, metavar="DIR", help="where to write summary.csv, metrics.json, tests.csv")
+    add("--server-files", type=Path, metavar="DIR", help="of cirr and circo: write what their servers take instead")
     return parser
 
 
@@ -123,12 +104,9 @@ def _score_files(
     return [score_run(file, benchmark, method=method, reference=reference) for file, benchmark in pairs]
 
 
-def _compare_runs(scored: Sequence[Scored]) -> pd.DataFrame | None:
-    """The paired tests of two runs, in every metric; None of one."""
-    if len({one.method for one in scored}) < 2:
-        return None
-    common = [metric for metric in scored[0].metrics if all(metric in one.metrics for one in scored)]
-    return compare(scored, "against", common)
+def _compare_runs(scored: Sequence[Scored]) -> pd.DataFrame:
+    """The paired tests of two runs, in every metric that both have."""
+    return compare(scored, "against", [m for m in scored[0].metrics if all(m in one.metrics for one in scored)])
 
 
 def _show(scored: Sequence[Scored], summary: pd.DataFrame, tests: pd.DataFrame | None) -> None:

@@ -64,8 +64,8 @@ def target_ranks(
         chunk_size: queries scored at a time; never changes the result.
 
     Raises:
-        FeatureError: NaN, infinite or overflowing features.
-        ValueError: shapes that do not fit; a row outside the gallery; a target that is excluded.
+        FeatureError: shapes that do not fit; NaN, infinite or overflowing features.
+        ValueError: a row outside the gallery; a target that is excluded.
 
     >>> ranks = target_ranks(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.9, 0.0], [0.5, 0.1], [0.5, 0.2]]), [1])
     >>> ranks.above.tolist(), ranks.tied.tolist()
@@ -148,7 +148,7 @@ class _Search:
     """The checked inputs of one search, on the device that does the work, and each target's own score."""
 
     def __init__(self, queries: Array, gallery: Array, targets: RowLists, exclude: RowLists | None) -> None:
-        _check_shapes(queries, gallery)
+        check_shapes(queries, gallery)
         found = torch.as_tensor(np.ascontiguousarray(queries) if isinstance(queries, np.ndarray) else queries)
         self.device = torch.device("cpu") if found.device.type == "mps" else found.device  # which has no float64
         self.gallery = gallery
@@ -181,6 +181,24 @@ class _Search:
         rounding = reach.mul_(self.queries.shape[1] * 2.0**-52 * self.query_norms[some, None])  # (n, B)
         gap = scores.sub_(self.target_scores[some])  # (n, B)
         return gap > rounding, gap.abs() <= rounding
+
+
+def check_shapes(queries: Array, gallery: Array) -> None:
+    """Refuses what are not floats of the shapes (N, D) and (M, D) or (M, T, D).
+
+    >>> check_shapes(torch.ones(0, 8), torch.ones(9, 2, 8))
+    Traceback (most recent call last):
+    cirlib.retrieval.ranks.FeatureError: expected at least one query and one image, got (0, 8) and (9, 2, 8)
+    """
+    for name, features in (("queries", queries), ("gallery", gallery)):
+        if not isinstance(features, Tensor | np.ndarray) or "float" not in str(features.dtype):
+            kind = getattr(features, "dtype", type(features).__name__)
+            raise FeatureError(f"{name} must be an array or a tensor of floating-point numbers, got {kind}")
+    shapes = f"got {tuple(queries.shape)} and {tuple(gallery.shape)}"
+    if queries.ndim != 2 or gallery.ndim not in (2, 3) or queries.shape[1] != gallery.shape[-1]:
+        raise FeatureError(f"expected queries (N, D) and gallery (M, D) or (M, T, D), {shapes}")
+    if 0 in queries.shape or 0 in gallery.shape:
+        raise FeatureError(f"expected at least one query and one image, {shapes}")
 
 
 def checked_norms(vectors: Tensor, side: str, rows: Sequence[int] | Tensor | None = None) -> Tensor:
@@ -221,15 +239,3 @@ def _hide(scores: Tensor, columns: Tensor) -> None:
     """Put the columns (n, E) that lie in scores (n, B) below everything."""
     query, at = ((columns >= 0) & (columns < scores.shape[1])).nonzero(as_tuple=True)
     scores[query, columns[query, at]] = -torch.inf
-
-
-def _check_shapes(queries: Array, gallery: Array) -> None:
-    for name, features in (("queries", queries), ("gallery", gallery)):
-        if not isinstance(features, Tensor | np.ndarray) or "float" not in str(features.dtype):
-            kind = getattr(features, "dtype", type(features).__name__)
-            raise ValueError(f"{name} must be an array or a tensor of floating-point numbers, got {kind}")
-    shapes = f"queries {tuple(queries.shape)}, gallery {tuple(gallery.shape)}"
-    if queries.ndim != 2 or gallery.ndim not in (2, 3) or queries.shape[1] != gallery.shape[-1]:
-        raise ValueError(f"expected queries (N, D) and gallery (M, D) or (M, T, D), got {shapes}")
-    if 0 in queries.shape or 0 in gallery.shape:
-        raise ValueError(f"nothing to rank: {shapes}")

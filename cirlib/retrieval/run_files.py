@@ -26,7 +26,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from cirlib.benchmarks import Benchmark, Triplet
-from cirlib.retrieval.ranks import FeatureError, Ranks, checked_norms
+from cirlib.retrieval.ranks import FeatureError, Ranks, check_shapes, checked_norms
 from cirlib.study.errors import StudyError
 
 DEPTH = 50  # images a list must have, for recall@50 and map@50
@@ -148,43 +148,33 @@ def _embeddings(content: Mapping[str, Any], benchmark: Benchmark) -> Embeddings:
             raise RunError(f"no array {name!r}, expected queries (N, D) and gallery (M, D) or (M, T, D).")
     if unknown := next((name for name in content if name not in NAMES), None):
         raise RunError(f"array {unknown!r} is not known, allowed are {', '.join(NAMES)}.")
+    queries, gallery = (_native(content[name]) for name in NAMES[:2])
+    check_shapes(queries, gallery)
     wanted = [triplet.id for triplet in benchmark.triplets]
-    queries = _in_order(content["queries"], content.get("query_ids"), wanted, "queries", (2,))
-    gallery = _in_order(content["gallery"], content.get("gallery_ids"), benchmark.gallery, "gallery", (2, 3))
-    if queries.shape[1] != gallery.shape[-1]:
-        raise RunError(f"queries are {queries.shape[1]} wide and gallery {gallery.shape[-1]}, expected alike.")
-    return Embeddings(queries, gallery)
+    queries = _in_order(queries, content.get("query_ids"), wanted, "query")
+    return Embeddings(queries, _in_order(gallery, content.get("gallery_ids"), benchmark.gallery, "gallery"))
 
 
-def _in_order(features: Any, ids: Any, wanted: Sequence[str], name: str, dimensions: Sequence[int]) -> Tensor:
-    """Features (rows, …) in the order of the wanted ids."""
-    found = _tensor(features, name, dimensions)
+def _native(features: Any) -> Any:
+    """An array in this machine's order of bytes, which torch asks for."""
+    is_foreign = isinstance(features, np.ndarray) and not features.dtype.isnative
+    return features.astype(features.dtype.newbyteorder("=")) if is_foreign else features
+
+
+def _in_order(features: Tensor | np.ndarray, ids: Any, wanted: Sequence[str], side: str) -> Tensor:
+    """Features (rows, …), on the CPU, in the order of the wanted ids."""
     plain = ids.tolist() if isinstance(ids, np.ndarray | Tensor) else ids
-    names = list(wanted) if ids is None else _validated(_IDS, plain, f"ids of {name}")
-    if len(found) != len(names):
+    names = list(wanted) if ids is None else _validated(_IDS, plain, f"{side}_ids")
+    if len(features) != len(names):
         ours = "the benchmark has" if ids is None else "there are ids for"
-        raise RunError(f"{name} has {len(found)} rows, {ours} {len(names)}.")
-    checked_norms(found, name)
+        raise RunError(f"{side}: {len(features)} rows, {ours} {len(names)}.")
+    found = torch.as_tensor(features).detach().cpu()
+    checked_norms(found, side)
     if names == list(wanted):
         return found
-    _check_same(names, wanted, "query" if name == "queries" else "gallery image")
+    _check_same(names, wanted, f"{side} id")
     row = {image: i for i, image in enumerate(names)}
-    return found[torch.tensor([row[image] for image in wanted])]
-
-
-def _tensor(features: Any, name: str, dimensions: Sequence[int]) -> Tensor:
-    if isinstance(features, np.ndarray) and features.dtype.kind == "f":
-        features = features.astype(features.dtype.newbyteorder("="), copy=False)
-    try:
-        found = torch.as_tensor(features)
-    except (TypeError, ValueError, RuntimeError):
-        raise RunError(f"{name} is no array of numbers.") from None
-    if not found.is_floating_point():
-        raise RunError(f"{name} must be floating-point numbers, found {str(found.dtype).removeprefix('torch.')}.")
-    if found.ndim not in dimensions or 0 in found.shape:
-        shapes = " or ".join({2: "(rows, D)", 3: "(rows, T, D)"}[n] for n in dimensions)
-        raise RunError(f"{name} has the shape {tuple(found.shape)}, expected {shapes}.")
-    return found.detach().cpu()
+    return found[[row[image] for image in wanted]]
 
 
 # ------------------------------------------------------------------ ranked ids

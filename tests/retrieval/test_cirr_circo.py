@@ -105,14 +105,14 @@ def test_cirr_on_the_real_annotations_equals_a_full_sort(real_data, reference):
     queries, gallery = rng.standard_normal((4181, 12)), rng.standard_normal((2297, 12))
     rules = Evaluation(reference=reference)
     one = score("m", "cirr", torch.from_numpy(queries), torch.from_numpy(gallery), benchmark, rules)
-    order, names = np.argsort(-(queries @ gallery.T)), np.array(benchmark.gallery)
+    order, row = np.argsort(-(queries @ gallery.T)), benchmark.gallery_index
     hits = {f"{name}@{k}": [] for name, ks in (("recall", (1, 5, 10, 50)), ("recall_subset", (1, 2, 3))) for k in ks}
-    for triplet, ranked in zip(benchmark.triplets, names[order], strict=True):
-        images = [i for i in ranked if reference == "kept" or i != triplet.reference]
-        members = [i for i in images if i in triplet.subset]
+    for triplet, images in zip(benchmark.triplets, order, strict=True):
+        images = images if reference == "kept" else images[images != row[triplet.reference]]
+        members = images[np.isin(images, [row[image] for image in triplet.subset])]
         for metric, found in hits.items():
             k = int(metric.split("@")[1])
-            found.append(triplet.targets[0] in (members if "subset" in metric else images)[:k])
+            found.append(row[triplet.targets[0]] in (members if "subset" in metric else images)[:k])
     for metric, found in hits.items():
         assert one.values(metric).tolist() == found
     wanted = np.mean([hits["recall@5"], hits["recall_subset@1"]], 0)
