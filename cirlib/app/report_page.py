@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -58,8 +58,7 @@ class Table:
     """Cells as text; ``words``: of words, not of numbers."""
 
     caption: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    cells: pd.DataFrame
     words: bool = False
 
 
@@ -116,15 +115,15 @@ def _write_notebooks(home: Path) -> Iterator[tuple[str, str]]:
 
 def _results(home: Path, summary: pd.DataFrame) -> Section:
     """Every method: the mean of the categories, recall@10 by category, and the paper's numbers beside ours."""
-    means = result_table(summary)
-    rows = [[str(method), *map(str, row)] for method, row in zip(means.index, means.values, strict=True)]
-    tables = [Table("Mean of the categories, per cent with 95 % interval.", ["method", *means.columns], rows)]
+    means = result_table(summary).rename_axis("method").reset_index()
+    tables = [Table("Mean of the categories, per cent with 95 % interval.", means)]
     categories = [category for category in summary["category"].unique() if category != "mean"]
     if len(categories) > 1:
-        found = {(row["method"], row["category"]): _cell(row, "value")
-                 for row in summary[summary["metric"] == "recall@10"].to_dict("records")}  # fmt: skip
-        rows = [[m, *(found.get((m, c), "–") for c in categories)] for m in summary["method"].unique()]
-        tables.append(Table("Recall@10 by category, per cent with 95 % interval.", ["method", *categories], rows))
+        rows = summary[summary["metric"] == "recall@10"]
+        rows = rows.assign(cell=[_cell(row, "value") for row in rows.to_dict("records")])
+        cells = rows.pivot(index="method", columns="category", values="cell").fillna("–")
+        cells = cells.reindex(summary["method"].unique(), columns=categories).reset_index()
+        tables.append(Table("Recall@10 by category, per cent with 95 % interval.", cells))
     if (file := home / "paper_vs_ours.csv").is_file():
         columns = ("method", "source", "recall@10", "protocol")
         beside = read_table(file, columns)
@@ -157,12 +156,17 @@ def _about(root: Path, study: Study, links: list[tuple[str, str]]) -> Iterator[S
         if (seconds := json.loads(file.read_text())["metadata"].get("papermill", {}).get("duration")) is not None
     ]
     made = [("written", f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}"), ("commit", commit(root)), *hardware()]
-    run = [Table("Seconds of each stage.", ["stage", "seconds"], times)] if times else []
-    run += [Table("When, from what, and on what.", ["what", "value"], made, True)]
-    yield Section("run", "The run", tables=run)
+    yield Section("run", "The run", tables=[
+        *([_pairs("Seconds of each stage.", "stage", times, words=False)] if times else []),
+        _pairs("When, from what, and on what.", "what", made),
+    ])  # fmt: skip
     values = list(_flat(study.model_dump(mode="json")))
-    yield Section("parameters", "Parameters", tables=[Table("Every parameter.", ["parameter", "value"], values, True)])
-    yield Section("versions", "Versions", tables=[Table("Packages.", ["package", "version"], versions(), True)])
+    yield Section("parameters", "Parameters", tables=[_pairs("Every parameter.", "parameter", values)])
+    yield Section("versions", "Versions", tables=[_pairs("Packages.", "package", versions())])
+
+
+def _pairs(said: str, name: str, rows: list[tuple[str, str]], words: bool = True) -> Table:
+    return Table(said, pd.DataFrame(rows, columns=[name, "value"]), words)
 
 
 def _flat(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
@@ -178,9 +182,10 @@ def _table(table: pd.DataFrame, said: str) -> Table:
     """A table for reading: fractions as per cent, an interval in one cell, at most ``LONGEST`` rows."""
     if len(table) > LONGEST:
         said = f"{said} The first {LONGEST} of {len(table)} rows."
+    rows = table.head(LONGEST).to_dict("records")
     names = [name for name in table if name not in ("ci_low", "ci_high", "command")]
-    rows = [[_cell(row, name) for name in names] for row in table.head(LONGEST).to_dict("records")]
-    return Table(said, [f"{name} (%)" if _is_fraction(name) else name.replace("_", " ") for name in names], rows)
+    heads = [f"{name} (%)" if _is_fraction(name) else name.replace("_", " ") for name in names]
+    return Table(said, pd.DataFrame([[_cell(row, name) for name in names] for row in rows], columns=heads))
 
 
 def _is_fraction(name: str) -> bool:
