@@ -17,26 +17,19 @@ def attention_maps(composer: QFormerComposer, images: Tensor, texts: Sequence[st
     """Each query token's attention over the image in the last cross-attention layer, mean of the heads.
 
     Args:
-        images: image tokens (B, T, C); T is a square number, or one more for a leading class token.
+        images: image tokens (B, T, C); T is a square number, or one more for a leading class token; else a ValueError.
         texts: B edits: how a reference is read with its edit. None: how a target is read, without text.
 
     Returns:
-        maps (B, Q, S, S) in [0, 1], row by row from the top left. The cells of a map sum to 1, or to less by what went
-        to the class token.
+        maps (B, Q, S, S), row by row from the top left; each sums to 1, less what went to the class token.
 
-    >>> from cirlib.models.qformer import QFormerSettings, mini_qformer
-    >>> attention_maps(mini_qformer(2, 16, QFormerSettings()), torch.ones(1, 9, 1280)).shape
+    >>> attention_maps(composer, torch.ones(1, 9, 1280, device=composer.device)).shape
     torch.Size([1, 2, 3, 3])
-
-    Raises:
-        ValueError: the image tokens are no square grid.
     """
     side = isqrt(images.shape[1])
     extra = images.shape[1] - side * side
     if extra > 1:
-        raise ValueError(
-            f"expected image tokens in a square grid, with or without a class token, got {images.shape[1]}"
-        )
+        raise ValueError(f"image tokens must be a square grid, with or without a class token, got {images.shape[1]}")
     with _watched_attention(composer) as seen:
         if texts is None:
             composer.embed_targets(images)

@@ -39,8 +39,7 @@ def _pixels(processor: Any, image: Image.Image) -> Tensor:
 def load_blip2(name: str) -> tuple[Blip2ForImageTextRetrieval, Any]:
     """The model and its processor, from the hub, its cache or a local folder; no remote code is run.
 
-    Raises:
-        ModelError: it is in none of these places, or is another kind of model (whose missing parts would be random).
+    A ModelError where it is in none of these, or another kind of model, whose missing parts would be random.
 
     >>> load_blip2(str(tiny_blip2))[0].config.image_text_hidden_size
     16

@@ -23,11 +23,10 @@ def best_device() -> torch.device:
 def precision_here(asked: str) -> str:
     """A key of ``DTYPES``: what was asked for; for "auto" ``bf16`` where hardware has it, else ``fp32``.
 
+    A ParameterError for ``fp16`` without a GPU, where training would be in fp32.
+
     >>> precision_here("fp32")
     'fp32'
-
-    Raises:
-        ParameterError: ``fp16`` without a GPU, where training would be in fp32.
     """
     if asked == "fp16" and best_device().type == "cpu":
         raise ParameterError("models.precision is fp16, which wants a GPU: allowed here are auto, fp32 and bf16")

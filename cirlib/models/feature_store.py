@@ -92,11 +92,7 @@ class ImageFeatures(ABC):
 
 
 class FeatureStore(ImageFeatures):
-    """The finished store in ``folder``; ``store.array`` is the memory map itself.
-
-    Raises:
-        StoreError: the folder holds no finished store, or its file is shorter than it says.
-    """
+    """The finished store in ``folder``, else a StoreError; ``store.array`` is the memory map itself."""
 
     def __init__(self, folder: Path) -> None:
         manifest = _manifest(folder)
@@ -128,11 +124,10 @@ def contents_key(model_key: str, files: Sequence[Path]) -> str:
 
 
 def begin_store(folder: Path, key: str, ids: Sequence[str], shape: tuple[int, ...], advice: str = "") -> int:
-    """How many images :func:`build_store` still has to encode; where that is all of them, the disk space is taken now.
+    """How many images :func:`build_store` still has to encode; for a new store the disk space is taken now.
 
     Raises:
-        ResourceError: ``advice`` is given, and the disk would not keep spare room beside the store.
-        WriteError: the disk has no room for it.
+        WriteError: the disk has no room for it. ResourceError: ``advice`` is given, and no spare room would be left.
 
     >>> begin_store(folder / "store", "key", ["a", "b"], (3,))
     2
@@ -168,9 +163,8 @@ def build_store(
 
     Args:
         key: names model, preprocessing and image contents; another key is another store.
-        shape: features of one image, (D,) or (T, D).
+        shape: of the features of one image, (D,) or (T, D).
         encode: gives the features of one slice of ``ids``, batch by batch, (B, *shape).
-        shard_size: images that a process writes before they count as done.
 
     >>> build_store(folder / "store", "key", ["a", "b"], (3,), lambda rows: [torch.ones(2, 3)])[["b"]]
     tensor([[1., 1., 1.]])

@@ -38,13 +38,7 @@ class ImageEncoder(Protocol):
 
 
 class LiveFeatures(ImageFeatures):
-    """What a :class:`~cirlib.models.feature_store.FeatureStore` gives, by running the encoder each time.
-
-    For fast GPUs beside small disks: nothing is written.
-
-    Args:
-        images: id → file. num_workers: threads that decode; with 0 there is one.
-    """
+    """What a store gives, by running ``encoder`` on ``images`` (id → file) each time: for GPUs beside small disks."""
 
     def __init__(self, encoder: ImageEncoder, images: Mapping[str, Path], num_workers: int = 2) -> None:
         super().__init__(f"{encoder.key} live", list(images), (len(images), *encoder.shape), "the study")
@@ -77,8 +71,7 @@ def encode_images(
 ) -> FeatureStore:
     """The feature store of ``images`` (id → file) under ``encoder``; resumes, and is only built once.
 
-    Args:
-        key: ``contents_key`` of the encoder and the files, where it is known.
+    ``key`` is the :func:`contents_key` of encoder and files, where it is known.
 
     >>> encode_images(prepared.vision_tower(), {"a": write_image(folder / "a.png")}, folder / "store").shape
     (1, 4, 1280)

@@ -85,11 +85,8 @@ def mini_towers(
 ) -> TwoTowers:
     """EfficientNet-Lite0 (average pooling) and MiniLM (mean pooling), both locked, as one two-tower model.
 
-    Args:
-        heads: the aligned heads, see :func:`save_heads`; None: still untrained ones into ``width`` dimensions.
-
-    Raises:
-        ModelError: there is no such file, or it holds something else.
+    Its two linear heads come from the file ``heads`` (:func:`save_heads`; a ModelError where it is none), or are still
+    untrained ones into ``width`` dimensions.
 
     >>> mini_towers(64, width=16, device=torch.device("cpu"), dtype=torch.float32).shape
     (16,)
@@ -135,10 +132,9 @@ def save_heads(towers: TwoTowers, path: Path) -> None:
 def align(
     towers: TwoTowers, pooled: Tensor, texts: Tensor, *, epochs: int, lr: float, batch_size: int, seed: int
 ) -> Iterator[dict[str, float]]:
-    """Trains the two linear heads of mini towers on frozen tower outputs with CLIP's loss; yields a record an epoch.
+    """Trains the two heads of mini towers with CLIP's loss; yields a record an epoch.
 
-    Args:
-        pooled: image tower outputs (N, 1280). texts: text tower outputs (N, 384), row for row.
+    ``pooled`` (N, 1280) and ``texts`` (N, 384) are what the frozen towers make of N pairs.
 
     >>> options = {"epochs": 1, "lr": 1e-3, "batch_size": 2, "seed": 0}
     >>> towers = mini_towers(64, width=16, device=torch.device("cpu"), dtype=torch.float32)

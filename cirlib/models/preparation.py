@@ -27,9 +27,6 @@ ALIGNMENT = {"epochs": 20, "lr": 1e-3, "batch_size": 256}  # of the mini towers'
 def encode_tokens(prepared: Prepared) -> ImageFeatures:
     """The frozen vision tower's tokens of every image, on disk unless the study caches none.
 
-    Raises:
-        ResourceError: the disk is too small.
-
     >>> encode_tokens(unprepared).shape
     (34, 4, 1280)
     """
@@ -38,13 +35,11 @@ def encode_tokens(prepared: Prepared) -> ImageFeatures:
         print("models.cache_tokens is false: no tokens on disk, the vision tower runs whenever they are wanted")
         return prepared.tokens
     advice = "make room on it, move data/ to another, or set models.cache_tokens to false"
-    return _encode(prepared, Prepared.vision_tower, stage.data / "tokens", "image tokens", advice)
+    return _encode(prepared, Prepared.vision_tower, "tokens", "image tokens", advice)
 
 
 def align_towers(prepared: Prepared) -> pd.DataFrame:
-    """Aligns the mini towers' two heads on the alignment pairs and saves them; one row an epoch.
-
-    Nothing is done, and the table is empty, where the study brings its own two-tower weights.
+    """Aligns the mini towers' heads and saves them; one row an epoch, none where the study brings its own weights.
 
     >>> tokens = encode_tokens(unprepared)
     >>> align_towers(unprepared).columns.tolist()
@@ -63,18 +58,17 @@ def align_towers(prepared: Prepared) -> pd.DataFrame:
 
 
 def encode_two_towers(prepared: Prepared) -> FeatureStore:
-    """The two-tower image embeddings of every image.
+    """The two-tower embeddings of every image.
 
-    The mini pair shares its vision tower with the Q-Former: its embeddings are the head on the mean of the stored
-    tokens, no second pass over the pictures.
+    Those of the mini pair are its head on the mean of the stored tokens: no second pass over the pictures.
 
     >>> encode_two_towers(prepared).shape
     (34, 256)
     """
-    folder, models = prepared.stage.data / "clip", prepared.stage.study.models
+    models = prepared.stage.study.models
     if models.clip != "mini" or models.fusion != "mini":
         advice = "make room on it, or move data/ to another"
-        return _encode(prepared, Prepared.towers, folder, "image embeddings", advice)
+        return _encode(prepared, Prepared.towers, "clip", "image embeddings", advice)
     ids, towers = list(prepared.images), prepared.towers()
 
     def encode(rows: slice) -> Iterator[Tensor]:
@@ -82,15 +76,15 @@ def encode_two_towers(prepared: Prepared) -> FeatureStore:
             pooled = _pooled_tokens(prepared.tokens, ids[rows]).to(towers.device)
             yield F.normalize(towers.model.visual.head(pooled), dim=-1)
 
-    key = f"{towers.key} on {prepared.tokens.key}"
+    folder, key = prepared.stage.data / "clip", f"{towers.key} on {prepared.tokens.key}"
     return build_store(folder, key, ids, towers.shape, encode, description="image embeddings")
 
 
 def _encode(
-    prepared: Prepared, tower: Callable[[Prepared], ImageEncoder], folder: Path, what: str, advice: str
+    prepared: Prepared, tower: Callable[[Prepared], ImageEncoder], name: str, what: str, advice: str
 ) -> FeatureStore:
     """Encodes what is not encoded yet, on as many processes as the study says."""
-    stage, encoder = prepared.stage, tower(prepared)
+    stage, encoder, folder = prepared.stage, tower(prepared), prepared.stage.data / name
     key = contents_key(encoder.key, list(prepared.images.values()))
     if begin_store(folder, key, list(prepared.images), encoder.shape, advice):
         count = processes.process_count(stage.study.data_prep.processes, "data_prep.processes")
@@ -155,14 +149,11 @@ def example_triplets(parts: Mapping[str, Benchmark], number: int, seed: int) -> 
 
 
 def write_report(prepared: Prepared, folder: Path) -> None:
-    """The counts, to ``counts.csv`` and in short to ``metrics.json``.
+    """``counts.csv``, in short ``metrics.json``, and ``contents.json``: hashes of all that the later stages read.
 
-    To ``contents.json`` go hashes of all that the later stages read: DVC compares this one file for each of them,
-    instead of walking over every image once a stage.
+    DVC compares this one file for each of them, instead of walking over every image once a stage.
 
     >>> write_report(prepared, folder)
-    >>> sorted(file.name for file in folder.iterdir())
-    ['contents.json', 'counts.csv', 'metrics.json']
     """
     counts, tokens = count(prepared), prepared.tokens
     write_table(counts, folder / "counts.csv")

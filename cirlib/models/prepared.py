@@ -78,24 +78,27 @@ class Prepared:
         options = {"device": best_device(), "dtype": dtype_of(models.precision)}
         if models.fusion == "mini":
             return MiniVision(models.image_size, **options)
-        return Blip2Vision(local_name(self.stage, models.fusion), **options)
+        return Blip2Vision(self.local_name(models.fusion), **options)
 
     def towers(self) -> TwoTowers:
         """The two-tower model, freshly loaded; a StageError where data preparation has still to align it."""
         stage, models = self.stage, self.stage.study.models
         options = {"device": best_device(), "dtype": dtype_of(models.precision)}
         if models.clip != "mini":
-            return load_clip(*(local_name(stage, name) for name in (models.clip, models.clip_pretrained)), **options)
+            return load_clip(self.local_name(models.clip), self.local_name(models.clip_pretrained), **options)
         given = models.clip_pretrained
         heads = stage.root / given if given else stage.require(stage.data / "two_towers.safetensors", "data_prep")
         return mini_towers(models.image_size, heads, **options)
 
+    def local_name(self, name: str | None) -> str | None:
+        """A model's name as the study gives it, with the project's folder before it where it is a path in there."""
+        kind = "local-dir:" if name and name.startswith("local-dir:") else ""  # open_clip's
+        path = self.stage.root / (name or "").removeprefix(kind)
+        return f"{kind}{path}" if name and path.exists() else name
+
 
 def open_prepared(stage: Stage) -> Prepared:
-    """The stage's data and features.
-
-    Raises:
-        StageError: data preparation has not run; the message names the command.
+    """The stage's data and features; a StageError, with the command, where data preparation has not run.
 
     >>> open_prepared(stage).clip.shape
     (34, 256)
@@ -103,18 +106,6 @@ def open_prepared(stage: Stage) -> Prepared:
     for name in ("tokens", "clip") if stage.study.models.cache_tokens else ("clip",):
         stage.require(stage.data / name / "store.json", "data_prep")
     return Prepared(stage)
-
-
-def local_name(stage: Stage, name: str | None) -> str | None:
-    """A model's name as the study gives it, with the project's folder before it where it is a path in there.
-
-    >>> local_name(stage, "ViT-B-32"), local_name(stage, "local-dir:raw") == f"local-dir:{stage.root}/raw"
-    ('ViT-B-32', True)
-    """
-    path = name.removeprefix("local-dir:") if name else ""
-    if not path or not (stage.root / path).exists():
-        return name
-    return ("local-dir:" if name.startswith("local-dir:") else "") + str(stage.root / path)
 
 
 def _read_json(file: Path, otherwise: Any) -> Any:

@@ -141,10 +141,9 @@ def mean_token(images: Tensor) -> Tensor:
 
 
 def mini_qformer(num_query_tokens: int, width: int, settings: QFormerSettings) -> QFormerComposer:
-    """A 6-layer Q-Former initialised from MiniLM, cross-attending to EfficientNet's 1,280-channel grid.
+    """A 6-layer Q-Former initialised from MiniLM as BLIP-2's is from BERT, on EfficientNet's 1,280-channel grid.
 
-    As BLIP-2 does with BERT: the text path is MiniLM itself, the query feed-forwards start as copies of it,
-    cross-attention starts random.
+    The text path is MiniLM itself, the query feed-forwards start as copies of it, cross-attention starts random.
 
     >>> mini_qformer(8, 16, QFormerSettings()).embed_targets(torch.ones(2, 4, 1280)).shape
     torch.Size([2, 8, 16])
@@ -199,19 +198,17 @@ def blip2_qformer(name: str, settings: QFormerSettings) -> QFormerComposer:
 def build_qformer(
     fusion: str, checkpoint: Path | None, settings: QFormerSettings, *, num_query_tokens: int, width: int
 ) -> QFormerComposer:
-    """The Q-Former a study starts from: ``mini`` or a BLIP-2 id or folder, then a trained checkpoint if given.
-
-    The checkpoint of a mini one also decides ``num_query_tokens`` and ``width``.
+    """``mini`` or a BLIP-2 id or folder, then a trained checkpoint if given; that of a mini one decides its sizes.
 
     >>> build_qformer("mini", None, QFormerSettings(), num_query_tokens=3, width=16).query_tokens.shape
     torch.Size([1, 3, 384])
     """
-    if fusion != "mini":
-        composer = blip2_qformer(fusion, settings)
+    saved = _read_settings(checkpoint) if checkpoint is not None else {}
+    if fusion == "mini":
+        sizes = saved.get("num_query_tokens", num_query_tokens), saved.get("width", width)
+        composer = mini_qformer(*sizes, settings)
     else:
-        saved = _read_settings(checkpoint) if checkpoint is not None else {}
-        sizes = {"num_query_tokens": num_query_tokens, "width": width}
-        composer = mini_qformer(**{name: saved.get(name, size) for name, size in sizes.items()}, settings=settings)
+        composer = blip2_qformer(fusion, settings)
     if checkpoint is not None:
         load_weights(composer, checkpoint)
     return composer
@@ -220,30 +217,20 @@ def build_qformer(
 def save_weights(composer: QFormerComposer, folder: Path) -> None:
     """Writes ``model.safetensors`` and ``settings.json`` into ``folder``.
 
-    >>> save_weights(mini_qformer(3, 16, QFormerSettings()), folder)
-    >>> sorted(file.name for file in folder.iterdir())
-    ['model.safetensors', 'settings.json']
+    >>> save_weights(composer, folder)
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().cpu().contiguous() for k, v in composer.state_dict().items()}
     replace_file(folder / "model.safetensors", lambda path: save_file(tensors, path))
-    sizes = {
-        "num_query_tokens": composer.query_tokens.shape[1],
-        "width": composer.vision_projection.out_features,
-        "image_width": composer.qformer.config.encoder_hidden_size,
-    }
+    sizes = {"num_query_tokens": composer.query_tokens.shape[1], "width": composer.vision_projection.out_features}
     write_json(asdict(composer.settings) | sizes, folder / "settings.json")
 
 
 def load_weights(composer: QFormerComposer, folder: Path) -> None:
-    """Puts the weights saved in ``folder`` into ``composer``.
+    """Puts the weights saved in ``folder`` into ``composer``; a ModelError where they are missing or do not fit.
 
-    >>> composer = mini_qformer(3, 16, QFormerSettings())
     >>> save_weights(composer, folder)
     >>> load_weights(composer, folder)
-
-    Raises:
-        ModelError: there are none, or they are of another size.
     """
     _read_settings(folder)
     try:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cirlib.models.devices import autocast, best_device, dtype_of
 from cirlib.models.feature_store import ImageFeatures
-from cirlib.models.prepared import Prepared, local_name
+from cirlib.models.prepared import Prepared
 from cirlib.models.qformer import QFormerComposer, QFormerSettings, build_qformer, load_weights
 from cirlib.models.weights import quiet_transformers
 from cirlib.study.processes import all_reduce, shard
@@ -22,15 +22,11 @@ def new_composer(prepared: Prepared) -> QFormerComposer:
     >>> new_composer(prepared).settings
     QFormerSettings(fusion='one_pass', target='max')
     """
-    stage, study = prepared.stage, prepared.stage.study
-    params, models = study.qformer, study.models
-    composer = build_qformer(
-        local_name(stage, models.fusion),
-        models.fusion_checkpoint and stage.root / models.fusion_checkpoint,
-        QFormerSettings(params.fusion, params.target),
-        num_query_tokens=params.num_query_tokens,
-        width=params.width,
-    )
+    stage, params, models = prepared.stage, prepared.stage.study.qformer, prepared.stage.study.models
+    settings = QFormerSettings(params.fusion, params.target)
+    checkpoint = models.fusion_checkpoint and stage.root / models.fusion_checkpoint
+    sizes = {"num_query_tokens": params.num_query_tokens, "width": params.width}
+    composer = build_qformer(prepared.local_name(models.fusion), checkpoint, settings, **sizes)
     if params.gradient_checkpointing:
         with quiet_transformers():  # it warns of adapters, which there are none of
             composer.qformer.activation_checkpointing_enable()
@@ -41,13 +37,9 @@ def new_composer(prepared: Prepared) -> QFormerComposer:
 def trained_composer(prepared: Prepared, name: str) -> QFormerComposer:
     """A Q-Former as the study's training left it, to be used: ``qformer``, ``qformer_hard_negatives``, ``pretrained``.
 
-    >>> trained_composer(prepared, "qformer")
+    >>> trained_composer(prepared, "qformer")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    cirlib.study.errors.StageError: qformer needs results/small/qformer/checkpoints/qformer, which is missing: run \
-`dvc repro qformer` first
-
-    Raises:
-        StageError: training has not run; the message names the command.
+    cirlib.study.errors.StageError: qformer needs .../qformer, which is missing: run `dvc repro qformer` first
     """
     folder = prepared.stage.require(prepared.stage.results("qformer") / "checkpoints" / name, "qformer")
     composer = new_composer(prepared)

@@ -10,7 +10,7 @@ import torch
 
 from cirlib.models.blip2 import Blip2Vision
 from cirlib.models.mini import MiniVision
-from cirlib.models.prepared import Prepared, local_name, open_prepared
+from cirlib.models.prepared import Prepared, open_prepared
 from cirlib.study.errors import StageError
 
 CATEGORIES = ("hat", "shoe")
@@ -59,7 +59,7 @@ def test_models_in_the_projects_folder_are_found_from_anywhere(unprepared, tmp_p
     monkeypatch.chdir(tmp_path.parent)
     (unprepared.stage.root / "models" / "mine").mkdir(parents=True)
     here = f"{unprepared.stage.root}/models/mine"
-    names = [local_name(unprepared.stage, n) for n in ("models/mine", "local-dir:models/mine", "ViT-B-32", here, None)]
+    names = [unprepared.local_name(n) for n in ("models/mine", "local-dir:models/mine", "ViT-B-32", here, None)]
     assert names == [here, f"local-dir:{here}", "ViT-B-32", here, None]
 
 

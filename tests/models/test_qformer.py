@@ -101,18 +101,6 @@ def test_embeddings_have_unit_length_with_every_setting(composer, fusion, target
 
 
 @pytest.mark.parametrize("fusion", ["one_pass", "two_pass"])
-def test_a_query_reads_both_the_picture_and_the_words(composer, fusion):
-    composer.settings = QFormerSettings(fusion)
-    with torch.inference_mode():
-        base = composer.embed_queries(IMAGES[:1], ["is blue"])
-        other_words = composer.embed_queries(IMAGES[:1], ["is red"])
-        other_picture = composer.embed_queries(IMAGES[1:2], ["is blue"])
-        assert torch.equal(base, composer.embed_queries(IMAGES[:1], ["is blue"]))
-    assert (base - other_words).norm() > 1e-3
-    assert (base - other_picture).norm() > 1e-3
-
-
-@pytest.mark.parametrize("fusion", ["one_pass", "two_pass"])
 def test_queries_of_many_lengths_come_back_in_the_order_given(composer, fusion):
     composer.settings = QFormerSettings(fusion)
     generator = torch.Generator().manual_seed(1)
@@ -154,7 +142,6 @@ def test_saved_weights_give_the_same_embeddings(composer, other, saved):
         "target": "max",
         "num_query_tokens": 4,
         "width": 16,
-        "image_width": 1280,
     }
 
 
