@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,12 +28,6 @@ NAMES = {  # name in the tables: name in the figures, where `method_label` has n
     "band": "band of ranks",
     "semi_hard": "margin filter",
     "remined": "re-mined",
-}
-LEVELS = {  # of each switch, in the order in which `factorial_map` shows them
-    "fusion": (),
-    "trains": ("query_projection", "query_tower", "both_projections", "both_towers"),
-    "objective": ("dpo sigmoid", "dpo hinge", "dpo ipo", "info_nce_mined", "info_nce_in_batch"),
-    "negatives": ("random", "top", "band", "semi_hard", "remined", "in-batch"),
 }
 SAMPLINGS: dict[str, dict[str, Any]] = {
     "random": {"color": style.GREEN, "marker": "o", "linestyle": "-"},
@@ -62,12 +55,6 @@ def _pretty(name: str) -> str:
     return NAMES[name] if name in NAMES else method_label(name)
 
 
-def _ordered(found: pd.Series, order: Sequence[str]) -> list[str]:
-    """The levels found, those known in their order, others after them as they come."""
-    levels = list(found.unique())
-    return [level for level in order if level in levels] + [level for level in levels if level not in order]
-
-
 @style.themed
 def sweep_grid(cells: pd.DataFrame, *, text_only: float, chance: float, context: str = "") -> Figure:
     """Recall@10 over DPO's β, a panel an index, a line a way to sample the negatives.
@@ -85,8 +72,7 @@ def sweep_grid(cells: pd.DataFrame, *, text_only: float, chance: float, context:
     title, notes = "Recall@10 by β, index and sampling of the negatives", "β on a log scale  ·  bands: 95 % interval"
     figure, axes = style.panels(len(panels), (3.8, 3.9), title, f"{context}  ·  {notes}", sharey=True)
     for panel, index in zip(axes, panels, strict=True):
-        for sampling in _ordered(cells["sampling"], tuple(SAMPLINGS)):
-            own = cells[(cells["index"] == index) & (cells["sampling"] == sampling)]
+        for sampling, own in cells[cells["index"] == index].groupby("sampling", sort=False):
             line = 100 * own.groupby("beta")[fractions].mean()
             look = SAMPLINGS.get(sampling, {"color": style.INK, "marker": "x"})
             panel.plot(line["recall@10"], label=_pretty(sampling), markersize=7.5, **look)
@@ -267,9 +253,9 @@ def factorial_map(cells: pd.DataFrame, *, chance: float, context: str = "") -> F
     'Recall@10 (%)'
     """
     style.check_fractions(cells.assign(chance=chance), "recall@10", "chance")
-    switches = {name: pd.Categorical(cells[name], _ordered(cells[name], order)) for name, order in LEVELS.items()}
-    means = 100 * cells.assign(**switches).groupby(list(LEVELS), observed=True)["recall@10"].mean()
-    values = means.unstack(["objective", "negatives"]).sort_index().sort_index(axis=1)
+    switches = ["fusion", "trains", "objective", "negatives"]
+    means = 100 * cells.groupby(switches, sort=False)["recall@10"].mean()
+    values = means.unstack(["objective", "negatives"], sort=False)
     labels = [[f"{_pretty(outer)}: {_pretty(inner)}" for outer, inner in axis] for axis in values.axes]
     size = (max(9.0, 4.6 + float(np.clip(10.2, 0.6 * len(labels[1]), 1.1 * len(labels[1])))), 3 + 0.46 * len(labels[0]))
     notes = f"Recall@10 in %  ·  grey: not run  ·  line on the colour bar: chance, {style.percent(chance)} %"

@@ -131,10 +131,10 @@ def test_factorial_map_averages_repetitions_leaves_blanks_and_marks_chance():
     axes, bar = figures.factorial_map(cells, chance=0.02).axes
     shown = np.ma.filled(axes.collections[0].get_array().reshape(3, 3), np.nan)
     nan = np.nan
-    assert shown == pytest.approx(np.array([[nan, 15, nan], [nan, nan, 40], [5, nan, nan]]), nan_ok=True)
-    columns = ["DPO, sigmoid: top-k", "DPO, sigmoid: re-mined", "InfoNCE, in-batch: in-batch"]
+    assert shown == pytest.approx(np.array([[40, nan, nan], [nan, 15, nan], [nan, nan, 5]]), nan_ok=True)
+    columns = ["InfoNCE, in-batch: in-batch", "DPO, sigmoid: re-mined", "DPO, sigmoid: top-k"]
     assert [label.get_text() for label in axes.get_xticklabels()] == columns
-    places = ["Q-Former: query projection", "Q-Former: both towers", "text only: query projection"]
+    places = ["Q-Former: both towers", "Q-Former: query projection", "text only: query projection"]
     assert [label.get_text() for label in axes.get_yticklabels()] == places
-    assert [text.get_text() for text in axes.texts] == ["15.0", "40.0", "5.0"]
+    assert [text.get_text() for text in axes.texts] == ["40.0", "15.0", "5.0"]
     assert line(bar, "chance") == [2, 2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import pytest
 from matplotlib.colors import to_hex
 
 from cirlib import figures
@@ -20,8 +21,9 @@ def test_kinds_stand_best_first_with_their_number_and_chance(texts):
     figure = figures.kind_bars(groups("colour", "fit"), context="here")
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["fit  (n = 10)", "colour  (n = 10)"]
-    assert {"80.0", "20.0", "chance", "here"} <= set(texts(figure))
-    assert axes.lines[-1].get_xdata()[0] == 5
+    assert {"80.0", "20.0", "here · dashed: chance"} <= set(texts(figure))
+    (chance,) = (found for found in axes.collections if found.get_label() == "chance")
+    assert [segment[0, 0] for segment in chance.get_segments()] == pytest.approx([5, 5])
 
 
 def test_what_is_asked_has_a_panel_each():

@@ -120,7 +120,7 @@ def test_figures_are_saved_as_png_only(tmp_path):
 def test_the_text_for_who_cannot_see_a_figure_begins_with_its_headline_and_leaves_numbers_out():
     rows = pd.DataFrame({"group": ["fit"], "queries": 10, "value": 0.5, "ci_low": 0.4, "ci_high": 0.6, "chance": 0.01})
     text = figures.alt_text(figures.kind_bars(rows, context="garments"))
-    assert text == "Recall@10 by kind of edit. garments. Recall@10 (%). fit (n = 10). chance"
+    assert text == "Recall@10 by kind of edit. garments · dashed: chance. Recall@10 (%). fit (n = 10)"
 
 
 def test_a_long_subtitle_is_wrapped_between_its_notes():
