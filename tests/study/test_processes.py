@@ -16,7 +16,6 @@ from accelerate import PartialState
 from torch.nn import functional as F
 
 from cirlib.losses.info_nce import info_nce
-from cirlib.models.feature_store import FeatureStore, build_store
 from cirlib.study.errors import ParameterError, ResourceError
 from cirlib.study.processes import (
     all_gather,
@@ -26,7 +25,6 @@ from cirlib.study.processes import (
     launch,
     local_indices,
     process_count,
-    process_pool,
     shard,
 )
 
@@ -142,43 +140,10 @@ def test_no_process_outlives_the_one_that_started_it(tmp_path, how, sent):
     assert ("KeyboardInterrupt" in owner.stderr.read()) == (sent == signal.SIGINT)
 
 
-def build(asked: tuple[Path, Path]) -> None:
-    """A store in shards of two, the second process' second of which kills it where ``mark`` is missing."""
-    folder, mark = asked
-
-    def encode(rows: slice) -> list[torch.Tensor]:
-        if rows.start == 6 and not mark.exists():
-            mark.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return [torch.arange(rows.start, rows.stop).float()[:, None].expand(-1, 3)]
-
-    build_store(folder, "key", [str(n) for n in range(9)], (3,), encode, shard_size=2)
-
-
-@slow
-@needs_two
-def test_a_store_goes_on_where_a_killed_process_left_it(tmp_path):
-    asked = (tmp_path / "tokens", tmp_path / "killed")
-    with pytest.raises(ResourceError, match="one of 2 processes failed"):
-        launch(build, asked, 2)
-    assert not asked[0].exists()
-    launch(build, asked, 2)
-    store = FeatureStore(asked[0])
-    assert store[store.ids].tolist() == [[n, n, n] for n in range(9)]
-
-
-@pytest.mark.parametrize(("gpus", "counts"), [(0, [1, 3]), (3, [3, 3])])
-def test_without_a_wish_there_is_a_process_a_gpu(monkeypatch, gpus, counts):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    assert [process_count(asked, "p") for asked in (None, 3)] == counts
-
-
-def test_no_more_processes_than_gpus(monkeypatch):
+def test_a_process_a_gpu_and_no_more_than_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert [process_count(asked, "p") for asked in (None, 3)] == [1, 3]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [process_count(asked, "p") for asked in (None, 1, 2)] == [2, 1, 2]
     with pytest.raises(ParameterError, match=r"qformer\.processes is 3, at most 2 is allowed: so many GPUs are here"):
         process_count(3, "qformer.processes")
-
-
-def test_a_pool_gives_what_map_gives():
-    with process_pool(2) as pool:
-        assert list(pool.map(abs, range(-9, 0))) == [9, 8, 7, 6, 5, 4, 3, 2, 1]
