@@ -152,8 +152,8 @@ class _Search:
         found = torch.as_tensor(np.ascontiguousarray(queries) if isinstance(queries, np.ndarray) else queries)
         self.device = torch.device("cpu") if found.device.type == "mps" else found.device  # which has no float64
         self.gallery = gallery
+        self.query_norms = checked_norms(found.to(self.device), "query")  # (N,)
         self.queries = found.to(self.device).double()  # (N, D)
-        self.query_norms = checked_norms(found, "query").to(self.device)  # (N,)
         rows = padded_rows(targets, len(queries), len(gallery), "target")  # (N, 1)
         if rows.shape[1] != 1 or (rows < 0).any():
             raise ValueError("targets must be one gallery row a query")

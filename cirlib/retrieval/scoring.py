@@ -261,6 +261,6 @@ def result_table(summary: pd.DataFrame, category: str = "mean") -> pd.DataFrame:
     part = part.round(6)  # as in summary.csv, so that 0.5175 is read the same everywhere
     text = [f"{100 * r.value:.1f} [{100 * r.ci_low:.1f}, {100 * r.ci_high:.1f}]" for r in part.itertuples()]
     table = part.assign(text=text).pivot(index="method", columns="metric", values="text")
-    chance = part.groupby("metric")["chance"].first().map(lambda value: f"{float(f'{100 * value:.2g}'):g}")
+    guessed = part.groupby("metric")["chance"].first().map(lambda value: f"{float(f'{100 * value:.2g}'):g}")
     table = table.loc[list(dict.fromkeys(part["method"])), list(dict.fromkeys(part["metric"]))]
-    return pd.concat([table, chance.rename("chance").to_frame().T[table.columns]])
+    return pd.concat([table, guessed.rename("chance").to_frame().T[table.columns]])

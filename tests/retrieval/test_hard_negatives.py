@@ -221,22 +221,16 @@ def test_random_is_fixed_by_the_seed_and_changes_with_it():
     assert (first != other).any()
 
 
-def test_random_of_a_query_does_not_depend_on_the_others(monkeypatch: pytest.MonkeyPatch):
-    queries, gallery, positives = make_data()
-    rules = {"range_max": 50, "sampling_strategy": "random"}
-    together = mine_hard_negatives(queries, gallery, positives, **rules)
-    few = mine_hard_negatives(queries[:7], gallery, positives[:7], **rules)
-    monkeypatch.setattr(mining, "MAX_QUERIES_AT_ONCE", 3)
-    in_batches = mine_hard_negatives(queries, gallery, positives, **rules)
-    assert (few.indices == together.indices[:7]).all()
-    assert (in_batches.indices == together.indices).all()
-
-
+@pytest.mark.parametrize("bound", ["MAX_QUERIES_AT_ONCE", "MAX_CANDIDATES_AT_ONCE"])
 @pytest.mark.parametrize("strategy", ["top", "random"])
-def test_shares_of_the_queries_together_give_what_all_give(strategy: str):
+def test_shares_and_batches_of_the_queries_together_give_what_all_give(monkeypatch, strategy: str, bound: str):
     queries, gallery, positives = make_data()
     options = {"num_negatives": 3, "range_max": 20, "sampling_strategy": strategy, "seed": 4}
     whole = mine_hard_negatives(queries, gallery, positives, **options)
+    few = mine_hard_negatives(queries[:7], gallery, positives[:7], **options)
+    assert (few.indices == whole.indices[:7]).all()
+    monkeypatch.setattr(mining, bound, 3)
+    assert (mine_hard_negatives(queries, gallery, positives, **options).indices == whole.indices).all()
     for start in range(3):
         rows = np.arange(start, len(queries), 3)
         part = mine_hard_negatives(queries, gallery, positives, rows=rows, **options)
@@ -274,18 +268,14 @@ def test_a_query_may_have_no_positive_unless_a_margin_needs_one():
         mine_hard_negatives(queries, gallery, positives, absolute_margin=0.1)
 
 
-@pytest.mark.parametrize("convert", [np.float16, np.float64, torch.float16, torch.bfloat16, torch.float32])
-def test_features_of_any_float_type_are_scored_in_float32(convert: type | torch.dtype):
-    queries, gallery, positives = make_data()
-    if isinstance(convert, torch.dtype):
-        given_queries, given_gallery = (torch.tensor(x).to(convert).requires_grad_() for x in (queries, gallery))
-        rounded = given_queries.detach().float().numpy() @ given_gallery.detach().float().numpy().T
-    else:
-        given_queries, given_gallery = queries.astype(convert), gallery.astype(convert)
-        rounded = given_queries.astype(np.float32) @ given_gallery.astype(np.float32).T
-    mined = mine_hard_negatives(given_queries, given_gallery, positives)
-    assert mined.indices.dtype == np.int64
-    assert mined.scores.dtype == np.float32
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1, 60_000])  # float16 ends at 65,504
+def test_features_of_any_float_type_are_scored_in_float32(dtype: torch.dtype, scale: float):
+    *features, positives = make_data()
+    queries, gallery = ((scale * torch.tensor(side)).to(dtype).requires_grad_() for side in features)
+    mined = mine_hard_negatives(queries, gallery, positives)
+    rounded = queries.detach().float().numpy() @ gallery.detach().float().numpy().T
+    assert (mined.indices.dtype, mined.scores.dtype) == (np.int64, np.float32)
     np.testing.assert_allclose(mined.scores, np.take_along_axis(rounded, mined.indices, 1), rtol=1e-5, atol=1e-6)
 
 
@@ -343,13 +333,6 @@ def test_an_open_range_stops_where_scores_fall_below_the_floor(depths: list[int]
     mined = mine_hard_negatives(queries, gallery, [1999] * 3, min_score=1998)
     assert mined.indices.tolist() == [[1998, -1, -1]] * 3
     assert len(depths) == 1
-
-
-def test_memory_bounds_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch):
-    data = make_data()
-    expected = mine_hard_negatives(*data, relative_margin=0.3)
-    monkeypatch.setattr(mining, "MAX_CANDIDATES_AT_ONCE", 10)
-    assert (mine_hard_negatives(*data, relative_margin=0.3).indices == expected.indices).all()
 
 
 def test_no_queries_give_no_negatives():
