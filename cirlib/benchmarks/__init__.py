@@ -1,7 +1,5 @@
 """Where triplets and galleries come from: one file a benchmark, all with the same result."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from . import circo, cirr, fashioniq
@@ -29,12 +27,7 @@ __all__ = [
     "sample_join",
 ]
 
-SPLITS: dict[str, tuple[str, ...]] = {
-    "fashioniq": fashioniq.SPLITS,
-    "cirr": cirr.SPLITS,
-    "circo": circo.SPLITS,
-    "custom": fashioniq.SPLITS,
-}
+SPLITS = {"fashioniq": fashioniq.SPLITS, "cirr": cirr.SPLITS, "circo": circo.SPLITS, "custom": fashioniq.SPLITS}
 NAMES = tuple(SPLITS)
 _BY_CATEGORY = ("fashioniq", "custom")
 
@@ -72,9 +65,6 @@ def load_benchmark(
 
 def categories(name: str, root: str | Path, split: str = "val") -> list[str]:
     """The categories that `load_benchmark` can load on their own; empty for CIRR and CIRCO.
-
-    Raises:
-        BenchmarkError: an unknown name or split.
 
     >>> categories("custom", stage.images)
     ['hat', 'shoe']

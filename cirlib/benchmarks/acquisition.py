@@ -1,7 +1,5 @@
 """The study's files: drawn, taken from what the user has, or fetched; then looked at, gap by gap."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 
@@ -23,8 +21,7 @@ def acquire(stage: Stage) -> None:
     Drawn where the study draws; else images are taken from ``data.images`` where that is named, else fetched from the
     benchmark's links where ``data.fetch`` says so. An interrupted call goes on where it was.
 
-    Raises:
-        BenchmarkError: annotations cannot be had, or what the user named has no such images.
+    Raises `BenchmarkError` where annotations cannot be had, or what the user named has no such images.
 
     >>> acquire(stage)  # nothing is missing
     """

@@ -1,7 +1,5 @@
 """Annotation files: JSON checked against a type, and what is wrong in one sentence."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence

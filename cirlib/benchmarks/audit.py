@@ -1,7 +1,5 @@
 """What a study's data are like: counts, gaps, odd captions, leaks between splits, repeated pictures."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,20 +25,14 @@ SHARED = ("galleries", "triplets_in_gallery", "triplets")
 class Audit:
     """The report of `audit`.
 
-    `table`: a row a split and category (empty where the benchmark has none).
-    - val_split_gallery: images that are a reference or a target; empty without public targets.
-    - empty_captions, identical_captions: queries with such captions; repeated_queries: those that another has the
-      reference, captions and targets of; mean_words, max_words: of the joined captions.
-    - missing, undecodable: gallery images; in train, which nobody searches, images that queries use.
-    - lost_queries: those whose reference, or all of whose targets, are missing or undecodable.
-    - duplicated_targets: queries with a target that has an exact copy elsewhere in the gallery; then the counts of
-      `count_duplicates`. All empty where images were not opened, and in train.
-
+    `table`: a row a split and category. val_split_gallery: images that are a reference or a target, where targets are
+    public. missing, undecodable: gallery images, in train (which nobody searches) those that queries use.
+    lost_queries: see the function. duplicated_targets: queries with a target that has an exact copy elsewhere in the
+    gallery; these and the counts of `count_duplicates` are empty where no image was opened, and in train.
     `overlaps`: a row a pair of split and category ("all": together). galleries: images in both galleries;
     triplets_in_gallery: in a query of the first and the gallery of the second; triplets: in queries of both.
-
-    `missing`, `undecodable`: image id → reason. `mismatches`: a sentence for each count that is not the published
-    one; None where none are published.
+    `missing`, `undecodable`: image id → reason. `mismatches`: a sentence for each count that is not the published one;
+    None where none are published.
     """
 
     table: pd.DataFrame

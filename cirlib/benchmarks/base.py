@@ -1,7 +1,5 @@
 """What every loader gives: queries, a gallery and its image files. And the check of a name against those allowed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property

@@ -7,8 +7,6 @@ COCO2017_unlabeled/unlabeled2017/000000271520.jpg             (or unlabeled2017/
 Image ids are COCO's numbers as text without leading zeros ("271520"); a query's id is its number as text.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -8,8 +8,6 @@ A query's id is its pairid, as the test server takes it. The target is `target_h
 scores it. `Triplet.subset` holds the five other members of the query's image set, without the reference.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

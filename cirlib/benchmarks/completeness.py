@@ -1,7 +1,5 @@
 """Missing images: nothing is dropped silently. Count them, stop, or go on and say so."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 

@@ -4,13 +4,12 @@ Links of old data sets are dead, moved or answer with something else. Every imag
 server has none), broken (what it sends is no picture), unreachable (worth asking again).
 """
 
-from __future__ import annotations
-
 import csv
 import io
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,10 +52,6 @@ class RequestLimits:
     max_bytes: int = 20_000_000  # a larger answer is cut off and refused
 
 
-class _TooLarge(Exception):
-    pass
-
-
 def fetch_images(
     links: Mapping[str, Sequence[str]], folder: Path, dead_links: Path, limits: RequestLimits | None = None
 ) -> dict[str, DownloadOutcome]:
@@ -69,9 +64,6 @@ def fetch_images(
         dead_links: a CSV (image, kind, reason) of the images that have no picture behind any link; new ones are
             added. They are not asked for again; deleting the file makes the next run ask.
 
-    Returns:
-        What became of each.
-
     >>> fetch_images({"a": []}, folder / "images", folder / "dead_links.csv")["a"].reason
     'no link is known'
     """
@@ -80,22 +72,35 @@ def fetch_images(
     outcomes = {image: outcome for image, outcome in _read_dead_links(dead_links).items() if image in links}
     wanted = [image for image in links if image not in outcomes]
     hosts = {_host(url): BoundedSemaphore(limits.per_host) for image in wanted for url in links[image]}
-    with _client(limits) as client, ThreadPoolExecutor(limits.connections) as pool:
-        download = partial(_download, client, hosts, limits)
-        results = pool.map(lambda image: _fetch_image(download, links[image], folder / image), wanted)
-        for image, outcome in zip(wanted, tqdm(results, "fetching images", len(wanted), unit="image"), strict=True):
-            outcomes[image] = outcome
-            if outcome.kind in ("dead", "broken"):
-                _add_dead_link(dead_links, image, outcome)
+    client = httpx.Client(
+        timeout=limits.timeout,
+        limits=httpx.Limits(max_connections=limits.connections),
+        follow_redirects=True,
+        max_redirects=5,
+        headers={"User-Agent": USER_AGENT},
+    )
+    with client, ThreadPoolExecutor(limits.connections) as pool:
+        fetch = partial(_fetch_image, partial(_download, client, hosts, limits), limits)
+        jobs = {pool.submit(fetch, links[image], folder / image): image for image in wanted}
+        try:
+            for job in tqdm(as_completed(jobs), total=len(jobs), desc="fetching images", unit="image"):
+                image, outcome = jobs[job], job.result()
+                outcomes[image] = outcome
+                if outcome.kind in ("dead", "broken"):
+                    _add_dead_link(dead_links, image, outcome)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
     return outcomes
 
 
-def save_picture(content: bytes, stem: Path) -> DownloadOutcome:
+def save_picture(content: bytes, stem: Path, max_bytes: float = math.inf) -> DownloadOutcome:
     """Writes ``content`` to ``stem`` with the extension of what it is, if it is a whole picture.
 
     >>> save_picture(b"<html>", folder / "a")
     DownloadOutcome(kind='broken', reason='the answer is not an image')
     """
+    if len(content) > max_bytes:
+        return DownloadOutcome("broken", f"larger than {max_bytes / 1e6:g} MB")
     try:
         with Image.open(io.BytesIO(content)) as image:
             if image.format not in EXTENSION_OF:
@@ -127,66 +132,50 @@ def _add_dead_link(path: Path, image: str, outcome: DownloadOutcome) -> None:
         csv.writer(stream, lineterminator="\n").writerows([*rows, (image, *outcome)])
 
 
-def _client(limits: RequestLimits) -> httpx.Client:
-    return httpx.Client(
-        timeout=limits.timeout,
-        limits=httpx.Limits(max_connections=limits.connections),
-        follow_redirects=True,
-        max_redirects=5,
-        headers={"User-Agent": USER_AGENT},
-    )
-
-
 def _host(url: str) -> str:
     return url.partition("://")[2].partition("/")[0].lower()
 
 
-def _fetch_image(download: Callable[[str], bytes], urls: Sequence[str], stem: Path) -> DownloadOutcome:
+def _fetch_image(
+    download: Callable[[str], bytes], limits: RequestLimits, urls: Sequence[str], stem: Path
+) -> DownloadOutcome:
     """The first link that gives a picture; else the outcome that is most worth another run."""
     outcomes: list[DownloadOutcome] = []
     for url in urls:
         try:
-            outcomes.append(save_picture(download(url), stem))
-        except _TooLarge as error:
-            outcomes.append(DownloadOutcome("broken", str(error)))
+            outcomes.append(save_picture(download(url), stem, limits.max_bytes))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             outcomes.append(DownloadOutcome("unreachable" if _is_transient(error) else "dead", _reason(error)))
         if outcomes[-1].kind == "there":
             return outcomes[-1]
-    return max(
-        outcomes, key=lambda outcome: WORTH.index(outcome.kind), default=DownloadOutcome("dead", "no link is known")
-    )
+    outcomes = outcomes or [DownloadOutcome("dead", "no link is known")]
+    return max(outcomes, key=lambda outcome: WORTH.index(outcome.kind))
 
 
 def _download(client: httpx.Client, hosts: Mapping[str, BoundedSemaphore], limits: RequestLimits, url: str) -> bytes:
-    """What a link answers, asked for as often as the limits allow.
+    """What a link answers, asked for as often as the limits allow; of one too large only the beginning.
 
-    Raises:
-        httpx.HTTPError: no answer, an error status, a body cut off or too slow. httpx.InvalidURL. _TooLarge.
+    Raises `httpx.HTTPError` (no answer, an error status, a body cut off or too slow) or `httpx.InvalidURL`.
     """
-    for attempt in Retrying(
+
+    def ask() -> bytes:
+        end, content = time.monotonic() + limits.deadline, b""
+        with hosts[_host(url)], client.stream("GET", url) as response:
+            response.raise_for_status()
+            for chunk in response.iter_bytes():
+                content += chunk
+                if time.monotonic() > end:
+                    raise httpx.ReadTimeout(f"not whole after {limits.deadline:g} s")
+                if len(content) > limits.max_bytes:
+                    break
+        return content
+
+    return Retrying(
         stop=stop_after_attempt(limits.tries),
         wait=wait_exponential(multiplier=limits.pause),
         retry=retry_if_exception(_is_transient),
         reraise=True,
-    ):
-        with attempt, hosts[_host(url)]:
-            return _body(client, limits, url)
-    raise AssertionError("unreachable")
-
-
-def _body(client: httpx.Client, limits: RequestLimits, url: str) -> bytes:
-    end = time.monotonic() + limits.deadline
-    content = bytearray()
-    with client.stream("GET", url) as response:
-        response.raise_for_status()
-        for chunk in response.iter_bytes():
-            content += chunk
-            if len(content) > limits.max_bytes:
-                raise _TooLarge(f"larger than {limits.max_bytes / 1e6:g} MB")
-            if time.monotonic() > end:
-                raise httpx.ReadTimeout(f"not whole after {limits.deadline:g} s")
-    return bytes(content)
+    )(ask)
 
 
 def _is_transient(error: BaseException) -> bool:

@@ -5,8 +5,6 @@ image_splits/split.{category}.{split}.json  [id, id, …]: the gallery
 images/{id}.jpg                             or .png, .jpeg, .webp
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """FashionIQ's published files: captions, splits, lists of image links. Each is known by its SHA-256."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -18,8 +16,7 @@ REPLACEMENTS = Path("image_url") / "broken_links"  # pictures that the data set 
 def fetch_annotations(root: Path) -> None:
     """Puts FashionIQ's files into ``root``; what is there is left as it is.
 
-    Raises:
-        BenchmarkError: a file cannot be had, or what is fetched is not the published one.
+    Raises `BenchmarkError` where a file cannot be had, or what is fetched is not the published one.
 
     >>> fetch_annotations(Path("data/fashioniq/raw"))  # doctest: +SKIP
     """
@@ -51,8 +48,7 @@ def published_files(root: Path) -> pooch.Pooch:
 def read_links(root: Path) -> dict[str, list[str]]:
     """Image id → its links, from ``image_url/asin2url.*.txt`` (id, white space, link; one a line).
 
-    Raises:
-        BenchmarkError: there is no such file, or a line is no id and link.
+    Raises `BenchmarkError` where there is no such file, or a line is no id and link.
 
     >>> (folder / "image_url").mkdir(); _ = (folder / "image_url/asin2url.hat.txt").write_text("a  http://x/1.jpg")
     >>> read_links(folder)

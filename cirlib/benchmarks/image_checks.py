@@ -1,7 +1,5 @@
 """Looks at image files: can each be decoded, and which ones are the same picture?"""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os
@@ -29,15 +27,12 @@ COLOUR_SIDE = 4
 
 @dataclass(frozen=True, slots=True)
 class ImageCheck:
-    """One file: why it cannot be used (None: it can), its content digest, its perceptual hash.
+    """One file; all but `problem` is empty where that is set."""
 
-    `bits`: 8 bytes. `colours`: 48 levels, the 4 x 4 RGB thumbnail. Both empty where `problem` is set.
-    """
-
-    problem: str | None
-    digest: bytes = b""
-    bits: bytes = b""
-    colours: bytes = b""
+    problem: str | None  # why it cannot be used
+    digest: bytes = b""  # SHA-256 of its content
+    bits: bytes = b""  # 8 bytes, the perceptual hash
+    colours: bytes = b""  # 48 levels, the 4 x 4 RGB thumbnail
 
 
 def check_image(path: Path) -> ImageCheck:

@@ -1,7 +1,5 @@
 """Image ids to files: an image's id is its file's name without extension."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Images out of what a user has: a folder, an archive, a parquet file, or a data set on the Hugging Face hub."""
 
-from __future__ import annotations
-
 import tarfile
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -26,15 +24,10 @@ def take_images(source: str | Path, wanted: Iterable[str], folder: Path) -> dict
     Image files of a folder are linked, those of archives and parquet files are written. Nothing else is taken out of
     an archive, and no path in it is followed. Of several files of one name the first that is a picture counts.
 
-    Args:
-        source: a folder (with images, archives or parquet files at any depth), one archive (.zip, .tar, .tar.gz …) or
-            parquet file, or ``hf://datasets/<owner>/<name>[@<revision>]``.
+    ``source``: a folder (with images, archives or parquet files at any depth), one archive (.zip, .tar, .tar.gz …) or
+    parquet file, or ``hf://datasets/<owner>/<name>[@<revision>]``. Returns what became of the images that it has.
 
-    Returns:
-        What became of those that ``source`` has.
-
-    Raises:
-        BenchmarkError: there is no such source, it is damaged, or it has none of the wanted images.
+    Raises `BenchmarkError` where there is no such source, it is damaged, or it has none of the wanted images.
 
     >>> _ = write_image(folder / "mine" / "a.jpg")
     >>> list(take_images(folder / "mine", ["a", "b"], folder / "images"))
@@ -97,11 +90,7 @@ def _take_from(archive: Path, wanted: set[str], folder: Path, outcomes: dict[str
     try:
         for image, content in read(archive, wanted):
             if image not in outcomes or outcomes[image].kind != "there":
-                outcomes[image] = (
-                    save_picture(content, folder / image)
-                    if len(content) <= MAX_BYTES
-                    else DownloadOutcome("broken", f"larger than {MAX_BYTES / 1e6:g} MB")
-                )
+                outcomes[image] = save_picture(content, folder / image, MAX_BYTES)
     except (BenchmarkError, WriteError):
         raise
     except Exception as error:  # a damaged archive makes its reader raise nearly anything

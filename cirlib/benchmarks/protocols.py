@@ -4,8 +4,6 @@ Numbers from different protocols must not share a table without saying so: the g
 about 7 points of FashionIQ's R@10.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,9 +65,6 @@ def join_captions(captions: Sequence[str], style: str) -> tuple[str, ...]:
       "something" for models that have none: `("a photo of something that cap1 and cap2", …)`.
 
     Orders that give the same text are given once.
-
-    Raises:
-        BenchmarkError: the style is not one of these four.
 
     >>> join_captions(["is Blue.", "has dots"], "and")
     ('Is blue and has dots',)

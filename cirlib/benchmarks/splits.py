@@ -1,7 +1,5 @@
 """The parts of a study's data: train and dev (held out of train, for every choice) and the reported split."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -44,8 +42,7 @@ def load_splits(
         root: the folder with the benchmark's files. gallery: another gallery protocol than the study's.
         unusable: image id → why its file cannot be used; such an image counts as missing.
 
-    Raises:
-        BenchmarkError: files or images are missing and ``data.allow_missing`` does not allow it.
+    Raises `BenchmarkError` where files or images are missing and ``data.allow_missing`` does not allow it.
 
     >>> list(load_splits(stage.study, stage.images).reported)
     ['hat', 'shoe']

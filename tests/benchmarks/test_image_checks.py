@@ -130,11 +130,7 @@ def test_the_search_finds_what_the_full_matrix_finds(tmp_path):
     files = {}
     rng = np.random.default_rng(0)
     for i in range(150):  # 50 pictures in 3 versions with growing noise, the last of them darker, some too much
-        pixels = (
-            np.asarray(photo(i % 50, 64), np.int16)
-            + rng.integers(-1, 2, (64, 64, 3)) * (i // 50) * 60
-            + (i % 7) * (i // 50)
-        )
+        pixels = np.asarray(photo(i % 50, 64), np.int16) + rng.integers(-1, 2, (64, 64, 3)) * (i // 50) * 12
         pixels -= (i % 20) * (i // 100)
         files[str(i)] = tmp_path / f"{i}.png"
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(files[str(i)])
