@@ -18,14 +18,10 @@ from cirlib.analysis.dpo.dual_encoder import DualEncoder, Memo
 from cirlib.analysis.dpo.negatives import Edits, draw_edits
 from cirlib.benchmarks.splits import Splits
 from cirlib.models.clip import TwoTowers
-from cirlib.models.feature_store import FeatureStore
-from cirlib.models.image_encoding import encode_images
 from cirlib.models.prepared import Prepared
 from cirlib.models.qformer import QFormerComposer, load_weights
 from cirlib.models.qformer_embedding import embed_gallery, embed_queries, new_composer
 from cirlib.models.weights import fingerprint
-from cirlib.study.errors import StageError
-from cirlib.study.locks import hold, release
 from cirlib.study.parameters import DPO, Evaluation, Study
 
 # The folders of cirlib that decide a run's numbers: those that dvc.yaml names for the stage, which a test compares.
@@ -116,28 +112,14 @@ class RunContext:
 
     def _image_tower(self) -> dual_encoder.ImageTower:
         """The image tower to learn: the mini tower's last stage, or the whole of a CLIP's."""
-        if self.study.models.clip != "mini":
-            return dual_encoder.WholeTower(self.towers, self._images)
-        return dual_encoder.LastStage(self.towers, self._early_features)
+        if self.study.models.clip == "mini":
+            return dual_encoder.LastStage(self.towers, self._early)
+        return dual_encoder.WholeTower(self.towers, self.prepared.images)
 
     @cached_property
-    def _early_features(self) -> FeatureStore:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not hold(self.folder):
-            raise StageError(f"another run is encoding images into {self.folder}: start this one again when it is done")
-        try:
-            early = dual_encoder.EarlyStages(self.towers, self.study.models.image_size)
-            options = {name: getattr(self.study.data_prep, name) for name in ("batch_size", "num_workers")}
-            return encode_images(early, self._images, self.folder / "early", description="early stages", **options)
-        finally:
-            release(self.folder)
-
-    @cached_property
-    def _images(self) -> dict[str, Path]:
-        """Every image that a run may read: id → file."""
-        splits = (self.splits.train, self.splits.dev, self.splits.reported)
-        wanted = {image for parts in splits for part in parts.values() for image in part.gallery}
-        return {image: file for image, file in self.prepared.images.items() if image in wanted}
+    def _early(self) -> Memo:
+        files = self.prepared.images
+        return Memo(lambda ids: dual_encoder.early_features(self.towers, [files[image] for image in ids]))
 
     def identity(self, params: DPO) -> str:
         """Changes with all that decides a run's numbers beside ``params``: code, study, data, models."""

@@ -15,10 +15,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 
 from cirlib.models.clip import TwoTowers
 from cirlib.models.devices import autocast
-from cirlib.models.feature_store import FeatureStore, ImageFeatures
+from cirlib.models.feature_store import ImageFeatures
 from cirlib.models.qformer import QFormerComposer
 from cirlib.study.pictures import open_rgb
 
@@ -129,20 +130,20 @@ class QFormerTower(nn.Module):
 
 
 class LastStage(nn.Module):
-    """EfficientNet's last convolution and the projection, from stored features of the frozen stages before it.
+    """EfficientNet's last convolution and the projection, on what the frozen stages before it made of the pictures.
 
     The whole tower would take a minute a run on a laptop's cores. Batch-norm statistics stay as they are.
     """
 
-    def __init__(self, towers: TwoTowers, store: FeatureStore) -> None:
+    def __init__(self, towers: TwoTowers, early: Memo) -> None:
         super().__init__()
         visual = deepcopy(towers.model.visual).requires_grad_(True)
         self.conv, self.norm, self.head = visual.trunk.conv_head, visual.trunk.bn2, visual.head
-        self.store, self.device = store, towers.device
+        self.early, self.device = early, towers.device
 
     def forward(self, ids: Sequence[str]) -> Tensor:
         """Normalised image vectors (B, D)."""
-        grid = self.store[ids].to(self.device)  # (B, 320, S, S)
+        grid = self.early(ids).to(self.device).float()  # (B, 320, S, S)
         pooled = self.norm(self.conv(grid)).mean((2, 3))  # (B, 1280)
         return F.normalize(self.head(pooled.float()), dim=-1)
 
@@ -164,19 +165,20 @@ class WholeTower(nn.Module):
         return F.normalize(self.visual(pixels.to(self.device)).float(), dim=-1)
 
 
-class EarlyStages:
-    """EfficientNet before its last convolution, as an :class:`~cirlib.models.image_encoding.ImageEncoder`."""
+@torch.inference_mode()
+def early_features(towers: TwoTowers, files: Sequence[Path]) -> Tensor:
+    """What :class:`LastStage` reads of pictures: EfficientNet's features before its last convolution, float16.
 
-    def __init__(self, towers: TwoTowers, image_size: int) -> None:
-        self.trunk, self.towers, self.transform = towers.model.visual.trunk, towers, towers.transform
-        self.key = f"{towers.key} before the last convolution"
-        self.shape = (self.trunk.conv_head.in_channels, image_size // 32, image_size // 32)
-
-    def encode_pixels(self, pixels: Tensor) -> Tensor:
-        """Pixels (B, 3, S, S) to grids (B, 320, S / 32, S / 32)."""
-        pixels = pixels.to(self.towers.device, memory_format=torch.channels_last)
-        with autocast(self.towers.device, self.towers.dtype):
-            return self.trunk.blocks(self.trunk.bn1(self.trunk.conv_stem(pixels))).contiguous()
+    >>> early_features(prepared.towers(), [write_image(folder / "a.png")]).shape
+    torch.Size([1, 320, 2, 2])
+    """
+    trunk, parts = towers.model.visual.trunk, []
+    for start in tqdm(range(0, len(files), 64), "image tower", leave=False, disable=len(files) < 999):
+        pixels = torch.stack([towers.transform(open_rgb(file)) for file in files[start : start + 64]])
+        with autocast(towers.device, towers.dtype):
+            grid = trunk.blocks(trunk.bn1(trunk.conv_stem(pixels.to(towers.device, memory_format=torch.channels_last))))
+        parts.append(grid.contiguous().half().cpu())
+    return torch.cat(parts)
 
 
 def _identity(width: int, device: torch.device) -> nn.Linear:

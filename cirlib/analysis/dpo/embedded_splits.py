@@ -37,15 +37,10 @@ class EmbeddedSplit:
         """Of every query with every image, (N, M); the best token counts."""
         return similarity(self.queries, self.gallery)
 
-    @property
-    def targets(self) -> list[int]:
-        """The gallery row of each query's target."""
-        return [self.benchmark.gallery_index[triplet.targets[0]] for triplet in self.benchmark.triplets]
-
-    @property
-    def references(self) -> list[int]:
-        """The gallery row of each query's reference."""
-        return [self.benchmark.gallery_index[triplet.reference] for triplet in self.benchmark.triplets]
+    def rows(self) -> tuple[list[int], list[int]]:
+        """The gallery rows of each query's target and of its reference."""
+        row, triplets = self.benchmark.gallery_index, self.benchmark.triplets
+        return [row[triplet.targets[0]] for triplet in triplets], [row[triplet.reference] for triplet in triplets]
 
 
 def embed_splits(
@@ -78,15 +73,14 @@ def score_splits(embedded: Mapping[str, EmbeddedSplit], evaluation: Evaluation, 
 
 
 def embedding_statistics(embedded: Mapping[str, EmbeddedSplit], scored: Sequence[Scored]) -> dict[str, float]:
-    """What training does to an embedding space: recall@10, chance, the geometry and the ranks; means over categories.
+    """Recall@10, chance and the geometry of a model, means over categories; {} where nothing was scored.
 
     Returns:
         alignment: mean squared distance of query and target (its best token), 0 to 4 (Wang & Isola 2020, eq. 1, α = 2).
-        uniformity: log of the mean of exp(−2 ‖x − y‖²) over pairs of queries (eq. 2, t = 2); 0 where all are one point,
-        about −4 where they fill the sphere. effective_rank: exp of the entropy of the queries' singular values, 1 to D
-        (Roy & Vetterli 2007). norm of the raw queries. spread: 1 − ‖mean query‖; 0 where all are one direction.
-        hubness: share of all top-10 places that the ten most retrieved images take. rank_10 … rank_90: quantiles of
-        the target's rank among ``gallery`` candidates. Nothing where nothing was scored.
+        uniformity: log of the mean of exp(−2 ‖x − y‖²) over pairs of queries (eq. 2, t = 2), 0 for one point to about
+        −4. effective_rank: exp of the entropy of the queries' singular values, 1 to D (Roy & Vetterli 2007). spread:
+        1 − ‖mean query‖, 0 for one direction. norm: of raw queries. hubness: share of all top-10 places that the ten
+        most retrieved images take. rank_10 … rank_90: quantiles of the target's rank among ``gallery`` candidates.
 
     >>> embedding_statistics({}, [])
     {}
@@ -100,7 +94,7 @@ def embedding_statistics(embedded: Mapping[str, EmbeddedSplit], scored: Sequence
 
 
 def _statistics(e: EmbeddedSplit, scored: Scored) -> dict[str, float]:
-    queries, cosines, targets = e.queries, e.cosines, e.gallery[e.targets]  # targets: (N, D) or (N, T, D)
+    queries, cosines, targets = e.queries, e.cosines, e.gallery[e.rows()[0]]  # targets: (N, D) or (N, T, D)
     if targets.ndim == 3:
         targets = targets[torch.arange(len(targets)), (targets @ queries[..., None])[..., 0].argmax(1)]
     values = torch.linalg.svdvals(queries - queries.mean(0))

@@ -19,21 +19,15 @@ from cirlib.retrieval.ranks import Ranks
 from cirlib.retrieval.scoring import Scored, mean_recall
 from cirlib.study.parameters import DPO
 
-Reading = Callable[[EmbeddedSplit, Scored], Ranks]  # the ranks that a mistake reads from a category
-
 
 @dataclass(frozen=True)
 class Mistake:
-    """What goes wrong, in training (``corruption``, ``changes``) or when the ranking is read (``reading``)."""
+    """What goes wrong, in training (``corruption``, ``changes``) or when the ranks of a category are read."""
 
     name: str
-    reading: Reading
     corruption: Corruption = NO_CORRUPTION
     changes: tuple[tuple[str, float], ...] = ()
-
-
-def _as_they_are(e: EmbeddedSplit, scored: Scored) -> Ranks:
-    return scored.ranks
+    reading: Callable[[EmbeddedSplit, Scored], Ranks] = lambda e, scored: scored.ranks
 
 
 def _reversed(e: EmbeddedSplit, scored: Scored) -> Ranks:
@@ -61,8 +55,9 @@ def _ties_as_misses(e: EmbeddedSplit, scored: Scored) -> Ranks:
 
 def _counted(scores: torch.Tensor, e: EmbeddedSplit) -> Ranks:
     """Ranks of the targets by ``scores`` (N, M), the references removed."""
-    own = scores.gather(1, torch.tensor(e.targets)[:, None])  # (N, 1)
-    scores[torch.arange(len(scores)), e.references] = -torch.inf
+    targets, references = e.rows()
+    own = scores.gather(1, torch.tensor(targets)[:, None])  # (N, 1)
+    scores[torch.arange(len(scores)), references] = -torch.inf
     return Ranks((scores > own).sum(1), (scores == own).sum(1) - 1)
 
 
@@ -72,19 +67,18 @@ def mistakes(params: DPO) -> list[Mistake]:
     >>> mistakes(DPO())[1].name
     'chosen and rejected swapped'
     """
-    raw = (("beta", params.beta * 100),)
-    collapse = (("lr", params.lr * 30), *raw)
-    swapped = Corruption(swapped=True)
+    raw, swapped, beta = Corruption(raw=True), Corruption(swapped=True), ("beta", params.beta * 100)
+    collapse = (("lr", params.lr * 30), beta)
     return [
-        Mistake("none: as the paper describes it", _as_they_are),
-        Mistake("chosen and rejected swapped", _as_they_are, swapped),
-        Mistake("unnormalised queries, β 100 times too large", _as_they_are, Corruption(raw=True), raw),
-        Mistake("collapsed: lr 30 times, β 100 times too large", _as_they_are, changes=collapse),
-        Mistake("the same collapse, on the negatives (swapped)", _as_they_are, swapped, collapse),
-        Mistake("similarity sorted as a distance", _reversed),
-        Mistake("gallery ids in another order than the features", _other_order),
-        Mistake("saturated scores, ties count as misses", _ties_as_misses),
-        Mistake("saturated scores, ties by expectation", _ties_by_expectation),
+        Mistake("none: as the paper describes it"),
+        Mistake("chosen and rejected swapped", swapped),
+        Mistake("unnormalised queries, β 100 times too large", raw, (beta,)),
+        Mistake("collapsed: lr 30 times, β 100 times too large", changes=collapse),
+        Mistake("the same collapse, on the negatives (swapped)", swapped, collapse),
+        Mistake("similarity sorted as a distance", reading=_reversed),
+        Mistake("gallery ids in another order than the features", reading=_other_order),
+        Mistake("saturated scores, ties count as misses", reading=_ties_as_misses),
+        Mistake("saturated scores, ties by expectation", reading=_ties_by_expectation),
     ]
 
 
@@ -96,11 +90,11 @@ def run_mistakes(context: RunContext, params: DPO, every: int) -> pd.DataFrame:
     [0, 2]
     """
     small = at_grid_size(params)
-    groups: dict[tuple, list[Mistake]] = {}
-    for mistake in mistakes(small):
-        groups.setdefault((mistake.corruption, mistake.changes), []).append(mistake)
+    every_mistake = mistakes(small)
+    runs = dict.fromkeys((mistake.corruption, mistake.changes) for mistake in every_mistake)
     rows: list[dict] = []
-    for (corruption, changes), group in tqdm(groups.items(), desc="mistakes", unit="run"):
+    for corruption, changes in tqdm(runs, desc="mistakes", unit="run"):
+        group = [mistake for mistake in every_mistake if (mistake.corruption, mistake.changes) == (corruption, changes)]
 
         def measure(encoder: DualEncoder, group: list[Mistake] = group) -> dict:
             embedded = embed_splits(encoder, context.splits.dev, context.evaluation)
@@ -109,21 +103,17 @@ def run_mistakes(context: RunContext, params: DPO, every: int) -> pd.DataFrame:
 
         changed = small.model_copy(update=dict(changes))
         run = train_preferences(context, changed, every=every, measure=measure, corruption=corruption)
-        rows += [
-            {"mistake": name, **record, "recall@10": recall}
-            for record in run.track
-            for name, recall in record["read"].items()
-        ]
+        for record in run.track:
+            rows += [{**record, "mistake": name, "recall@10": recall} for name, recall in record["read"].items()]
     table = pd.DataFrame(rows)[["mistake", "step", "recall@10", "chance", "hubness", "alignment"]]
-    order = {mistake.name: place for place, mistake in enumerate(mistakes(small))}
-    return table.sort_values("mistake", key=lambda names: names.map(order), kind="stable", ignore_index=True)
+    names = [mistake.name for mistake in every_mistake]
+    return table.sort_values("mistake", key=lambda column: column.map(names.index), kind="stable", ignore_index=True)
 
 
 def _read(group: list[Mistake], embedded: Mapping[str, EmbeddedSplit], scored: list[Scored]) -> dict[str, float]:
     """Recall@10 as each mistake reads it."""
-    return {
-        mistake.name: mean_recall(
-            [replace(one, ranks=mistake.reading(embedded[one.category], one)) for one in scored], 10
-        )
-        for mistake in group
-    }
+    readings = {}
+    for mistake in group:
+        read = [replace(one, ranks=mistake.reading(embedded[one.category], one)) for one in scored]
+        readings[mistake.name] = mean_recall(read, 10)
+    return readings

@@ -20,11 +20,11 @@ MARGIN = 0.05  # of semi_hard: the cosine by which the target leads
 
 @dataclass(frozen=True)
 class Edits:
-    """N train edits, one category after the other, and the images that may be negatives."""
+    """N train edits, one category after the other; their categories (N); category → ids of its train images."""
 
     triplets: list[Triplet]
-    categories: list[str]  # N
-    pools: Mapping[str, list[str]]  # category → the ids of its train images
+    categories: list[str]
+    pools: Mapping[str, list[str]]
 
     @cached_property
     def texts(self) -> list[str]:
@@ -49,17 +49,15 @@ def draw_edits(parts: Mapping[str, Benchmark], count: int | None, seed: int) -> 
     >>> len(draw_edits(prepared.splits.train, 4, seed=0))
     4
     """
-    rng = np.random.default_rng(seed)
-    triplets: list[Triplet] = []
-    categories: list[str] = []
+    rng, drawn = np.random.default_rng(seed), {}
     for number, (category, part) in enumerate(parts.items()):
-        chosen = part.triplets
+        rows = range(len(part.triplets))
         if count is not None:
             share = count // len(parts) + (number < count % len(parts))
-            rows = rng.permutation(len(chosen))[: max(1, share)]
-            chosen = [chosen[row] for row in sorted(rows.tolist())]
-        triplets += chosen
-        categories += [category] * len(chosen)
+            rows = sorted(rng.permutation(len(rows))[: max(1, share)].tolist())
+        drawn[category] = [part.triplets[row] for row in rows]
+    categories = [category for category, triplets in drawn.items() for _ in triplets]
+    triplets = [triplet for some in drawn.values() for triplet in some]
     return Edits(triplets, categories, {category: part.gallery for category, part in parts.items()})
 
 
@@ -108,19 +106,17 @@ def _mine(queries: Tensor, images: Tensor, own: list[tuple[int, int]], params: D
     """Pool rows (n, K) for edits whose target and reference are the rows ``own``; -1 where too few were found."""
     options = {"num_negatives": params.num_negatives, "seed": seed, "progress": False}
     if params.sampling == "random":  # asks no index: the whole pool is drawn from
-        return mine_hard_negatives(
-            queries, images, own, range_max=len(images) - 2, sampling_strategy="random", **options
-        ).indices
+        options |= {"range_max": len(images) - 2, "sampling_strategy": "random"}
+        return mine_hard_negatives(queries, images, own, **options).indices
     options |= {"index": params.index, "nlist": params.nlist, "nprobe": params.nprobe}
-    if params.sampling == "semi_hard":  # one more: the reference, no positive, is struck out after
-        options |= {"num_negatives": params.num_negatives + 1, "absolute_margin": MARGIN}
-        deeper = mine_hard_negatives(queries, images, [[target] for target, _ in own], **options).indices
-        references = np.array([reference for _, reference in own])[:, None]
-        order = np.argsort(deeper == references, axis=1, kind="stable")  # the reference last
-        return np.take_along_axis(np.where(deeper == references, -1, deeper), order, 1)[:, :-1]
-    strategy = "random" if params.sampling == "band" else "top"
-    options |= {"range_min": params.range_min, "range_max": params.range_max, "sampling_strategy": strategy}
-    return mine_hard_negatives(queries, images, own, **options).indices
+    if params.sampling != "semi_hard":
+        options |= {"range_min": params.range_min, "range_max": params.range_max}
+        options["sampling_strategy"] = "random" if params.sampling == "band" else "top"
+        return mine_hard_negatives(queries, images, own, **options).indices
+    options |= {"num_negatives": params.num_negatives + 1, "absolute_margin": MARGIN}
+    mined = mine_hard_negatives(queries, images, [[target] for target, _ in own], **options).indices  # (n, K + 1)
+    found = np.where(mined == np.array(own)[:, 1:], -1, mined)  # without the reference, which was no positive
+    return np.take_along_axis(found, np.argsort(found < 0, axis=1, kind="stable"), 1)[:, :-1]
 
 
 def _filled(rows: np.ndarray, own: Sequence[tuple[int, int]], size: int, seed: int) -> np.ndarray:
@@ -138,9 +134,8 @@ def negative_quality(edits: Edits, negatives: np.ndarray, attributes: ImageAttri
     """What share of the negatives (N, K) is a wrong or a useful one, by the true attributes of the pictures.
 
     Returns:
-        ``satisfies_edit``: has every attribute that the edit changes as the target has it, whatever the rest is like: a
-        false negative for who reads the edit alone. ``differs_in_one``: is one attribute off the target, a useful
-        negative.
+        ``satisfies_edit``: has all that the edit changes as the target has it: false for who reads the edit alone.
+        ``differs_in_one``: is one attribute off the target, a useful negative.
 
     >>> edits = Edits([Triplet("q", "a", ("is blue",), ("b",), "hat")], ["hat"], {})
     >>> looks = {"a": {"colour": "red"}, "b": {"colour": "blue"}, "c": {"colour": "blue"}, "d": {"colour": "red"}}

@@ -28,12 +28,12 @@ SCALE = 100.0  # CLIP's logit scale
 
 
 class PairCosines(NamedTuple):
-    """Cosines of B queries with their targets and their K negatives, by the model in training and by the frozen."""
+    """Cosines of B queries with targets (B,) and K negatives (B, K), by the model in training and by the frozen."""
 
-    chosen: Tensor  # (B,)
-    rejected: Tensor  # (B, K)
-    frozen_chosen: Tensor  # (B,)
-    frozen_rejected: Tensor  # (B, K)
+    chosen: Tensor
+    rejected: Tensor
+    frozen_chosen: Tensor
+    frozen_rejected: Tensor
 
 
 def preference_loss(cosines: PairCosines, params: DPO) -> Tensor:

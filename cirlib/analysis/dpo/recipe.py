@@ -59,7 +59,7 @@ def run_recipe(context: RunContext, params: DPO) -> tuple[pd.DataFrame, pd.DataF
         methods += [_scored(one, best, method) for one in scored]
         rows.append({"method": method, **{name: best[name] for name in ("lr", "dev/recall@10", "seconds", "command")}})
     means = summarise(methods, (10,)).query("category == 'mean'").set_index("method")
-    table = pd.DataFrame(rows)[["method", "lr", "dev/recall@10", "seconds", "command"]]
+    table = pd.DataFrame(rows, columns=["method", "lr", "dev/recall@10", "seconds", "command"])
     table = table.join(means[["value", "ci_low", "ci_high", "queries", "gallery", "chance"]], on="method")
     others = [one for one in methods if one.method != START]
     tests = [

@@ -19,7 +19,6 @@ from cirlib.analysis.dpo.preferences import Corruption, Preferences
 from cirlib.analysis.dpo.runs import command, measured_run, train_preferences
 from cirlib.models.qformer import save_weights
 from cirlib.models.qformer_embedding import new_composer
-from cirlib.study.errors import StageError
 from cirlib.study.parameters import DPO
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -168,13 +167,6 @@ def test_other_code_in_a_folder_of_the_stage_is_another_run_and_no_folder_is_for
     hashes.append(code_hash.__wrapped__())
     assert hashes[0] == hashes[1]  # figures decide no number
     assert len({*hashes}) == 4
-
-
-def test_two_runs_do_not_encode_into_one_folder(prepared, tmp_path, monkeypatch):
-    context = RunContext(prepared, prepared.stage.study.evaluation, prepared.splits, tmp_path)
-    monkeypatch.setattr(context_module, "hold", lambda folder: False)
-    with pytest.raises(StageError, match=r"another run is encoding images into .*: start"):
-        context.encoder(DPO(trains="both_towers"))
 
 
 def test_the_command_says_what_differs_from_the_defaults_and_from_the_study(context):
