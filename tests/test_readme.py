@@ -11,7 +11,9 @@ from cirlib.app.report import BEGIN, END
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
-PAGES = sorted([ROOT / "README.md", ROOT / "data" / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted(
+    [*(ROOT / name for name in ("README.md", "data/README.md", "tests/README.md")), *(ROOT / "docs").glob("*.md")]
+)
 
 
 def test_the_python_example_runs():
