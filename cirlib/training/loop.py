@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -121,7 +120,7 @@ def train(
     config = replace(config, precision=precision_here(config.precision))
     trainer, keeps = _Trainer(model, loss_of, config, hooks or Hooks()), folder is not None and config.epochs > 0
     if keeps:
-        key = _key({"config": vars(config), "fingerprint": fingerprint}, model)
+        key = _key([vars(config), fingerprint], model)
         _resume(trainer, folder, key, warm_start)
         size = _checkpoint_bytes(model) * (2 if config.keep_epoch else 1)
         require_disk(folder, size, "make room on it, or move results/ to another")
@@ -159,7 +158,7 @@ class _Trainer:
             self.model.eval()
             record |= self.hooks.validate()
             if all(record[SELECT] > earlier[SELECT] for earlier in self.history.records):
-                self.best = {name: tensor.clone() for name, tensor in _on_cpu(self.model).items()}
+                self.best = {name: tensor.cpu().clone() for name, tensor in self.model.state_dict().items()}
         self.history.records.append(record)
         if not quiet and PartialState().is_main_process:
             self._print(record, (self.config.epochs - epoch) * (time.perf_counter() - start))
@@ -272,14 +271,11 @@ def _save_state(part: Path, state: dict) -> None:
         torch.save(state, stream)
 
 
-def _on_cpu(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-
-
-def _key(identity: dict, model: nn.Module) -> str:
+def _key(identity: list, model: nn.Module) -> str:
     """A hash of what decides a run's result, its first weights included."""
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode())
-    digest.update(save(_on_cpu(model)))
+    for tensor in model.state_dict().values():
+        digest.update(tensor.cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

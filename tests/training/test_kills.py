@@ -58,7 +58,7 @@ def bare_garments(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("garments")
     study = load_study(ROOT / "params.yaml").model_dump(mode="json")
     study["models"]["image_size"] = 64
-    study["data_prep"] |= {"drawing": DRAWING, "alignment_epochs": 2, "num_workers": 2, "batch_size": 16}
+    study["data_prep"] |= {"drawing": DRAWING, "num_workers": 2, "batch_size": 16}
     study["qformer"] |= {"epochs": 3, "mine_from": 1, "range_max": 10, "batch_size": 16}
     (root / "params.yaml").write_text(yaml.safe_dump(study))
     shutil.copytree(ROOT / "notebooks", root / "notebooks")
