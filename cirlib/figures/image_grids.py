@@ -146,7 +146,7 @@ def _draw(rows: Sequence[_Cells], title: str, titles: Sequence[str] = ()) -> Fig
     lefts = np.cumsum([0.0, *(each + BETWEEN for each in widths)])
     above = TITLE if any(titles) else 0.0
     size = (lefts[-1] - BETWEEN, len(rows) * (above + TILE + UNDER))
-    figure = style.headline(Figure(figsize=size), title + "\n")
+    figure = style.new_figure(size, title + "\n")
     for number, (row, name) in enumerate(zip_longest(rows, titles, fillvalue="")):
         top = number * (above + TILE + UNDER)
         figure.text(0, 1 - (top + above / 2) / size[1], name, size=12.5, weight="bold", va="center", parse_math=False)

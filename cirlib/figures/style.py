@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -116,22 +117,26 @@ def note(text: str) -> Figure:
 
     >>> figure = note("Nothing was trained.")
     """
-    figure = Figure(figsize=(8, 0.8))
+    figure = plt.figure(figsize=(8, 0.8))
+    plt.close(figure)
     figure.text(0, 0.5, text, size=12, color=MUTED, va="center", parse_math=False)
     return figure
 
 
-def headline(figure: Figure, title: str, subtitle: str = "") -> Figure:
-    """The figure itself with a title and a grey subtitle, which is wrapped, above it.
+def new_figure(size: tuple[float, float], title: str, subtitle: str = "", **options: Any) -> Figure:
+    """A figure (inches) with a title and a grey subtitle, which is wrapped, above it.
 
-    >>> len(headline(Figure(), "Learning curves", "garments").texts)
+    pyplot makes it, so that notebooks know how to show it, and forgets it, so that they show it once.
+
+    >>> len(new_figure((8, 4), "Learning curves", "garments").texts)
     2
     """
-    width, height = figure.get_size_inches()
+    figure = plt.figure(figsize=size, **options)
+    plt.close(figure)
     whole = subtitle.strip(" ·").replace(" ", "\xa0").replace("·\xa0\xa0", "·\xa0 ")  # lines end between two notes only
-    lines = textwrap.wrap(whole, int(12.2 * width))
-    y = 1 + (0.2 + 0.21 * len(lines)) / height
-    figure.text(0, y + 0.06 / height, title, size=17, weight="bold", va="bottom", parse_math=False)
+    lines = textwrap.wrap(whole, int(12.2 * size[0]))
+    y = 1 + (0.2 + 0.21 * len(lines)) / size[1]
+    figure.text(0, y + 0.06 / size[1], title, size=17, weight="bold", va="bottom", parse_math=False)
     figure.text(0, y, "\n".join(lines), size=11.5, color=MUTED, va="top", parse_math=False)
     return figure
 
@@ -145,11 +150,11 @@ def panels(
     """
     columns = min(columns, number)
     rows = -(-number // columns)
-    figure = Figure(figsize=(columns * size[0], rows * size[1]), layout="constrained")
+    figure = new_figure((columns * size[0], rows * size[1]), title, subtitle, layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False, **options).ravel())
     for unused in axes[number:]:
         unused.remove()
-    return headline(figure, title, subtitle), axes[:number]
+    return figure, axes[:number]
 
 
 def check_fractions(table: pd.DataFrame, *columns: str) -> None:

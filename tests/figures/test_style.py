@@ -7,10 +7,12 @@ from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from nbclient import NotebookClient
 from PIL import Image
 
 from cirlib import figures
@@ -110,6 +112,14 @@ def test_no_rows_and_per_cent_are_refused(name):
     shares = {"value", "recall@10", "difference", "accuracy", "dev/recall@10", "satisfies_edit"} & set(table)
     with pytest.raises(style.FigureError, match="fractions of 1, not per cent"):
         make(table.assign(**{share: 45.0 for share in shares}))
+
+
+def test_a_notebook_shows_a_figure_once_as_a_picture():
+    cell = "from cirlib import figures\nfigures.rank_histogram({'sum': [1, 2]}, gallery_size=5)"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
+    NotebookClient(notebook, kernel_name="python3").execute()
+    (output,) = notebook.cells[0].outputs
+    assert "image/png" in output.data
 
 
 def test_figures_are_saved_as_png_only(tmp_path):
