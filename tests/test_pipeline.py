@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import subprocess
@@ -14,6 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 from dvc.utils.hydra import compose_and_dump
+from test_structure import imports
 
 from cirlib.study.parameters import STAGES, Study, load_study
 
@@ -106,38 +106,18 @@ def imported(notebook: Path) -> set[str]:
     """Every file of cirlib that the notebook imports, directly or not."""
     cells = nbformat.read(notebook, as_version=4).cells
     found: set[str] = set()
-    todo = imports_of("\n".join(cell.source for cell in cells if cell.cell_type == "code"), "cirlib")
+    todo = files_of("\n".join(cell.source for cell in cells if cell.cell_type == "code"))
     while todo:
-        file = todo.pop()
-        if file not in found:
-            found.add(file)
-            package = str(Path(file).parent).replace("/", ".")
-            todo |= imports_of((ROOT / file).read_text(), package)
+        found.add(file := todo.pop())
+        todo |= files_of((ROOT / file).read_text(), file) - found
     return found
 
 
-def imports_of(source: str, package: str) -> set[str]:
-    files = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            parents = package.split(".")
-            base = (
-                node.module
-                if not node.level
-                else ".".join([*parents[: len(parents) - node.level + 1], node.module or ""])
-            )
-            base = (base or "").rstrip(".")
-            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        for name in names:
-            path = name.replace(".", "/")
-            files |= {
-                f for f in (f"{path}.py", f"{path}/__init__.py") if f.startswith("cirlib") and (ROOT / f).is_file()
-            }
-    return files
+def files_of(source: str, file: str = "") -> set[str]:
+    """The files of cirlib that ``source`` imports: modules, and packages of names in them."""
+    names = {module.rpartition(".")[0] for module in imports(source, file)} | set(imports(source, file))
+    paths = [name.replace(".", "/") for name in names]
+    return {f for path in paths for f in (f"{path}.py", f"{path}/__init__.py") if path and (ROOT / f).is_file()}
 
 
 # ------------------------------------------------------------------------------------------ from a clone
