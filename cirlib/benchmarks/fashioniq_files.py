@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pooch
-from requests import RequestException
 from tqdm.auto import tqdm
 
 from .base import BenchmarkError
@@ -25,7 +24,7 @@ def fetch_annotations(root: Path) -> None:
     for name in tqdm(wanted, desc="fetching annotations", unit="file", disable=not wanted):
         try:
             store.fetch(name, downloader=pooch.HTTPDownloader(timeout=20))
-        except (RequestException, ValueError) as error:  # ValueError: another checksum
+        except (OSError, ValueError) as error:  # those of requests are OSErrors; ValueError: another checksum
             raise BenchmarkError(
                 f"{store.get_url(name)} could not be fetched: {str(error).splitlines()[0]} "
                 f"Put FashionIQ's {name} into {root} yourself, or try again."

@@ -12,8 +12,7 @@ from made_pictures import picture
 from cirlib.benchmarks import BenchmarkError, fashioniq_files
 from cirlib.benchmarks.acquisition import acquire, audit_study, missing_images
 from cirlib.benchmarks.splits import load_splits, unusable_file
-from cirlib.study.errors import ParameterError
-from cirlib.study.parameters import Study, load_study
+from cirlib.study.parameters import Study
 from cirlib.study.pictures import open_rgb
 
 
@@ -74,12 +73,6 @@ def test_where_nothing_says_where_from_nothing_is_done_and_the_study_stops_with_
         splits_of(stage)
 
 
-def test_only_fashioniq_can_be_fetched(tmp_path):
-    (tmp_path / "params.yaml").write_text("name: x\ndata: {benchmark: custom, root: raw, fetch: true}\n")
-    with pytest.raises(ParameterError, match="fetch must be false for custom"):
-        load_study(tmp_path / "params.yaml")
-
-
 def test_an_image_that_cannot_be_decoded_counts_as_missing_in_every_later_stage(custom_stage):
     stage = custom_stage("data_prep")
     (stage.images / "images" / "shoe-val-5.jpg").write_bytes(b"<html>")
@@ -104,22 +97,6 @@ def test_the_report_reads_as_a_table_and_lists_every_gap(gap):
     assert table.columns.tolist() == ["train hat", "train shoe", "val hat", "val shoe"]
     assert table.loc[["queries", "missing", "undecodable", "exact groups"], "val hat"].tolist() == ["3", "1", "1", "0"]
     assert table.loc[["missing", "exact groups"], "train shoe"].tolist() == ["1", ""]
-
-
-def test_leaks_are_the_pairs_that_share_images(custom_stage):
-    stage = custom_stage("data_prep")
-    assert audit_study(stage).leaks().empty
-    split = stage.images / "image_splits" / "split.hat.val.json"
-    split.write_text(json.dumps([*json.loads(split.read_text()), "shoe-train-2", "shoe-train-3"]))
-    table = audit_study(stage).leaks()
-    assert set(table["galleries"]) == {2} and set(table["triplets_in_gallery"]) == {2}
-
-
-def test_nothing_is_drawn_unless_the_study_asks(custom_stage):
-    stage = custom_stage("data_prep")
-    before = sorted(stage.images.rglob("*"))
-    acquire(stage)
-    assert sorted(stage.images.rglob("*")) == before
 
 
 def test_a_catalogue_is_drawn_with_the_studys_size_and_seed(custom_stage, tmp_path):

@@ -83,14 +83,6 @@ def test_only_the_whole_of_coco_is_complete(small_circo, write_json, monkeypatch
     assert load_benchmark("circo", small_circo).complete
 
 
-def test_the_info_file_may_lie_beside_the_annotations(small_circo, write_json):
-    info = {"images": [{"id": i} for i in (300, 7, 4000, 12)]}
-    write_json(small_circo / "annotations" / "image_info_unlabeled2017.json", info)
-    val = load_benchmark("circo", small_circo)
-    assert len(val.missing) == 4
-    assert "no folder" in val.missing["7"]
-
-
 @pytest.mark.parametrize("folder", ["COCO2017_unlabeled/unlabeled2017", "unlabeled2017", "images"])
 def test_without_the_info_file_the_folder_is_the_gallery_but_not_known_to_be_whole(small_circo, write_image, folder):
     put_images(small_circo, write_image, folder)
@@ -153,8 +145,3 @@ def test_bad_records_are_refused(small_circo, write_image, write_json, change, s
     write_json(path, [first | change, second])
     with pytest.raises(BenchmarkError, match=sentence):
         load_benchmark("circo", small_circo)
-
-
-def test_circo_has_no_train_split(small_circo):
-    with pytest.raises(BenchmarkError, match="Unknown split 'train': allowed are val, test"):
-        load_benchmark("circo", small_circo, split="train")

@@ -70,11 +70,6 @@ def test_a_triplet_carries_what_the_file_says(small_fashioniq):
     assert (val.name, val.split, val.protocol, val.complete) == ("fashioniq", "val", "original", True)
 
 
-def test_query_ids_are_unique_over_the_categories(small_fashioniq):
-    ids = [t.id for t in load_benchmark("fashioniq", small_fashioniq).triplets]
-    assert len(set(ids)) == len(ids) == 6
-
-
 def test_gallery_keeps_the_order_of_the_split_file(small_fashioniq, write_json):
     order = ["dress-val-3", "dress-val-0", "dress-val-4", "dress-val-2", "dress-val-1"]
     write_json(small_fashioniq / "image_splits" / "split.dress.val.json", order)
@@ -82,17 +77,6 @@ def test_gallery_keeps_the_order_of_the_split_file(small_fashioniq, write_json):
     restricted = load_benchmark("fashioniq", small_fashioniq, category="dress", protocol="val_split")
     assert restricted.gallery == [order[0], order[1], order[3], order[4]]
     assert list(restricted.images) == restricted.gallery
-
-
-def test_an_image_of_two_categories_is_once_in_the_joined_gallery(small_fashioniq):
-    gallery = load_benchmark("fashioniq", small_fashioniq).gallery
-    assert gallery.count("both") == 1
-    assert len(gallery) == 16
-
-
-def test_gallery_index_gives_rows(small_fashioniq):
-    val = load_benchmark("fashioniq", small_fashioniq)
-    assert [val.gallery_index[image] for image in val.gallery] == list(range(len(val.gallery)))
 
 
 def test_test_split_has_no_targets_and_so_no_val_split(small_fashioniq):
@@ -161,13 +145,6 @@ def test_unknown_names_are_refused_with_those_allowed(small_fashioniq, arguments
     asked = {"name": "fashioniq", **arguments}
     with pytest.raises(BenchmarkError, match=sentence):
         load_benchmark(asked.pop("name"), small_fashioniq, **asked)
-
-
-def test_unknown_names_are_refused_when_listing_categories(small_fashioniq):
-    with pytest.raises(BenchmarkError, match="Unknown split 'dev'"):
-        categories("fashioniq", small_fashioniq, "dev")
-    with pytest.raises(BenchmarkError, match="Unknown benchmark 'hats'"):
-        categories("hats", small_fashioniq)
 
 
 def test_a_missing_root_or_file_is_named(small_fashioniq, tmp_path):

@@ -103,11 +103,12 @@ def test_broken_pictures_in_an_archive_are_told_and_not_written(tmp_path):
     assert [path.name for path in (tmp_path / "images").iterdir()] == ["c.jpg"]
 
 
-def test_a_picture_larger_than_the_cap_is_refused(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_of_a_picture_larger_than_the_cap_no_more_is_read_than_shows_that(tmp_path, monkeypatch, kind):
     monkeypatch.setattr("cirlib.benchmarks.image_sources.MAX_BYTES", 500)
-    source = write_zip(tmp_path / "i.zip", {"a.jpg": picture() + b"\0" * 1000, "b.jpg": picture()[:0] + picture()})
-    outcomes = take_images(source, ["a"], tmp_path / "images")
-    assert "larger than" in outcomes["a"].reason
+    write = write_zip if kind == "zip" else write_tar
+    source = write(tmp_path / f"i.{kind}", {"a.jpg": picture() + b"\0" * 10_000})
+    assert take_images(source, ["a"], tmp_path / "images") == {"a": ("broken", "larger than 0.0005 MB")}
 
 
 @pytest.mark.parametrize("name", ["i.zip", "i.tar", "i.tar.gz", "i.parquet"])
@@ -123,15 +124,6 @@ def test_a_damaged_archive_is_an_error_with_its_name(tmp_path, name, content):
     else:
         path.write_bytes(content)
     with pytest.raises(BenchmarkError, match=name.replace(".", r"\.")):
-        take_images(path, WANTED, tmp_path / "images")
-
-
-def test_a_member_whose_checksum_is_wrong_is_an_error(tmp_path):
-    path = write_zip(tmp_path / "i.zip", {"a.jpg": picture()})
-    data = bytearray(path.read_bytes())
-    data[100] ^= 0xFF
-    path.write_bytes(data)
-    with pytest.raises(BenchmarkError, match=r"i\.zip cannot be read"):
         take_images(path, WANTED, tmp_path / "images")
 
 
@@ -196,12 +188,6 @@ def test_of_several_files_of_one_name_the_first_picture_counts(tmp_path, kind, l
     assert (tmp_path / "images" / "a.jpg").read_bytes() == picture(colour="teal")
 
 
-def test_of_a_zip_the_file_that_lies_least_deep_counts(tmp_path):
-    source = write_zip(tmp_path / "i.zip", {"thumbs/a.jpg": picture(colour="red"), "a.jpg": picture(colour="teal")})
-    take_images(source, ["a"], tmp_path / "images")
-    assert (tmp_path / "images" / "a.jpg").read_bytes() == picture(colour="teal")
-
-
 def test_a_broken_archive_beside_images_is_passed_over_and_told(tmp_path, capsys):
     source = write_folder(tmp_path / "mine", {"a.jpg": picture(), "other.zip": b"broken"})
     take_images(source, WANTED, tmp_path / "images")
@@ -252,9 +238,3 @@ def test_a_data_set_of_the_hub_comes_out_of_the_cache(tmp_path, monkeypatch):
     (cache / "refs" / "main").write_text(commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     assert taken("hf://datasets/someone/fashion", tmp_path / "images") == ["a.jpg", "b.jpg"]
-
-
-def test_a_data_set_that_cannot_be_had_is_an_error_with_its_name(tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    with pytest.raises(BenchmarkError, match="hf://datasets/someone/fashion could not be had"):
-        take_images("hf://datasets/someone/fashion", WANTED, tmp_path / "images")

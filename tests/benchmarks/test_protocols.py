@@ -62,10 +62,6 @@ def test_identical_captions_give_one_order():
     assert join_captions(["is red", "is red"], "both_orders") == ("is red and is red",)
 
 
-def test_more_than_two_captions_are_all_joined():
-    assert join_captions(["a", "b", "c"], "both_orders") == ("a and b and c", "c and b and a")
-
-
 def test_an_unknown_style_is_refused_with_those_allowed():
     with pytest.raises(BenchmarkError, match=r"'or': allowed are and, both_orders, first, template"):
         join_captions(TWO, "or")
@@ -76,14 +72,6 @@ def test_training_texts_are_drawn_in_four_equal_parts(rng):
     counts = Counter(sample_join(["is red", "has dots"], rng) for _ in range(8_000))
     assert set(counts) == {"Is red and has dots", "Has dots and is red", "Is red", "Has dots"}
     assert all(abs(count - 2_000) < 200 for count in counts.values())
-
-
-def test_training_texts_are_repeatable():
-    def draw():
-        rng = np.random.default_rng(3)
-        return [sample_join(TWO, rng) for _ in range(20)]
-
-    assert draw() == draw()
 
 
 def test_training_texts_drop_empty_captions():
