@@ -124,7 +124,7 @@ class RunContext:
     def identity(self, params: DPO) -> str:
         """Changes with all that decides a run's numbers beside ``params``: code, study, data, models."""
         study = self.study.model_dump(mode="json", include={"seed", "data", "evaluation", "models"})
-        parts = [code_hash(), json.dumps(study), self.prepared.annotations]
+        parts = [_code_hash(), json.dumps(study), self.prepared.annotations]
         if params.fusion == "qformer":
             return " ".join([*parts, self.prepared.tokens.key, self._qformer(params.start)[3]])
         weight = self.weight if params.fusion == "sum" else ""
@@ -136,12 +136,8 @@ class RunContext:
 
 
 @cache
-def code_hash() -> str:
-    """A hash of the code that decides a run's numbers: what was measured by other code is never read.
-
-    >>> len(code_hash())
-    64
-    """
+def _code_hash() -> str:
+    """Of the code that decides a run's numbers: what was measured by other code is never read."""
     digest, root = hashlib.sha256(), Path(cirlib.__file__).parent
     for file in sorted(file for folder in CODE for file in (root / folder).rglob("*.py")):
         digest.update(f"{file.relative_to(root)} {hashlib.sha256(file.read_bytes()).hexdigest()}".encode())

@@ -16,7 +16,7 @@ from cirlib.analysis.dpo.dual_encoder import DualEncoder
 from cirlib.analysis.dpo.effects import effects, recall_interval
 from cirlib.analysis.dpo.embedded_splits import EmbeddedSplit, embed_splits, embedding_statistics, score_splits
 from cirlib.analysis.dpo.mistakes import run_mistakes
-from cirlib.analysis.dpo.preferences import Preferences, preference_loss
+from cirlib.analysis.dpo.preferences import Preferences
 from cirlib.analysis.dpo.runs import TrainedRun, train_preferences
 from cirlib.models.prepared import Prepared
 from cirlib.retrieval.scoring import Scored, protocol_name
@@ -94,7 +94,7 @@ class Experiment:
         rows = torch.arange(min(size, len(preferences.edits)))
         with torch.no_grad():
             cosines = preferences.cosines(self.context.encoder(self.params).eval(), rows)
-        return {**cosines._asdict(), "loss": preference_loss(cosines, self.params)}
+        return {**cosines._asdict(), "loss": cosines.loss(self.params)}
 
     @cached_property
     def run(self) -> TrainedRun | None:

@@ -22,7 +22,7 @@ from cirlib.study.parameters import DPO
 
 @dataclass(frozen=True)
 class Mistake:
-    """What goes wrong, in training (``corruption``, ``changes``) or when the ranks of a category are read."""
+    """What goes wrong, in training (``corruption``, ``changes``: parameter, factor) or when ranks are read."""
 
     name: str
     corruption: Corruption = NO_CORRUPTION
@@ -61,25 +61,19 @@ def _counted(scores: torch.Tensor, e: EmbeddedSplit) -> Ranks:
     return Ranks((scores > own).sum(1), (scores == own).sum(1) - 1)
 
 
-def mistakes(params: DPO) -> list[Mistake]:
-    """Every mistake, the run without one first.
-
-    >>> mistakes(DPO())[1].name
-    'chosen and rejected swapped'
-    """
-    raw, swapped, beta = Corruption(raw=True), Corruption(swapped=True), ("beta", params.beta * 100)
-    collapse = (("lr", params.lr * 30), beta)
-    return [
-        Mistake("none: as the paper describes it"),
-        Mistake("chosen and rejected swapped", swapped),
-        Mistake("unnormalised queries, β 100 times too large", raw, (beta,)),
-        Mistake("collapsed: lr 30 times, β 100 times too large", changes=collapse),
-        Mistake("the same collapse, on the negatives (swapped)", swapped, collapse),
-        Mistake("similarity sorted as a distance", reading=_reversed),
-        Mistake("gallery ids in another order than the features", reading=_other_order),
-        Mistake("saturated scores, ties count as misses", reading=_ties_as_misses),
-        Mistake("saturated scores, ties by expectation", reading=_ties_by_expectation),
-    ]
+SWAPPED, BETA = Corruption(swapped=True), ("beta", 100)
+COLLAPSE = (("lr", 30), BETA)
+MISTAKES = (
+    Mistake("none: as the paper describes it"),
+    Mistake("chosen and rejected swapped", SWAPPED),
+    Mistake("unnormalised queries, β 100 times too large", Corruption(raw=True), (BETA,)),
+    Mistake("collapsed: lr 30 times, β 100 times too large", changes=COLLAPSE),
+    Mistake("the same collapse, on the negatives (swapped)", SWAPPED, COLLAPSE),
+    Mistake("similarity sorted as a distance", reading=_reversed),
+    Mistake("gallery ids in another order than the features", reading=_other_order),
+    Mistake("saturated scores, ties count as misses", reading=_ties_as_misses),
+    Mistake("saturated scores, ties by expectation", reading=_ties_by_expectation),
+)
 
 
 def run_mistakes(context: RunContext, params: DPO, every: int) -> pd.DataFrame:
@@ -89,24 +83,22 @@ def run_mistakes(context: RunContext, params: DPO, every: int) -> pd.DataFrame:
     >>> run_mistakes(context, small, every=9)["step"].unique().tolist()
     [0, 2]
     """
-    small = at_grid_size(params)
-    every_mistake = mistakes(small)
-    runs = dict.fromkeys((mistake.corruption, mistake.changes) for mistake in every_mistake)
-    rows: list[dict] = []
+    small, rows = at_grid_size(params), []
+    runs = dict.fromkeys((mistake.corruption, mistake.changes) for mistake in MISTAKES)
     for corruption, changes in tqdm(runs, desc="mistakes", unit="run"):
-        group = [mistake for mistake in every_mistake if (mistake.corruption, mistake.changes) == (corruption, changes)]
+        group = [mistake for mistake in MISTAKES if (mistake.corruption, mistake.changes) == (corruption, changes)]
 
         def measure(encoder: DualEncoder, group: list[Mistake] = group) -> dict:
             embedded = embed_splits(encoder, context.splits.dev, context.evaluation)
             scored = score_splits(embedded, context.evaluation, "dev")
             return {"read": _read(group, embedded, scored), **embedding_statistics(embedded, scored)}
 
-        changed = small.model_copy(update=dict(changes))
+        changed = small.model_copy(update={name: getattr(small, name) * factor for name, factor in changes})
         run = train_preferences(context, changed, every=every, measure=measure, corruption=corruption)
         for record in run.track:
             rows += [{**record, "mistake": name, "recall@10": recall} for name, recall in record["read"].items()]
     table = pd.DataFrame(rows)[["mistake", "step", "recall@10", "chance", "hubness", "alignment"]]
-    names = [mistake.name for mistake in every_mistake]
+    names = [mistake.name for mistake in MISTAKES]
     return table.sort_values("mistake", key=lambda column: column.map(names.index), kind="stable", ignore_index=True)
 
 

@@ -35,50 +35,29 @@ class PairCosines(NamedTuple):
     frozen_chosen: Tensor
     frozen_rejected: Tensor
 
+    def loss(self, params: DPO) -> Tensor:
+        """The mean loss of the preferences.
 
-def preference_loss(cosines: PairCosines, params: DPO) -> Tensor:
-    """The mean loss of a batch of preferences.
+        ``dpo``: :func:`~cirlib.losses.dpo.dpo_loss` on the scaled cosines. ``info_nce_mined``: the target's
+        cross-entropy among itself and its K negatives at temperature 1 / (β · scale), so that with one negative and a
+        frozen model that has no opinion the two are the same function.
+        """
+        if params.objective == "info_nce_mined":
+            logits = params.beta * SCALE * torch.cat([self.chosen[:, None], self.rejected], dim=1)  # (B, 1 + K)
+            return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
+        return dpo_loss(*(SCALE * one for one in self), beta=params.beta, loss_type=params.loss_type)[0].mean()
 
-    ``dpo``: :func:`~cirlib.losses.dpo.dpo_loss` on the scaled cosines. ``info_nce_mined``: the target's cross-entropy
-    among itself and its K negatives at temperature 1 / (β · scale), so that with one negative and a frozen model that
-    has no opinion the two are the same function.
-
-    >>> cosines = PairCosines(torch.ones(2), torch.zeros(2, 3), torch.ones(2), torch.zeros(2, 3))
-    >>> round(preference_loss(cosines, DPO()).item(), 4)  # log 2: nothing has been learnt
-    0.6931
-    """
-    if params.objective == "info_nce_mined":
-        logits = params.beta * SCALE * torch.cat([cosines.chosen[:, None], cosines.rejected], dim=1)  # (B, 1 + K)
-        return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
-    scaled = [SCALE * one for one in cosines]
-    return dpo_loss(*scaled, beta=params.beta, loss_type=params.loss_type)[0].mean()
-
-
-def in_batch_loss(cosines: Tensor, params: DPO) -> Tensor:
-    """InfoNCE among the batch's targets at temperature 1 / (β · scale), from cosines (B, B), target b at column b.
-
-    >>> round(in_batch_loss(torch.zeros(2, 2), DPO()).item(), 4)
-    0.6931
-    """
-    return F.cross_entropy(params.beta * SCALE * cosines, torch.arange(len(cosines), device=cosines.device))
-
-
-def mean_rewards(cosines: PairCosines, params: DPO) -> dict[str, float]:
-    """DPO's rewards β · scale · (cosine − the frozen model's), the means of a batch, and how often the target leads.
-
-    >>> one = torch.ones(2)
-    >>> mean_rewards(PairCosines(one, one[:, None] / 2, one, one[:, None]), DPO())["margin"]
-    5.0
-    """
-    strength = params.beta * SCALE
-    chosen = strength * (cosines.chosen - cosines.frozen_chosen).detach()  # (B,)
-    rejected = strength * (cosines.rejected - cosines.frozen_rejected).detach().mean(-1)  # (B,)
-    return {
-        "margin": (chosen - rejected).mean().item(),
-        "chosen_reward": chosen.mean().item(),
-        "rejected_reward": rejected.mean().item(),
-        "accuracy": (chosen > rejected).float().mean().item(),
-    }
+    def rewards(self, params: DPO) -> dict[str, float]:
+        """DPO's rewards β · scale · (cosine − the frozen model's), their means, and how often the target leads."""
+        strength = params.beta * SCALE
+        chosen = strength * (self.chosen - self.frozen_chosen).detach()  # (B,)
+        rejected = strength * (self.rejected - self.frozen_rejected).detach().mean(-1)  # (B,)
+        return {
+            "margin": (chosen - rejected).mean().item(),
+            "chosen_reward": chosen.mean().item(),
+            "rejected_reward": rejected.mean().item(),
+            "accuracy": (chosen > rejected).float().mean().item(),
+        }
 
 
 @dataclass(frozen=True)
@@ -159,10 +138,14 @@ class Preferences:
         return PairCosines(own_similarity(queries, targets[:, None])[:, 0], own_similarity(queries, images), *before)
 
     def loss(self, encoder: DualEncoder, rows: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """The loss of a batch, the edits ``rows`` (B,), and its mean rewards."""
+        """The loss of a batch, the edits ``rows`` (B,), and its mean rewards.
+
+        In-batch it is InfoNCE among the batch's targets at temperature 1 / (β · scale).
+        """
         if self.negatives is None:
-            return in_batch_loss(similarity(*self._embed(encoder, rows.tolist())), self.params), {}
-        cosines = self.cosines(encoder, rows)
-        rewards = mean_rewards(cosines, self.params)
-        signed = PairCosines(*(-one for one in cosines)) if self.corruption.swapped else cosines
-        return preference_loss(signed, self.params), rewards
+            cosines = similarity(*self._embed(encoder, rows.tolist()))  # (B, B), target b at column b
+            wanted = torch.arange(len(cosines), device=cosines.device)
+            return F.cross_entropy(self.params.beta * SCALE * cosines, wanted), {}
+        pairs = self.cosines(encoder, rows)
+        signed = PairCosines(*(-one for one in pairs)) if self.corruption.swapped else pairs
+        return signed.loss(self.params), pairs.rewards(self.params)

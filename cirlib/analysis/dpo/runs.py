@@ -17,7 +17,7 @@ from torch import Tensor
 from cirlib.analysis.dpo.context import RunContext
 from cirlib.analysis.dpo.dual_encoder import DualEncoder
 from cirlib.analysis.dpo.embedded_splits import embed_splits, embedding_statistics, score_splits
-from cirlib.analysis.dpo.negatives import Edits, negative_quality
+from cirlib.analysis.dpo.negatives import negative_quality
 from cirlib.analysis.dpo.preferences import NO_CORRUPTION, Corruption, Preferences
 from cirlib.retrieval.recall_and_precision import median_rank
 from cirlib.retrieval.scoring import mean_recall
@@ -31,14 +31,10 @@ Measure = Callable[[DualEncoder], dict]
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A finished run: its model, the edits and (N, K) last mined negatives, None in-batch; seconds of training, mining.
-
-    ``track`` has what was measured in between, a record each tracked step.
-    """
+    """A finished run; ``track`` has what was measured in between, ``seconds`` what training and mining took."""
 
     encoder: DualEncoder
-    edits: Edits
-    negatives: np.ndarray | None
+    preferences: Preferences
     history: History
     track: list[dict]
     seconds: float
@@ -82,7 +78,7 @@ def train_preferences(
     track.step = params.epochs * steps
     records = [step["tracked"] for step in [*history.steps, track.next(always=True)] if "tracked" in step]
     seconds = time.perf_counter() - start - track.seconds
-    return TrainedRun(encoder, preferences.edits, preferences.negatives, history, records, seconds)
+    return TrainedRun(encoder, preferences, history, records, seconds)
 
 
 class _Track:
@@ -119,8 +115,8 @@ def measured_run(context: RunContext, params: DPO, with_dev: bool = False) -> di
         return json.loads(file.read_text())
     run = train_preferences(context, params)
     quality, attributes = {}, context.prepared.attributes
-    if attributes is not None and run.negatives is not None:
-        quality = negative_quality(run.edits, run.negatives, attributes)
+    if attributes is not None and run.preferences.negatives is not None:
+        quality = negative_quality(run.preferences.edits, run.preferences.negatives, attributes)
     embedded = embed_splits(run.encoder, context.splits.reported, context.evaluation)
     scored = score_splits(embedded, context.evaluation, "retrieval_dpo")
     record = {
@@ -133,7 +129,7 @@ def measured_run(context: RunContext, params: DPO, with_dev: bool = False) -> di
         "loss_last_epoch": run.history.records[-1]["loss"],
         "seconds": run.seconds,
         **quality,
-        "command": command(context.study, params),
+        "command": _command(context.study, params),
         "above": {one.category: one.ranks.above.tolist() for one in scored},
         "tied": {one.category: one.ranks.tied.tolist() for one in scored},
     }
@@ -145,12 +141,8 @@ def measured_run(context: RunContext, params: DPO, with_dev: bool = False) -> di
     return record
 
 
-def command(study: Study, params: DPO) -> str:
-    """What runs this training by itself, all said that differs from the defaults or from what ``study`` has now.
-
-    >>> command(stage.study, DPO(beta=0.3))
-    'dvc exp run -S study=small -S dpo.beta=0.3 -S dpo.grid=none dpo'
-    """
+def _command(study: Study, params: DPO) -> str:
+    """What runs this training by itself, all said that differs from the defaults or from what ``study`` has now."""
     usual = {name: (getattr(DPO(), name), getattr(study.dpo, name)) for name in _own(params)}
     said = {name: value for name, value in _own(params).items() if {*usual[name]} != {value}}
     settings = [f"study={study.name}", *([f"seed={study.seed}"] if study.seed else [])]

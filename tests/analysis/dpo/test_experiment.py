@@ -12,7 +12,7 @@ import torch
 
 from cirlib.analysis.dpo.embedded_splits import EmbeddedSplit, embed_splits, score_splits
 from cirlib.analysis.dpo.experiment import Experiment
-from cirlib.analysis.dpo.mistakes import mistakes, run_mistakes
+from cirlib.analysis.dpo.mistakes import MISTAKES, run_mistakes
 from cirlib.analysis.dpo.recipe import START, run_recipe
 from cirlib.study.errors import StageError
 from cirlib.study.parameters import DPO
@@ -21,7 +21,7 @@ from cirlib.study.parameters import DPO
 def test_every_mistake_has_its_curve(make_context):
     context = make_context(grid="small", grid_edits=8)
     table = run_mistakes(context, context.study.dpo, every=1)
-    assert list(dict.fromkeys(table["mistake"])) == [mistake.name for mistake in mistakes(context.study.dpo)]
+    assert list(dict.fromkeys(table["mistake"])) == [mistake.name for mistake in MISTAKES]
     for _, rows in table.groupby("mistake"):
         assert rows["step"].tolist() == [0, 1, 2]
         assert rows["recall@10"].between(0, 1).all()
@@ -35,7 +35,7 @@ def test_readings_find_the_target_where_the_mistake_puts_it(make_scored):
     gallery = torch.eye(101)
     gallery[50:] = gallery[1]  # 51 more that tie with the first target
     e = EmbeddedSplit(scored.benchmark, gallery[1:4], gallery)
-    found = {mistake.name: mistake.reading(e, scored) for mistake in mistakes(DPO())}
+    found = {mistake.name: mistake.reading(e, scored) for mistake in MISTAKES}
     assert found["none: as the paper describes it"].above.tolist() == [0, 0, 0]
     assert found["similarity sorted as a distance"].above.tolist() == [99, 99, 99]
     assert found["saturated scores, ties by expectation"].tied.tolist() == [51, 0, 0]

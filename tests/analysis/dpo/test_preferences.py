@@ -13,9 +13,6 @@ from cirlib.analysis.dpo.preferences import (
     Corruption,
     PairCosines,
     Preferences,
-    in_batch_loss,
-    mean_rewards,
-    preference_loss,
 )
 from cirlib.study.parameters import DPO
 
@@ -40,11 +37,11 @@ def test_dpo_is_the_mean_of_a_loop_over_edits_and_negatives(kind):
         for k in range(3):
             margin = (CHOSEN[b] - BEFORE[b]) - (REJECTED[b, k] - BEFORE_REJECTED[b, k])
             total += pair_loss(kind, 0.3, SCALE * margin.item())
-    assert preference_loss(COSINES, DPO(beta=0.3, loss_type=kind)).item() == pytest.approx(total / 15, rel=1e-4)
+    assert COSINES.loss(DPO(beta=0.3, loss_type=kind)).item() == pytest.approx(total / 15, rel=1e-4)
 
 
 def test_info_nce_on_mined_negatives_is_a_softmax_among_them():
-    loss = preference_loss(COSINES, DPO(objective="info_nce_mined", beta=0.5))
+    loss = COSINES.loss(DPO(objective="info_nce_mined", beta=0.5))
     terms = []
     for b in range(5):
         wanted, others = math.exp(50 * CHOSEN[b]), [math.exp(50 * s) for s in REJECTED[b]]
@@ -54,18 +51,22 @@ def test_info_nce_on_mined_negatives_is_a_softmax_among_them():
 
 def test_with_one_negative_and_a_frozen_model_without_opinion_dpo_and_info_nce_are_one():
     cosines = PairCosines(CHOSEN, REJECTED[:, :1], torch.zeros(5), torch.zeros(5, 1))
-    losses = [preference_loss(cosines, DPO(objective=one, beta=0.2)) for one in ("dpo", "info_nce_mined")]
+    losses = [cosines.loss(DPO(objective=one, beta=0.2)) for one in ("dpo", "info_nce_mined")]
     torch.testing.assert_close(*losses)
 
 
-def test_in_batch_info_nce_takes_the_other_targets_for_negatives():
-    cosines = torch.rand(4, 4, generator=GENERATOR)
-    expected = -F.log_softmax(10 * cosines, dim=1).diagonal().mean()
-    torch.testing.assert_close(in_batch_loss(cosines, DPO(beta=0.1)), expected)
+def test_in_batch_info_nce_takes_the_other_targets_for_negatives(context):
+    params, rows = DPO(beta=0.1, objective="info_nce_in_batch"), torch.tensor([2, 7, 4])
+    edits, encoder = context.edits(params), context.encoder(params).eval()
+    queries, targets = encoder.embed_queries(edits.references, edits.texts), encoder.embed_images(edits.targets)
+    expected = -F.log_softmax(10 * queries[rows] @ targets[rows].T, dim=1).diagonal().mean()
+    loss, rewards = Preferences(context, params).loss(encoder, rows)
+    torch.testing.assert_close(loss, expected)
+    assert rewards == {}
 
 
 def test_rewards_are_those_of_the_batch():
-    rewards = mean_rewards(COSINES, DPO(beta=0.1))
+    rewards = COSINES.rewards(DPO(beta=0.1))
     chosen, rejected = 10 * (CHOSEN - BEFORE), 10 * (REJECTED - BEFORE_REJECTED).mean(1)
     assert rewards["chosen_reward"] == pytest.approx(chosen.mean().item(), abs=1e-6)
     assert rewards["rejected_reward"] == pytest.approx(rejected.mean().item(), abs=1e-6)
@@ -81,7 +82,7 @@ def test_before_training_the_model_and_its_frozen_copy_agree(context, fusion):
     assert cosines.rejected.shape == (3, 2)
     torch.testing.assert_close(cosines.chosen, cosines.frozen_chosen, atol=1e-3, rtol=0)
     torch.testing.assert_close(cosines.rejected, cosines.frozen_rejected, atol=1e-3, rtol=0)
-    assert preference_loss(cosines, params).item() == pytest.approx(math.log(2), abs=1e-2)
+    assert cosines.loss(params).item() == pytest.approx(math.log(2), abs=1e-2)
 
 
 def test_what_the_q_former_mines_is_what_its_score_ranks_highest(context):

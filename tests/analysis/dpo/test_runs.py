@@ -13,10 +13,10 @@ import yaml
 
 from cirlib.analysis.dpo import context as context_module
 from cirlib.analysis.dpo import runs as runs_module
-from cirlib.analysis.dpo.context import CODE, RunContext, code_hash
+from cirlib.analysis.dpo.context import CODE, RunContext
 from cirlib.analysis.dpo.grid import with_changes
 from cirlib.analysis.dpo.preferences import Corruption, Preferences
-from cirlib.analysis.dpo.runs import command, measured_run, train_preferences
+from cirlib.analysis.dpo.runs import measured_run, train_preferences
 from cirlib.models.qformer import save_weights
 from cirlib.models.qformer_embedding import new_composer
 from cirlib.study.parameters import DPO
@@ -78,8 +78,8 @@ def test_dpo_starts_without_a_margin_and_parts_wanted_from_mined(context, params
 def test_remining_follows_the_model(context, params):
     params = with_changes(params, {"epochs": 3, "trains": "both_towers", "lr": 0.05})
     once, anew = (train_preferences(context, with_changes(params, {"mine_every": every})) for every in (0, 1))
-    assert once.negatives.shape == anew.negatives.shape == (12, 2)
-    assert (once.negatives != anew.negatives).any()
+    assert once.preferences.negatives.shape == anew.preferences.negatives.shape == (12, 2)
+    assert (once.preferences.negatives != anew.preferences.negatives).any()
 
 
 @pytest.mark.parametrize("objective", ["dpo", "info_nce_in_batch"])
@@ -109,7 +109,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(context, params, tmp_path, monkey
     assert "goes on after epoch 3" in capsys.readouterr().out
     assert same(whole.encoder, resumed.encoder)
     assert resumed.track == whole.track
-    assert (resumed.negatives == whole.negatives).all()
+    assert (resumed.preferences.negatives == whole.preferences.negatives).all()
 
 
 def test_a_record_tells_the_run_and_is_read_the_second_time(context, params, trained, write_json):
@@ -149,7 +149,7 @@ def test_a_record_is_not_read_for_another_run(context, make_context, params, tra
     records = json.loads(file.read_text())
     write_json(file, [{**records[0], "captions": ["is red"]}, *records[1:]])
     new(3, params, fused, summed)
-    monkeypatch.setattr(context_module, "code_hash", lambda: "other")
+    monkeypatch.setattr(context_module, "_code_hash", lambda: "other")
     new(3, params, fused, summed)
 
 
@@ -161,21 +161,23 @@ def test_other_code_in_a_folder_of_the_stage_is_another_run_and_no_folder_is_for
     monkeypatch.setattr(context_module.cirlib, "__file__", str(ours / "__init__.py"))
     hashes = []
     for changed in ("figures/__init__.py", "training/qformer_training.py", "losses/gradient_cache.py", "study/x.py"):
-        hashes.append(code_hash.__wrapped__())
+        hashes.append(context_module._code_hash.__wrapped__())
         with (ours / changed).open("a") as file:
             file.write("# changed\n")
-    hashes.append(code_hash.__wrapped__())
+    hashes.append(context_module._code_hash.__wrapped__())
     assert hashes[0] == hashes[1]  # figures decide no number
     assert len({*hashes}) == 4
 
 
 def test_the_command_says_what_differs_from_the_defaults_and_from_the_study(context):
     study = context.study
-    told = command(study, with_changes(study.dpo, {"beta": 0.3, "index": "ivf", "nlist": 4}))
+    told = runs_module._command(study, with_changes(study.dpo, {"beta": 0.3, "index": "ivf", "nlist": 4}))
     assert told.startswith("dvc exp run -S study=small ")
     assert told.endswith(" dpo")
     for part in ("beta=0.3", "index=ivf", "nlist=4", "epochs=2", "num_negatives=2", "grid=none"):
         assert f"-S dpo.{part} " in told
     assert "grid_edits" not in told
     assert "dpo.fusion" not in told
-    assert "-S dpo.epochs=1 " in command(study, with_changes(study.dpo, {"epochs": 1}))  # the default, not the study's
+    assert "-S dpo.epochs=1 " in runs_module._command(
+        study, with_changes(study.dpo, {"epochs": 1})
+    )  # the default, not the study's
