@@ -23,11 +23,6 @@ class Method:
     family: str
     stage: str
 
-    @property
-    def trained(self) -> bool:
-        """Whether it learns from triplets or preferences."""
-        return self.family != ZERO_SHOT
-
 
 # Colours of Okabe and Ito's palette and Tol's wine: colour-blind readers tell them apart.
 METHODS = {

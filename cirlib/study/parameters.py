@@ -13,9 +13,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from cirlib.study.errors import ParameterError
 
 
+def _refuse(wrong: bool, sentence: str) -> None:
+    if wrong:
+        raise ValueError(sentence)
+
+
 def _no_flag(value: Any) -> Any:
-    if isinstance(value, bool):  # pydantic takes True for 1
-        raise ValueError("should be a whole number")
+    _refuse(isinstance(value, bool), "should be a whole number")  # pydantic takes True for 1
     return value
 
 
@@ -44,10 +48,9 @@ class Data(Block):
 
     @model_validator(mode="after")
     def _is_sound(self) -> Data:
-        if self.fetch and self.benchmark != "fashioniq":
-            raise ValueError(f"fetch must be false for {self.benchmark}: only FashionIQ's files can be fetched")
-        if self.split == "train":
-            raise ValueError("split must not be train: what is trained on is not reported")
+        foreign = self.fetch and self.benchmark != "fashioniq"
+        _refuse(foreign, f"fetch must be false for {self.benchmark}: only FashionIQ's files can be fetched")
+        _refuse(self.split == "train", "split must not be train: what is trained on is not reported")
         return self
 
 
@@ -139,17 +142,13 @@ class DPO(Block):
 
     @model_validator(mode="after")
     def _is_sound(self) -> DPO:
-        if self.range_max < self.range_min + self.num_negatives:
-            raise ValueError(
-                f"range_max ({self.range_max}) must be at least range_min + num_negatives "
-                f"({self.range_min} + {self.num_negatives})"
-            )
-        if self.index != "ivf" and (self.nlist or self.nprobe):
-            raise ValueError(f"nlist and nprobe go with index ivf only, given index {self.index}")
-        if self.nlist and self.nprobe and self.nprobe > self.nlist:
-            raise ValueError(f"nprobe ({self.nprobe}) must be at most nlist ({self.nlist})")
-        if self.start == "finetuned" and self.fusion != "qformer":
-            raise ValueError(f"start finetuned goes with fusion qformer only, given fusion {self.fusion}")
+        wanted, depth = f"range_min + num_negatives ({self.range_min} + {self.num_negatives})", self.range_max
+        _refuse(depth < self.range_min + self.num_negatives, f"range_max ({depth}) must be at least {wanted}")
+        for_ivf, lists, probes = self.index == "ivf", self.nlist or 0, self.nprobe or 0
+        _refuse(not for_ivf and lists + probes > 0, f"nlist and nprobe go with index ivf only, given {self.index}")
+        _refuse(0 < lists < probes, f"nprobe ({probes}) must be at most nlist ({lists})")
+        after_training = self.start == "finetuned" and self.fusion != "qformer"
+        _refuse(after_training, f"start finetuned goes with fusion qformer only, given {self.fusion}")
         return self
 
 

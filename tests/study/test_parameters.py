@@ -57,9 +57,9 @@ def test_an_unknown_name_is_refused(values):
     ("values", "part"),
     [
         ({"range_min": 96}, "range_max (100) must be at least range_min + num_negatives (96 + 5)"),
-        ({"nlist": 4}, "nlist and nprobe go with index ivf only, given index flat"),
+        ({"nlist": 4}, "nlist and nprobe go with index ivf only, given flat"),
         ({"index": "ivf", "nlist": 4, "nprobe": 5}, "nprobe (5) must be at most nlist (4)"),
-        ({"start": "finetuned"}, "start finetuned goes with fusion qformer only, given fusion text_only"),
+        ({"start": "finetuned"}, "start finetuned goes with fusion qformer only, given text_only"),
     ],
 )
 def test_values_that_do_not_go_together_are_named(values, part):
