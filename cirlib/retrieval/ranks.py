@@ -130,10 +130,8 @@ def top_rows(queries: Tensor, gallery: Array, exclude: RowLists | None, k: int) 
     k = min(k, len(gallery) - (exclude is not None))
     hidden = padded_rows([[]] * len(queries) if exclude is None else exclude, len(queries), len(gallery), "excluded")
     hidden, queries = torch.from_numpy(hidden).to(queries.device), queries.float()  # (N, E), (N, D)
-    values, rows = (
-        queries.new_empty(len(queries), 0),
-        hidden.new_empty(len(queries), 0),
-    )  # (N, ≤ k) both, the best so far
+    values = queries.new_empty(len(queries), 0)  # (N, ≤ k), the best so far
+    rows = hidden.new_empty(len(queries), 0)  # (N, ≤ k)
     for start, images in _blocks(gallery, queries.device):
         scores = similarity(queries, images.float())  # (N, B)
         _hide(scores, hidden - start)
