@@ -160,19 +160,17 @@ def _mismatches(table: pd.DataFrame, name: str, categories: Sequence[str] | None
     if published.empty:
         return None
     wanted = published["split"].isin(table["split"]) & (published["category"].isin(categories) if categories else True)
-    found = {(row["split"], row["category"] or ""): row for row in table.to_dict("records")}
+    found = table.set_index([table["split"], table["category"].fillna("")]).to_dict("index")
     sentences = []
     for expected in published[wanted].fillna({"category": ""}).to_dict("records"):
-        where = f"{expected['split']} {expected['category']}".strip()
-        row = found.get((expected["split"], expected["category"]))
+        where = expected["split"], expected["category"]
+        row, place = found.get(where), " ".join(where).strip()
         if row is None:
-            sentences.append(f"{where}: no annotations, expected {expected['queries']} queries.")
-            continue
-        sentences += [
-            f"{where}: {key.replace('_', ' ')} {row[key]:.0f}, expected {expected[key]:.0f}."
-            for key in COUNTS
-            if not pd.isna(expected[key]) and row[key] != expected[key]
-        ]
+            sentences.append(f"{place}: no annotations, expected {expected['queries']} queries.")
+        for key in COUNTS if row else ():
+            if not pd.isna(expected[key]) and row[key] != expected[key]:
+                said = f"{key.replace('_', ' ')} {row[key]:.0f}, expected {expected[key]:.0f}"
+                sentences.append(f"{place}: {said}.")
     return sentences
 
 

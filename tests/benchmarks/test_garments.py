@@ -238,6 +238,13 @@ def test_captions_name_only_values_of_the_two_garments(plan: Catalogue, name: st
             assert said(text, name) <= allowed, caption.text
 
 
+def test_captions_name_only_colours_of_the_two_garments(plan: Catalogue) -> None:
+    for reference, target, captions in edits(plan):
+        text = f"{captions[0].text} {captions[1].text}".replace("light blue", "light_blue")
+        words = {word for word in PALETTE if re.search(rf"\b{word.replace(' ', '_')}\b", text)}
+        assert words <= {reference.colour, target.colour, reference.second_colour, target.second_colour}
+
+
 @pytest.mark.parametrize("name", ["colour", "sleeves", "neckline", "length", "fit"])
 def test_the_new_value_is_named_exactly_at_least_once(plan: Catalogue, name: str) -> None:
     for reference, target, captions in edits(plan):
