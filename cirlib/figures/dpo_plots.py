@@ -70,7 +70,9 @@ def sweep_grid(cells: pd.DataFrame, *, text_only: float, chance: float, context:
     style.check_fractions(cells.assign(text_only=text_only, chance=chance), *fractions, "text_only", "chance")
     panels = list(cells["index"].unique())
     title, notes = "Recall@10 by β, index and sampling of the negatives", "β on a log scale  ·  bands: 95 % interval"
-    figure, axes = style.panels(len(panels), (3.8, 3.9), title, f"{context}  ·  {notes}", sharey=True)
+    figure, axes = style.panels(
+        len(panels), (max(3.8, 9 / len(panels)), 3.9), title, f"{context}  ·  {notes}", sharey=True
+    )
     for panel, index in zip(axes, panels, strict=True):
         for sampling, own in cells[cells["index"] == index].groupby("sampling", sort=False):
             line = 100 * own.groupby("beta")[fractions].mean()
@@ -142,7 +144,9 @@ def mistakes(table: pd.DataFrame, *, context: str = "") -> Figure:
     ratio, names = table["recall@10"] / table["chance"], list(table["mistake"].unique())
     notes = "Recall@10 as a multiple of chance, log scale above 0.1, linear below  ·  numbers: last Recall@10"
     title, shared = "Training with one mistake at a time", {"sharex": True, "sharey": True}
-    figure, axes = style.panels(len(names), (4.4, 2.8), title, f"{context}  ·  {notes}", columns=3, **shared)
+    figure, axes = style.panels(
+        len(names), (max(4.4, 9 / len(names)), 2.8), title, f"{context}  ·  {notes}", columns=3, **shared
+    )
     for i, (panel, name) in enumerate(zip(axes, names, strict=True)):
         own = table.assign(ratio=ratio)[table["mistake"] == name].sort_values("step", kind="stable")
         panel.plot(own["step"], own["ratio"], color=style.BLUE, marker="o", markersize=5.5, clip_on=False, zorder=3)
