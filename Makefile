@@ -69,7 +69,7 @@ lab: $(RUNTIME) ## open the notebooks in JupyterLab
 	@jupyter lab notebooks
 
 clean: ## remove the environment and the caches; data and results stay
-	@rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .benchmarks .hypothesis
+	@rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .hypothesis
 	@rm -rf dvc_plots
 	@find cirlib tests -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -12,12 +12,14 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib.figure import Figure
+from torch import nn
 
 from cirlib import figures
 from cirlib.models.feature_store import FeatureStore, StoreError, build_store
 from cirlib.models.qformer import QFormerSettings, blip2_qformer, save_weights
 from cirlib.study.errors import WriteError
 from cirlib.study.files import replace_file, write_json, write_table
+from cirlib.training import loop
 
 NOISE = np.random.default_rng(0).random((400, 400))
 
@@ -136,3 +138,29 @@ def test_features_larger_than_the_disk_are_refused_and_do_not_kill_the_process(s
         FeatureStore(small_disk / "tokens")
     store = build_store(small_disk / "tokens", "key", ["a"], (10,), lambda rows: [torch.ones(1, 10)])
     assert store[["a"]].tolist() == [[1.0] * 10]
+
+
+def test_a_training_on_a_disk_that_fills_up_goes_on_after_the_last_epoch_it_could_keep(small_disk, monkeypatch, capsys):
+    """At the start there was room; somebody else takes it during epoch 2."""
+    monkeypatch.setattr(loop, "require_disk", lambda *_: None)
+    rows, full = torch.randn(8, 200, generator=torch.Generator().manual_seed(0)), [True]
+
+    def batches(epoch: int) -> list[torch.Tensor]:
+        if epoch == 2 and full:
+            fill(small_disk)
+        return [rows]
+
+    def run(folder: Path) -> list[float]:
+        torch.manual_seed(0)
+        model, config = nn.Linear(200, 200), loop.TrainingConfig("toy", 3, 1, lr=0.01, precision="fp32")
+        history = loop.train(model, batches, lambda batch: (model(batch).square().mean(), {}), config, folder)
+        return [record["loss"] for record in history.records]
+
+    with pytest.raises(WriteError, match=r"toy/state\.pt could not be written: No space left on device: make room"):
+        run(small_disk / "toy")
+    (small_disk / "filling").unlink()
+    full.clear()
+    capsys.readouterr()
+    losses = run(small_disk / "toy")
+    assert "toy: goes on after epoch 1" in capsys.readouterr().out
+    assert run(small_disk / "anew") == losses
