@@ -37,7 +37,7 @@ HOW = {"processes", "chunk_size", "gradient_checkpointing"}  # parameters that c
 
 @dataclass(frozen=True)
 class QFormerTrainer:
-    """Trains a composer on an image store; a training's checkpoints are in its folder, whose name it has."""
+    """Trains a composer on stored image tokens; a training's checkpoints are in its folder, whose name it has."""
 
     composer: QFormerComposer
     tokens: ImageFeatures
