@@ -39,7 +39,8 @@ class Memo:
         new = list(dict.fromkeys(key for key in keys if key not in self.known))
         if new:
             self.known.update(zip(new, self.compute(new), strict=True))
-        return torch.stack([self.known[key] for key in keys])
+        with torch.autocast("cpu", enabled=False):  # which stacks no float16
+            return torch.stack([self.known[key] for key in keys])
 
 
 class DualEncoder(nn.Module):
@@ -177,8 +178,8 @@ def early_features(towers: TwoTowers, files: Sequence[Path]) -> Tensor:
         pixels = torch.stack([towers.transform(open_rgb(file)) for file in files[start : start + 64]])
         with autocast(towers.device, towers.dtype):
             grid = trunk.blocks(trunk.bn1(trunk.conv_stem(pixels.to(towers.device, memory_format=torch.channels_last))))
-        parts.append(grid.contiguous().half().cpu())
-    return torch.cat(parts)
+        parts.append(grid.float().cpu())
+    return torch.cat(parts).half()
 
 
 def _identity(width: int, device: torch.device) -> nn.Linear:
