@@ -34,7 +34,7 @@ def unguarded(tree: ast.AST, guarded: bool = False) -> Iterator[str]:
     """Calls that write a file and stand neither in a call of `replace_file` nor in a function of an unfinished one."""
     if isinstance(tree, ast.FunctionDef | ast.Lambda):
         guarded |= bool({argument.arg for argument in tree.args.args} & UNFINISHED)
-        guarded |= getattr(tree, "name", "").startswith(STAND_INS)
+        guarded |= getattr(tree, "name", "").lstrip("_").startswith(STAND_INS)
     if isinstance(tree, ast.With):
         guarded |= any("TemporaryDirectory" in ast.unparse(item) for item in tree.items)
     if isinstance(tree, ast.Call):
