@@ -127,6 +127,7 @@ def test_a_record_tells_the_run_and_is_read_the_second_time(context, params, tra
     assert len(trained) == 1
 
 
+@pytest.mark.slow
 def test_a_record_is_not_read_for_another_run(context, make_context, params, trained, write_json, monkeypatch):
     """Other parameters, captions, weights of the sum, models and code give other runs; the grid's size does not."""
     fused, summed = with_changes(params, {"fusion": "qformer"}), with_changes(params, {"fusion": "sum"})
