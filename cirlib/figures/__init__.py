@@ -15,6 +15,6 @@ from cirlib.figures.dpo_plots import (
     trajectory,
 )
 from cirlib.figures.failure_plots import confusion_maps, exchange_bars, kind_bars, reason_bars, recall_by
-from cirlib.figures.image_grids import AttentionRow, RetrievalRow, attention_grid, heated, retrieval_grid, triplet_grid
+from cirlib.figures.image_grids import Picture, heated, picture_grid, triplet_grid
 from cirlib.figures.recall_plots import measured_on, paper_vs_ours, protocol_bars, recall_bars, recall_before_after
 from cirlib.figures.style import alt_text, note, percent, save

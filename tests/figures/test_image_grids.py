@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from cirlib import figures
-from cirlib.figures import AttentionRow, RetrievalRow, style
+from cirlib.figures import Picture
 
 
 def tiles(figure: Figure, label: str) -> list[Axes]:
@@ -55,39 +55,22 @@ def test_a_missing_or_broken_image_is_said_to_be_missing(images, texts, tmp_path
     assert texts(figures.triplet_grid(rows)).count("image missing") == 2
 
 
-def test_retrieval_grids_frame_the_target_say_its_rank_and_keep_it_apart(images, texts):
-    hit = RetrievalRow(images[0], "is red", images[:5], [False, True, False, False, False], images[1], 2, "Q-Former")
-    miss = RetrievalRow(images[0], "is blue", images[:5], [False] * 5, images[5], 1234)
-    figure = figures.retrieval_grid([hit, miss])
-    results = [axes for axes in figure.axes if axes.get_label().isdigit()]
-    green = [to_hex(axes.spines["left"].get_edgecolor()) == style.GREEN.lower() for axes in figure.axes]
-    assert sum(green) == 1 and green[figure.axes.index(results[1])]
-    shown = {"is red", "is blue", "target: rank 2", "target: rank 1,234", "Q-Former", "1", "5"}
-    assert shown <= set(texts(figure))
-    edges = [axes.get_position() for axes in [*results[:5], tiles(figure, "target")[0]]]
+def test_pictures_are_framed_titled_captioned_and_kept_apart_by_gaps(images, texts):
+    found = [Picture(image, str(i), framed=i == 1) for i, image in enumerate(images[:5])]
+    rows = [[*found, None, Picture(images[1], "target", caption="rank 2")], ["is $5 or $9", found[0]]]
+    figure = figures.picture_grid(rows, "Found", ["Q-Former", ""])
+    green = [axes.get_label() for axes in figure.axes if to_hex(axes.spines["left"].get_edgecolor()) == "#009e73"]
+    assert green == ["1"] and {"Found", "Q-Former", "rank 2", "is $5 or $9", "0", "target"} <= set(texts(figure))
+    edges = [axes.get_position() for axes in figure.axes[:6]]
     gaps = [after.x0 - before.x1 for before, after in pairwise(edges)]
     assert gaps[-1] > 2 * max(gaps[:-1])
 
 
-def test_grids_need_rows_and_a_verdict_on_each_result(images):
-    for draw in (figures.retrieval_grid, figures.triplet_grid, figures.attention_grid):
-        with pytest.raises(style.FigureError, match="at least one row"):
-            draw([])
-    with pytest.raises(ValueError, match="shorter"):
-        figures.retrieval_grid([RetrievalRow(images[0], "is red", images[:5], [True] * 4, images[1], 2)])
-
-
-def test_attention_grids_lay_each_map_over_its_image(images):
+def test_a_map_lies_over_its_picture_and_is_bright_where_it_is_high(images):
     corner = np.zeros((5, 5))
     corner[0, 0] = 0.2  # the left top
-    row = AttentionRow(
-        images[0], "is red", images[1], {"all": corner, "odd": corner.T}, {"best": corner}, "dress: rank 3"
-    )
-    figure = figures.attention_grid([row, row])
-    assert [len(tiles(figure, label)) for label in ("reference", "target", "all", "odd", "best")] == [2] * 5
-    shown = tiles(figure, "best")[0].images[0].get_array().astype(float)
-    plain = tiles(figure, "target")[0].images[0].get_array().astype(float)
+    figure = figures.picture_grid([[Picture(images[1], "target"), Picture(images[1], "map", heat=corner)]], "Attention")
+    plain, shown = (axes.images[0].get_array().astype(float) for axes in figure.axes)
     assert shown.shape == plain.shape
-    tile = shown[:, shown.shape[1] // 4 : -shown.shape[1] // 4]  # without the bars beside a tall image
-    half = len(tile) // 2
-    assert tile[:half].max() > 1.5 * tile[half:].mean()
+    half = len(shown) // 2
+    assert shown[:half].max() > 1.5 * shown[half:].mean()

@@ -44,18 +44,20 @@ TABLES: dict[str, tuple[Callable[[pd.DataFrame], Figure], str]] = {  # drawn by,
 DPO = [name for name, (_, file) in TABLES.items() if file.startswith("dpo_grid")]
 
 
-@pytest.fixture(params=[*TABLES, "rank_histogram", "confusion_maps", "triplets", "retrieved", "attention"])
+@pytest.fixture(params=[*TABLES, "rank_histogram", "confusion_maps", "triplets", "pictures"])
 def draw(request, images: list[Path]) -> Callable[[], Figure]:
     """Each figure in turn, from real tables where it takes one."""
-    heat = {"all tokens": np.eye(4)}
-    retrieved = figures.RetrievalRow(images[0], "is red", images[:5], [True] + [False] * 4, images[0], 1, "a title")
-    attention = figures.AttentionRow(images[0], "is red", images[1], heat, heat, "a title")
+    row = [
+        "is red",
+        figures.Picture(images[0], "a", framed=True),
+        None,
+        figures.Picture(images[1], "b", heat=np.eye(4)),
+    ]
     others: dict[str, Callable[[], Figure]] = {
         "rank_histogram": lambda: figures.rank_histogram({"sum": [1, 5, 40]}, gallery_size=50),
         "confusion_maps": lambda: figures.confusion_maps({"fit": pd.DataFrame([[1]], index=["x"], columns=["x"])}),
         "triplets": lambda: figures.triplet_grid([(images[0], "is red", images[1])]),
-        "retrieved": lambda: figures.retrieval_grid([retrieved]),
-        "attention": lambda: figures.attention_grid([attention]),
+        "pictures": lambda: figures.picture_grid([row], "Found", ["a title"]),
     }
     if request.param in others:
         return others[request.param]

@@ -12,6 +12,7 @@ from torch import Tensor
 from cirlib import figures
 from cirlib.analysis.failures.query_table import K, select_method
 from cirlib.benchmarks import join_captions
+from cirlib.figures import Picture
 from cirlib.models.attention import attention_maps
 from cirlib.models.prepared import Prepared
 from cirlib.models.qformer import QFormerComposer
@@ -40,28 +41,26 @@ def fixed_queries(queries: pd.DataFrame, best: Mapping[str, str]) -> pd.DataFram
 def retrieval_grid(queries: pd.DataFrame, title: str) -> Figure:
     """Reference, edit, the best five and where the target came, a row a query; a note where there are no queries.
 
+    A target among the best is framed in green.
+
     >>> figure = retrieval_grid(pd.DataFrame(), "The worst")
     """
     if queries.empty:
         return figures.note(f"{title}: no query.")
-    return figures.retrieval_grid([_retrieval_row(row) for row in queries.itertuples()], title=title)
-
-
-def _retrieval_row(row) -> figures.RetrievalRow:
-    before = getattr(row, "before", None)
-    return figures.RetrievalRow(
-        reference=row.benchmark.path(row.reference),
-        text=_edit_text(row.captions),
-        results=[row.benchmark.path(image) for image in row.top],
-        correct=[image in row.targets for image in row.top],
-        target=row.benchmark.path(row.targets[0]),
-        rank=row.rank,
-        title=row.category if before is None else f"{row.category}: rank {before:,} before",
-    )
+    rows, titles = [], []
+    for row in queries.itertuples():
+        path = row.benchmark.path
+        found = [Picture(path(image), str(i), framed=image in row.targets) for i, image in enumerate(row.top, start=1)]
+        target = Picture(path(row.targets[0]), "target", caption=f"target: rank {row.rank:,}")
+        rows.append([Picture(path(row.reference), "reference"), _edit_text(row.captions), *found, None, target])
+        titles.append(row.category + (f": rank {row.before:,} before" if "before" in queries else ""))
+    return figures.picture_grid(rows, title, titles)
 
 
 def attention_grid(queries: pd.DataFrame, best: Mapping[str, str], prepared: Prepared, count: int) -> Figure:
     """Where the best Q-Former's tokens look: in queries that it fixed, and in its worst misses.
+
+    The brighter a place, the more attention it gets; each map is scaled to its own maximum.
 
     >>> figure = attention_grid(pd.DataFrame(), {"zero-shot": "sum"}, prepared, 6)  # a note
     """
@@ -70,10 +69,13 @@ def attention_grid(queries: pd.DataFrame, best: Mapping[str, str], prepared: Pre
     fixed = fixed_queries(queries, best).head(-(-count // 2))
     shown = pd.concat([fixed, select_method(queries, best[QFORMER]).nlargest(count // 2, "rank")])
     composer = trained_composer(prepared, best[QFORMER])
-    return figures.attention_grid(_attention_rows(shown, composer, prepared))
+    rows, titles = _attention_rows(shown, composer, prepared)
+    return figures.picture_grid(rows, "Where the query tokens look", titles)
 
 
-def _attention_rows(queries: pd.DataFrame, composer: QFormerComposer, prepared: Prepared) -> list[figures.AttentionRow]:
+def _attention_rows(
+    queries: pd.DataFrame, composer: QFormerComposer, prepared: Prepared
+) -> tuple[list[list], list[str]]:
     """Over the reference all tokens and the one furthest from their mean, over the target all and the one that scores.
 
     No token of the target scores where the target is one vector. Of several texts of a query the first is shown.
@@ -86,19 +88,19 @@ def _attention_rows(queries: pd.DataFrame, composer: QFormerComposer, prepared: 
     )
     on_reference, on_target = attention_maps(composer, references, texts).cpu(), attention_maps(composer, targets).cpu()
     scoring = _scoring_tokens(composer, references, texts, targets)
-    rows = []
+    rows, titles = [], []
     for number, row in enumerate(queries.itertuples()):
         before, after = on_reference[number], on_target[number]  # (Q, S, S)
-        score = {} if scoring is None else {"scoring token": after[scoring[number]].numpy()}
-        rows.append(figures.AttentionRow(
-            reference=row.benchmark.path(row.reference),
-            text=_edit_text(row.captions),
-            target=row.benchmark.path(row.targets[0]),
-            on_reference={"all tokens": before.mean(0).numpy(), "outlier token": before[_outlier(before)].numpy()},
-            on_target={"all tokens": after.mean(0).numpy()} | score,
-            title=f"{row.category}: {'found' if row.rank <= K else 'missed'}, rank {row.rank:,}",
-        ))  # fmt: skip
-    return rows
+        reference, target = row.benchmark.path(row.reference), row.benchmark.path(row.targets[0])
+        cells = [Picture(reference, "reference"), _edit_text(row.captions)]
+        cells.append(Picture(reference, "all tokens", heat=before.mean(0).numpy()))
+        cells.append(Picture(reference, "outlier token", heat=before[_outlier(before)].numpy()))
+        cells += [None, Picture(target, "target"), Picture(target, "all tokens", heat=after.mean(0).numpy())]
+        if scoring is not None:
+            cells.append(Picture(target, "scoring token", heat=after[scoring[number]].numpy()))
+        rows.append(cells)
+        titles.append(f"{row.category}: {'found' if row.rank <= K else 'missed'}, rank {row.rank:,}")
+    return rows, titles
 
 
 @torch.inference_mode()

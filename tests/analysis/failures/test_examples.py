@@ -9,6 +9,8 @@ import torch
 
 from cirlib.analysis.failures import examples
 from cirlib.analysis.failures.query_table import query_table
+from cirlib.figures import Picture
+from cirlib.models.attention import attention_maps
 from cirlib.models.qformer import QFormerSettings, blip2_qformer
 
 BEST = {"zero-shot": "sum", "Q-Former": "qformer"}
@@ -25,16 +27,20 @@ def test_fixed_is_what_one_finds_and_the_other_missed_the_furthest_first(make_sc
 
 def test_a_picture_row_says_what_was_asked_found_and_wanted(make_scored, monkeypatch):
     shown = []
-    monkeypatch.setattr(examples.figures, "retrieval_grid", lambda rows, title: shown.extend([title, *rows]))
+    monkeypatch.setattr(examples.figures, "picture_grid", lambda rows, *titles: shown.extend([rows, *titles]))
     captions = [("is red", "is red"), ("b",), ("is longer", "has dots")]
     one = make_scored("m", "hat", [0, 40, 9], tied=[0, 0, 3], captions=captions)
     queries, path = query_table([one]), one.benchmark.path
     examples.retrieval_grid(queries.assign(before=[11, 1200, 30]), "All")
-    title, first, second, third = shown
-    assert (title, first.text, third.text) == ("All", "is red", "is longer and has dots")
-    assert (third.reference, third.target) == (path("hat-2"), path("hat-3"))
-    assert third.results == [path("hat-4"), path("hat-3")] and third.correct == [False, True]
-    assert (third.rank, second.title) == (11, "hat: rank 1,200 before")
+    rows, title, titles = shown
+    assert (title, titles[1]) == ("All", "hat: rank 1,200 before")
+    reference, edit, *found, gap, target = rows[2]
+    assert (rows[0][1], edit, gap) == ("is red", "is longer and has dots", None)
+    assert (reference.path, target.path, target.caption) == (path("hat-2"), path("hat-3"), "target: rank 11")
+    assert [(one.path, one.head, one.framed) for one in found] == [
+        (path("hat-4"), "1", False),
+        (path("hat-3"), "2", True),
+    ]
 
 
 def test_where_there_is_nothing_to_show_a_note_says_so(make_scored):
@@ -55,12 +61,25 @@ def test_attention_rows_show_the_outlier_and_the_scoring_token_where_targets_hav
     features = torch.randn(6, 5, 24, generator=torch.Generator().manual_seed(0))
     store = make_store(tmp_path / "tokens", one.benchmark.gallery, features)
     rules = SimpleNamespace(study=SimpleNamespace(evaluation=SimpleNamespace(captions="and")))
-    rows = examples._attention_rows(query_table([one]), composer, SimpleNamespace(tokens=store, stage=rules))
-    assert [row.title for row in rows] == ["hat: found, rank 1", "hat: missed, rank 41"]
-    assert rows[0].text == "is red and is long"
-    assert list(rows[0].on_reference) == ["all tokens", "outlier token"]
-    assert list(rows[0].on_target) == ["all tokens", "scoring token"][: 2 if target == "max" else 1]
-    assert all(heat.shape == (2, 2) for heat in rows[1].on_reference.values())
+    rows, titles = examples._attention_rows(query_table([one]), composer, SimpleNamespace(tokens=store, stage=rules))
+    assert (titles, rows[0][1]) == (["hat: found, rank 1", "hat: missed, rank 41"], "is red and is long")
+    pictures = [cell for cell in rows[1] if isinstance(cell, Picture)]
+    scoring = ["scoring token"] if target == "max" else []
+    assert [one.head for one in pictures] == [
+        "reference",
+        "all tokens",
+        "outlier token",
+        "target",
+        "all tokens",
+        *scoring,
+    ]
+    assert {one.heat.shape for one in pictures if one.heat is not None} == {(2, 2)}
+    if scoring:
+        with torch.inference_mode():
+            query = composer.embed_queries(features[1:2], ["has dots"])
+            token = int((composer.embed_targets(features[2:3])[0] @ query[0]).argmax())
+        expected = attention_maps(composer, features[2:3])[0, token].numpy()
+        assert pictures[-1].heat == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_outlier_is_the_token_least_like_the_mean():
