@@ -107,12 +107,14 @@ def reason_table(queries: pd.DataFrame) -> pd.DataFrame:
 def confusions(queries: pd.DataFrame, attributes: ImageAttributes) -> dict[str, pd.DataFrame]:
     """Attribute → wanted (rows) against retrieved values (columns): counts over all queries by the first result.
 
-    Attributes that no edit changes are left out.
+    Attributes that no edit changes are left out; there are none where nothing is known of the images.
 
     >>> queries = pd.DataFrame({"reference": ["a"], "targets": [["b"]], "top": [["a"]]})
     >>> confusions(queries, {"a": {"colour": "red"}, "b": {"colour": "blue"}})["colour"].loc["blue", "red"].item()
     1
     """
+    if not attributes:
+        return {}
     known = pd.DataFrame.from_dict(attributes, orient="index").replace("", None).fillna("none").astype(str)
     images = (queries["reference"], queries["targets"].str[0], queries["top"].str[0])
     reference, wanted, retrieved = (known.loc[ids].reset_index(drop=True) for ids in images)

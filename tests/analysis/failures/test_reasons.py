@@ -109,6 +109,7 @@ def test_confusions_count_wanted_against_first_retrieved_and_leave_out_what_no_e
     known = {f"hat-{i}": {"colour": c, "kind": "hat"} for i, c in enumerate(colours)}
     tables = confusions(query_table([one]), known)
     assert list(tables) == ["colour"]
+    assert confusions(query_table([one]), {}) == {}  # as in FashionIQ, of whose pictures nothing is known
     assert tables["colour"].loc["blue", "blue"] == 1  # hat-1 wanted, hat-2 found
     assert tables["colour"].loc["blue", "none"] == 1 and tables["colour"].loc["none", "red"] == 1
     assert tables["colour"].to_numpy().sum() == 3
