@@ -1,7 +1,5 @@
 """BLIP-2's frozen vision tower through transformers' ``Blip2ForImageTextRetrieval``."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Where and in what precision models run."""
 
-from __future__ import annotations
-
 import torch
 
 from cirlib.study.errors import ParameterError
@@ -31,15 +29,6 @@ def precision_here(asked: str) -> str:
     if asked == "fp16" and best_device().type == "cpu":
         raise ParameterError("models.precision is fp16, which wants a GPU: allowed here are auto, fp32 and bf16")
     return asked if asked != "auto" else "bf16" if _has_bf16(best_device()) else "fp32"
-
-
-def dtype_of(asked: str) -> torch.dtype:
-    """The dtype of a precision, see :func:`precision_here`.
-
-    >>> dtype_of("bf16")
-    torch.bfloat16
-    """
-    return DTYPES[precision_here(asked)]
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None = None) -> torch.autocast:

@@ -4,8 +4,6 @@ A store under way is a folder ``….partial``; its ``store.json`` counts the ima
 interrupted run goes on. Several processes write side by side what one would have written.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -31,6 +29,7 @@ from cirlib.study.resources import require_disk
 
 FEATURES, MANIFEST = "features.npy", "store.json"
 SHARD_SIZE = 1024  # images that a process writes between two counts
+Encode = Callable[[slice], Iterable[Tensor]]
 
 
 class StoreError(StudyError, RuntimeError):
@@ -38,11 +37,7 @@ class StoreError(StudyError, RuntimeError):
 
 
 class ImageFeatures(ABC):
-    """The features of a fixed list of images: ``features[ids]`` gives them as float32, (B, D) or (B, T, D).
-
-    Attributes:
-        key: names what made them. ids: of every image, in order. shape: of all, (N, D) or (N, T, D).
-    """
+    """What the encoder named ``key`` makes of images: ``features[ids]`` are float32, (B, D) or (B, T, D)."""
 
     def __init__(self, key: str, ids: Sequence[str], shape: tuple[int, ...], where: object) -> None:
         self.key, self.ids, self.shape, self._where = key, list(ids), shape, where
@@ -52,9 +47,6 @@ class ImageFeatures(ABC):
 
     def __len__(self) -> int:
         return len(self.ids)
-
-    def __contains__(self, image: str) -> bool:
-        return image in self._row
 
     def __getitem__(self, ids: Sequence[str]) -> Tensor:
         return self.read(self.rows(ids), torch.device("cpu"))
@@ -141,23 +133,20 @@ def begin_store(folder: Path, key: str, ids: Sequence[str], shape: tuple[int, ..
         if advice:
             require_disk(folder, 2 * len(ids) * prod(shape), advice)
         partial.mkdir(parents=True)
-        _allocate(partial / FEATURES, (len(ids), *shape))
+        array = np.lib.format.open_memmap(partial / FEATURES, "w+", np.float16, (len(ids), *shape))
+        if hasattr(os, "posix_fallocate"):  # a disk that ran full under a memory map would kill the process
+            try:
+                with (partial / FEATURES).open("r+b") as stream:
+                    os.posix_fallocate(stream.fileno(), 0, array.offset + array.nbytes)
+            except OSError as error:
+                raise WriteError(f"{stream.name} could not be written: {error.strerror}: {ADVICE}") from error
         begun = {**wanted, "done": 0}
         write_json(begun, partial / MANIFEST, indent=None)
-    if begun["done"] == len(ids):  # stopped before its rename
-        _finish(folder)
     return len(ids) - begun["done"]
 
 
 def build_store(
-    folder: Path,
-    key: str,
-    ids: Sequence[str],
-    shape: tuple[int, ...],
-    encode: Callable[[slice], Iterable[Tensor]],
-    *,
-    shard_size: int = SHARD_SIZE,
-    description: str = "encoding",
+    folder: Path, key: str, ids: Sequence[str], shape: tuple[int, ...], encode: Encode, description: str = "encoding"
 ) -> FeatureStore:
     """The store of ``ids`` under ``key`` in ``folder``: opened where it is finished and current, else built.
 
@@ -173,28 +162,24 @@ def build_store(
     pending = broadcast(begin_store(folder, key, ids, shape) if state.is_main_process else None)
     if pending:
         array, manifest = np.load(partial / FEATURES, mmap_mode="r+"), _manifest(partial)
-        step = shard_size * state.num_processes  # a shard for each, side by side
+        step = SHARD_SIZE * state.num_processes  # a shard for each, side by side
         with tqdm(total=len(ids), desc=description, unit="image", disable=not state.is_main_process) as bar:
             for start in range(len(ids) - pending, len(ids), step):
                 bar.update(start - bar.n)
-                own = range(start, min(start + step, len(ids)))[state.process_index * shard_size :][:shard_size]
-                _write_shard(array, own, encode, bar)
+                shard = range(len(ids))[start : start + step]
+                _write_shard(array, shard[state.process_index * SHARD_SIZE :][:SHARD_SIZE], encode, bar)
                 state.wait_for_everyone()
-                if state.is_main_process:
-                    write_json({**manifest, "done": min(start + step, len(ids))}, partial / MANIFEST, indent=None)
+                if state.is_main_process and shard.stop < len(ids):
+                    write_json({**manifest, "done": shard.stop}, partial / MANIFEST, indent=None)
         del array
         if state.is_main_process:
-            _finish(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(partial, folder)
         state.wait_for_everyone()
     return FeatureStore(folder)
 
 
-def _finish(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(_partial(folder), folder)
-
-
-def _write_shard(array: np.memmap, rows: range, encode: Callable[[slice], Iterable[Tensor]], bar: tqdm) -> None:
+def _write_shard(array: np.memmap, rows: range, encode: Encode, bar: tqdm) -> None:
     at = rows.start
     for features in encode(slice(rows.start, rows.stop)) if rows else ():
         values = features.detach().half().cpu().numpy()
@@ -206,17 +191,6 @@ def _write_shard(array: np.memmap, rows: range, encode: Callable[[slice], Iterab
     if at != rows.stop:
         raise StoreError(f"the encoder gave {at - rows.start} features for {len(rows)} images")
     array.flush()
-
-
-def _allocate(file: Path, shape: tuple[int, ...]) -> None:
-    """A new array with all its bytes on the disk: one that ran full under a memory map would kill the process."""
-    array = np.lib.format.open_memmap(file, "w+", np.float16, shape)
-    if hasattr(os, "posix_fallocate"):
-        try:
-            with file.open("r+b") as stream:
-                os.posix_fallocate(stream.fileno(), 0, array.offset + array.nbytes)
-        except OSError as error:
-            raise WriteError(f"{file} could not be written: {error.strerror}: {ADVICE}") from error
 
 
 def _partial(folder: Path) -> Path:

@@ -1,7 +1,5 @@
 """Image files to features: into a store on disk, or live, whenever they are asked for."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -20,17 +18,11 @@ from cirlib.study.resources import within_memory
 
 
 class ImageEncoder(Protocol):
-    """A frozen vision tower.
+    """A frozen vision tower."""
 
-    Attributes:
-        key: names the weights and the preprocessing, for the feature store.
-        shape: features of one image, (D,) or (T, D).
-        transform: a PIL image to pixels (3, H, W).
-    """
-
-    key: str
-    shape: tuple[int, ...]
-    transform: Callable[[Image.Image], Tensor]
+    key: str  # names the weights and the preprocessing, for the feature store
+    shape: tuple[int, ...]  # of the features of one image, (D,) or (T, D)
+    transform: Callable[[Image.Image], Tensor]  # to pixels (3, H, W)
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, H, W) to features (B, *shape)."""

@@ -1,12 +1,7 @@
-"""The mini models: EfficientNet-Lite0 (ImageNet) and all-MiniLM-L6-v2, whose weights install as packages.
-
-Joined by open_clip into a two-tower model they stand where CLIP stands in the paper; MiniLM also
-initialises the small Q-Former, as BERT initialises BLIP-2's.
-"""
-
-from __future__ import annotations
+"""EfficientNet-Lite0 and all-MiniLM-L6-v2, whose weights install as packages; joined they are the study's own CLIP."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import open_clip
@@ -18,7 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.transforms import v2
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as V
 
 from cirlib.models.clip import TwoTowers
 from cirlib.models.devices import autocast
@@ -41,7 +37,7 @@ class MiniVision:
         _load_efficientnet(trunk)
         self.trunk = trunk.requires_grad_(False).to(device, memory_format=torch.channels_last)
         self.device, self.dtype = device, dtype
-        self.transform = _pixels_transform(image_size)
+        self.transform = partial(_pixels, image_size)
         self.shape = ((image_size // STRIDE) ** 2, IMAGE_WIDTH)
         self.key = f"efficientnet-lite0 {EFFICIENTNET_SHA256} {image_size} {dtype} square bicubic"
 
@@ -60,24 +56,13 @@ def _load_efficientnet(trunk: nn.Module) -> None:
     trunk.load_state_dict(dict(zip(trunk.state_dict(), saved.values(), strict=False)))
 
 
-def _pixels_transform(image_size: int) -> v2.Compose:
-    """A PIL image to pixels (3, S, S) in [-1, 1], padded to a square on white so that nothing is cut off."""
-    return v2.Compose(
-        [
-            _pad_to_square,
-            v2.Resize((image_size, image_size), interpolation=v2.InterpolationMode.BICUBIC),
-            v2.ToImage(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize([0.5] * 3, [0.5] * 3),
-        ]
-    )
-
-
-def _pad_to_square(image: Image.Image) -> Image.Image:
-    width, height = image.size
-    side = max(width, height)
-    left, top = (side - width) // 2, (side - height) // 2
-    return v2.functional.pad(image, [left, top, side - width - left, side - height - top], fill=255)
+def _pixels(size: int, image: Image.Image) -> Tensor:
+    """A PIL image as pixels (3, S, S) in [-1, 1], padded to a square on white so that nothing is cut off."""
+    side = max(image.size)
+    square = Image.new("RGB", (side, side), "white")
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    pixels = V.to_image(V.resize(square, [size, size], InterpolationMode.BICUBIC))
+    return V.normalize(V.to_dtype(pixels, torch.float32, scale=True), [0.5] * 3, [0.5] * 3)
 
 
 def mini_towers(
@@ -91,10 +76,17 @@ def mini_towers(
     >>> mini_towers(64, width=16, device=torch.device("cpu"), dtype=torch.float32).shape
     (16,)
     """
-    saved = _read_heads(heads) if heads is not None else {}
+    saved: dict[str, Tensor] = {}
+    try:
+        if heads is not None:
+            saved = load_file(heads)
+            width = len(saved["text.proj.weight"])
+    except (OSError, SafetensorError, KeyError) as error:
+        said = f"{heads} holds no aligned heads, which the data preparation of the garments study makes"
+        raise ModelError.because(said, error) from error
     with quiet_transformers():
         model = open_clip.CustomTextCLIP(
-            len(saved["text.proj.weight"]) if saved else width,
+            width,
             {"timm_model_name": "tf_efficientnet_lite0", "timm_pool": "avg", "timm_proj": "linear"},
             {"hf_model_name": str(minilm_folder()), "hf_proj_type": "linear", "hf_pooler_type": "mean_pooler"},
         )
@@ -105,19 +97,7 @@ def mini_towers(
     model.load_state_dict(saved, strict=False)
     key = f"mini two towers {fingerprint(model)} {image_size} {dtype}"
     tokenizer = HFTokenizer(str(minilm_folder()), context_length=48)
-    return TwoTowers(model, tokenizer, _pixels_transform(image_size), key, device, dtype)
-
-
-def _read_heads(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ModelError(f"no saved alignment at {path}: the data preparation of the garments study writes one")
-    try:
-        saved = load_file(path)
-    except SafetensorError as error:
-        raise ModelError.because(f"{path} is no whole safetensors file", error) from error
-    if "text.proj.weight" not in saved:
-        raise ModelError(f"{path} holds no aligned heads of the mini two-tower model")
-    return saved
+    return TwoTowers(model, tokenizer, partial(_pixels, image_size), key, device, dtype)
 
 
 def save_heads(towers: TwoTowers, path: Path) -> None:
@@ -125,7 +105,7 @@ def save_heads(towers: TwoTowers, path: Path) -> None:
 
     >>> save_heads(mini_towers(64, width=16, device=torch.device("cpu"), dtype=torch.float32), folder / "heads")
     """
-    tensors = {name: t.contiguous().cpu() for name, t in towers.model.state_dict().items() if name.startswith(HEADS)}
+    tensors = {name: tensor for name, tensor in towers.model.state_dict().items() if name.startswith(HEADS)}
     replace_file(path, lambda part: save_file(tensors, part))
 
 
@@ -143,8 +123,7 @@ def align(
     """
     model = towers.model
     image_head, text_head = model.visual.head, model.text.proj
-    parameters = [*image_head.parameters(), *text_head.parameters(), model.logit_scale]
-    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.05)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     loss_of = open_clip.ClipLoss()
     generator = torch.Generator().manual_seed(seed)

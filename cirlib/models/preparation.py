@@ -1,7 +1,5 @@
 """The data preparation stage: the two towers aligned, every image encoded once, and what was made counted."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -12,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cirlib.benchmarks import Benchmark, join_captions
-from cirlib.models.clip import TwoTowers
 from cirlib.models.feature_store import FeatureStore, ImageFeatures, begin_store, build_store, contents_key
 from cirlib.models.image_encoding import ImageEncoder, LiveFeatures, encode_images
 from cirlib.models.mini import align, mini_towers, save_heads
@@ -20,8 +17,6 @@ from cirlib.models.prepared import Prepared
 from cirlib.study import processes
 from cirlib.study.files import write_json, write_table
 from cirlib.study.stage import Stage
-
-ALIGNMENT = {"epochs": 20, "lr": 1e-3, "batch_size": 256}  # of the mini towers' two heads
 
 
 def encode_tokens(prepared: Prepared) -> ImageFeatures:
@@ -51,8 +46,11 @@ def align_towers(prepared: Prepared) -> pd.DataFrame:
     towers = mini_towers(models.image_size, device=torch.device("cpu"), dtype=torch.float32)
     pairs = prepared.pairs("alignment")
     pooled = _pooled_tokens(prepared.tokens, [pair["image"] for pair in pairs])
-    texts = _text_tower_outputs(towers, [pair["caption"] for pair in pairs])
-    history = pd.DataFrame(align(towers, pooled, texts, seed=stage.study.seed, **ALIGNMENT))
+    captions, text = [pair["caption"] for pair in pairs], towers.model.text
+    head, text.proj = text.proj, torch.nn.Identity()  # for MiniLM's own sentence embeddings, (N, 384)
+    texts = torch.cat([text(towers.tokenize(captions[i : i + 256])) for i in range(0, len(captions), 256)])
+    text.proj = head
+    history = pd.DataFrame(align(towers, pooled, texts, epochs=20, lr=1e-3, batch_size=256, seed=stage.study.seed))
     save_heads(towers, stage.data / "two_towers.safetensors")
     return history
 
@@ -103,19 +101,9 @@ def _encode_shards(task: tuple[Stage, Callable[[Prepared], ImageEncoder], Path, 
     return encode_images(tower(prepared), prepared.images, folder, key=key, description=what, **options)
 
 
-def _pooled_tokens(tokens: ImageFeatures, ids: list[str], chunk: int = 512) -> Tensor:
+def _pooled_tokens(tokens: ImageFeatures, ids: list[str]) -> Tensor:
     """The mean token of each image, (N, C): what EfficientNet's average pooling gives."""
-    return torch.cat([tokens[ids[i : i + chunk]].mean(1) for i in range(0, len(ids), chunk)])
-
-
-@torch.inference_mode()
-def _text_tower_outputs(towers: TwoTowers, captions: list[str]) -> Tensor:
-    """MiniLM's sentence embeddings before the head, (N, 384)."""
-    text = towers.model.text
-    head, text.proj = text.proj, torch.nn.Identity()
-    outputs = [text(towers.tokenize(captions[i : i + 256])) for i in range(0, len(captions), 256)]
-    text.proj = head
-    return torch.cat(outputs).clone()
+    return torch.cat([tokens[ids[i : i + 512]].mean(1) for i in range(0, len(ids), 512)])
 
 
 def count(prepared: Prepared) -> pd.DataFrame:

@@ -1,7 +1,5 @@
 """What data preparation leaves, opened: splits, features, and the study's two frozen towers."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping
@@ -10,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cirlib.benchmarks.splits import Splits, annotations_key, load_splits, unusable_file
+from cirlib.benchmarks.splits import Splits, annotations_key, load_splits
 from cirlib.models.blip2 import Blip2Vision
 from cirlib.models.clip import TwoTowers, load_clip
-from cirlib.models.devices import best_device, dtype_of
+from cirlib.models.devices import DTYPES, best_device, precision_here
 from cirlib.models.feature_store import FeatureStore, ImageFeatures
 from cirlib.models.image_encoding import ImageEncoder, LiveFeatures
 from cirlib.models.mini import MiniVision, mini_towers
@@ -34,8 +32,7 @@ class Prepared:
 
     def splits_under(self, gallery: str) -> Splits:
         """The parts with the galleries of a protocol, ``original`` or ``val_split``, without unusable images."""
-        unusable = _read_json(unusable_file(self.stage), {})
-        return load_splits(self.stage.study, self.stage.images, gallery=gallery, unusable=unusable)
+        return load_splits(self.stage, gallery)
 
     def pairs(self, name: str) -> list[dict[str, str]]:
         """The pairs {"image": id, "caption": text} for ``alignment`` or ``pretraining``; empty without any."""
@@ -75,7 +72,7 @@ class Prepared:
     def vision_tower(self) -> ImageEncoder:
         """The vision tower whose tokens the Q-Former reads, freshly loaded."""
         models = self.stage.study.models
-        options = {"device": best_device(), "dtype": dtype_of(models.precision)}
+        options = {"device": best_device(), "dtype": DTYPES[precision_here(models.precision)]}
         if models.fusion == "mini":
             return MiniVision(models.image_size, **options)
         return Blip2Vision(self.local_name(models.fusion), **options)
@@ -83,7 +80,7 @@ class Prepared:
     def towers(self) -> TwoTowers:
         """The two-tower model, freshly loaded; a StageError where data preparation has still to align it."""
         stage, models = self.stage, self.stage.study.models
-        options = {"device": best_device(), "dtype": dtype_of(models.precision)}
+        options = {"device": best_device(), "dtype": DTYPES[precision_here(models.precision)]}
         if models.clip != "mini":
             return load_clip(self.local_name(models.clip), self.local_name(models.clip_pretrained), **options)
         given = models.clip_pretrained

@@ -1,14 +1,8 @@
-"""The Q-Former as a composer: reference tokens and a typed edit become one query embedding.
+"""BLIP-2's Q-Former (Li et al., 2023) as a composer: reference tokens and an edit become one query embedding."""
 
-Li et al., BLIP-2 (2023) for the module; SPRC (Bai et al., 2024) and CoVR (Ventura et al., 2024) for the two
-ways to fuse.
-"""
-
-from __future__ import annotations
-
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from math import isqrt
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +17,7 @@ from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
 from cirlib.models.blip2 import load_blip2
 from cirlib.models.mini import IMAGE_WIDTH
 from cirlib.models.weights import ModelError, minilm_folder, quiet_transformers
-from cirlib.study.files import replace_file, write_json
+from cirlib.study.files import replace_file
 
 MAX_TOKENS = 32  # of a text
 
@@ -32,10 +26,9 @@ MAX_TOKENS = 32  # of a text
 class QFormerSettings:
     """How the Q-Former fuses and what stands for a target.
 
-    Attributes:
-        fusion: ``one_pass``: mean of the projected query states (CoVR). ``two_pass``: the fused states replace the
-            query tokens in a second, imageless pass with the same text, whose [CLS] state is projected (SPRC).
-        target: ``max``: every projected state, scored by the best; ``mean``: their mean.
+    ``one_pass``: mean of the projected query states (CoVR: Ventura et al., 2024). ``two_pass``: the fused states
+    replace the query tokens in a second, imageless pass with the same text, whose [CLS] state is projected (SPRC: Bai
+    et al., 2024). ``max``: every projected state, scored by the best; ``mean``: their mean.
     """
 
     fusion: Literal["one_pass", "two_pass"] = "one_pass"
@@ -75,10 +68,11 @@ class QFormerComposer(nn.Module):
 
         Texts of like length go through together, so that little is computed on padding.
         """
-        encoded = self._encode(texts)
-        lengths = torch.tensor([len(ids) for ids in encoded])
-        groups = lengths.argsort(stable=True).split(max(32, -(-len(texts) // 2)))
-        parts = [self._embed_group(reference[rows], *self._pad([encoded[i] for i in rows])) for rows in groups]
+        ids, mask = self.tokenize(texts)
+        groups, parts = mask.sum(1).argsort(stable=True).split(max(32, -(-len(texts) // 2))), []
+        for rows in groups:
+            longest = mask[rows[-1]].sum()
+            parts.append(self._embed_group(reference[rows], ids[rows, :longest], mask[rows, :longest]))
         return torch.cat(parts)[torch.cat(groups).argsort().to(self.device)]
 
     def _embed_group(self, reference: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
@@ -111,7 +105,7 @@ class QFormerComposer(nn.Module):
 
         Without an image every token goes through the text feed-forward, as in BLIP-2.
         """
-        count = queries.shape[1]
+        ids, mask, count = ids.to(self.device), mask.to(self.device), queries.shape[1]
         return self.qformer(
             query_embeds=self.embeddings(input_ids=ids, query_embeds=queries),
             query_length=0 if image is None else count,
@@ -119,25 +113,38 @@ class QFormerComposer(nn.Module):
             encoder_hidden_states=image,
         ).last_hidden_state
 
+    @torch.inference_mode()
+    def attention_maps(self, images: Tensor, texts: Sequence[str] | None = None) -> Tensor:
+        """Each query token's attention over the image in the last cross-attention layer, mean of the heads.
+
+        Args:
+            images: tokens (B, T, C); T is a square number, or one more for a leading class token; else a ValueError.
+            texts: B edits: how a reference is read with its edit. None: how a target is read, without text.
+
+        Returns:
+            maps (B, Q, S, S), row by row from the top left; each sums to 1, less what went to the class token.
+        """
+        side = isqrt(images.shape[1])
+        extra = images.shape[1] - side * side
+        if extra > 1:
+            raise ValueError(f"image tokens must be a square grid, with or without a class token, got {images.shape}")
+        layer = [layer for layer in self.qformer.encoder.layer if layer.has_cross_attention][-1]
+        seen: list[Tensor] = []  # (B, heads, Q, T)
+        handle = layer.crossattention.attention.register_forward_hook(lambda _module, _args, out: seen.append(out[1]))
+        kernel = self.qformer.config._attn_implementation
+        self.qformer.set_attn_implementation("eager")  # the one kernel that gives its weights
+        try:
+            self.embed_targets(images) if texts is None else self.fuse(images, *self.tokenize(texts))
+        finally:
+            self.qformer.set_attn_implementation(kernel)
+            handle.remove()
+        return seen[0].float().mean(1)[:, :, extra:].unflatten(2, (side, side))
+
     def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Token ids and mask, (B, L) each, on the module's device."""
-        return self._pad(self._encode(texts))
-
-    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        return self.tokenizer(list(texts), truncation=True, max_length=MAX_TOKENS)["input_ids"]
-
-    def _pad(self, encoded: list[list[int]]) -> tuple[Tensor, Tensor]:
-        batch = self.tokenizer.pad({"input_ids": encoded}, return_tensors="pt").to(self.device)
+        """Token ids and mask, (B, L) each, on the CPU."""
+        options = {"truncation": True, "max_length": MAX_TOKENS, "padding": True, "return_tensors": "pt"}
+        batch = self.tokenizer(list(texts), **options)
         return batch["input_ids"], batch["attention_mask"]
-
-
-def mean_token(images: Tensor) -> Tensor:
-    """Target embeddings (M, D), or (M, Q, D) as the normalised mean of their tokens, for what wants one an image.
-
-    >>> mean_token(torch.tensor([[[3.0, 0.0], [3.0, 8.0]]]))
-    tensor([[0.6000, 0.8000]])
-    """
-    return images if images.ndim == 2 else F.normalize(images.mean(1), dim=-1)
 
 
 def mini_qformer(num_query_tokens: int, width: int, settings: QFormerSettings) -> QFormerComposer:
@@ -162,22 +169,17 @@ def mini_qformer(num_query_tokens: int, width: int, settings: QFormerSettings) -
     )
     tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
     composer = QFormerComposer(config, num_query_tokens, width, tokenizer, settings)
-    _copy_bert(text.state_dict(), composer)
-    return composer
-
-
-def _copy_bert(bert: dict[str, Tensor], composer: QFormerComposer) -> None:
-    """Puts BERT's tensors under the Q-Former's names: feed-forwards go twice, for text and for queries."""
-    embeddings = composer.embeddings
+    bert, embeddings = text.state_dict(), composer.embeddings
     embeddings.word_embeddings.weight.data.copy_(bert["embeddings.word_embeddings.weight"])
     positions = bert["embeddings.position_embeddings.weight"] + bert["embeddings.token_type_embeddings.weight"][0]
     embeddings.position_embeddings.weight.data.copy_(positions)  # BERT's one token type is added to them
     state = composer.qformer.state_dict()
-    for name in state:
+    for name in state:  # BERT's feed-forwards go twice, for text and for queries
         source = name.replace("_query.", ".").replace(".attention.attention.", ".attention.self.")
         source = source.replace("layernorm.", "embeddings.LayerNorm.")
         state[name] = bert.get(source, state[name])
     composer.qformer.load_state_dict(state)
+    return composer
 
 
 def blip2_qformer(name: str, settings: QFormerSettings) -> QFormerComposer:
@@ -189,41 +191,17 @@ def blip2_qformer(name: str, settings: QFormerSettings) -> QFormerComposer:
     model, processor = load_blip2(name)
     config, width = model.config, model.config.image_text_hidden_size
     composer = QFormerComposer(config.qformer_config, config.num_query_tokens, width, processor.tokenizer, settings)
-    for part in ("embeddings", "qformer", "vision_projection", "text_projection"):
-        getattr(composer, part).load_state_dict(getattr(model, part).state_dict())
-    composer.query_tokens.data.copy_(model.query_tokens)
-    return composer
-
-
-def build_qformer(
-    fusion: str, checkpoint: Path | None, settings: QFormerSettings, *, num_query_tokens: int, width: int
-) -> QFormerComposer:
-    """``mini`` or a BLIP-2 id or folder, then a trained checkpoint if given; that of a mini one decides its sizes.
-
-    >>> build_qformer("mini", None, QFormerSettings(), num_query_tokens=3, width=16).query_tokens.shape
-    torch.Size([1, 3, 384])
-    """
-    saved = _read_settings(checkpoint) if checkpoint is not None else {}
-    if fusion == "mini":
-        sizes = saved.get("num_query_tokens", num_query_tokens), saved.get("width", width)
-        composer = mini_qformer(*sizes, settings)
-    else:
-        composer = blip2_qformer(fusion, settings)
-    if checkpoint is not None:
-        load_weights(composer, checkpoint)
+    composer.load_state_dict(model.state_dict(), strict=False)  # the tower and a second head are left out
     return composer
 
 
 def save_weights(composer: QFormerComposer, folder: Path) -> None:
-    """Writes ``model.safetensors`` and ``settings.json`` into ``folder``.
+    """Writes ``model.safetensors`` into ``folder``.
 
     >>> save_weights(composer, folder)
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {k: v.detach().cpu().contiguous() for k, v in composer.state_dict().items()}
-    replace_file(folder / "model.safetensors", lambda path: save_file(tensors, path))
-    sizes = {"num_query_tokens": composer.query_tokens.shape[1], "width": composer.vision_projection.out_features}
-    write_json(asdict(composer.settings) | sizes, folder / "settings.json")
+    replace_file(folder / "model.safetensors", lambda path: save_file(composer.state_dict(), path))
 
 
 def load_weights(composer: QFormerComposer, folder: Path) -> None:
@@ -232,15 +210,7 @@ def load_weights(composer: QFormerComposer, folder: Path) -> None:
     >>> save_weights(composer, folder)
     >>> load_weights(composer, folder)
     """
-    _read_settings(folder)
     try:
         composer.load_state_dict(load_file(folder / "model.safetensors"))
     except (RuntimeError, OSError, SafetensorError) as error:
-        raise ModelError.because(f"the Q-Former in {folder} does not fit", error) from error
-
-
-def _read_settings(folder: Path) -> dict:
-    path = folder / "settings.json"
-    if not path.is_file():
-        raise ModelError(f"no trained Q-Former in {folder} (it holds no settings.json)")
-    return json.loads(path.read_text())
+        raise ModelError.because(f"no Q-Former of this study could be loaded from {folder}", error) from error

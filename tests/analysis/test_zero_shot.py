@@ -8,8 +8,7 @@ from torch import Tensor
 
 from cirlib.analysis import zero_shot
 from cirlib.benchmarks import PROTOCOLS
-from cirlib.models.baselines import slerp, weighted_sum
-from cirlib.models.clip import load_clip
+from cirlib.models.clip import load_clip, slerp, weighted_sum
 from cirlib.models.prepared import Prepared
 from cirlib.retrieval.scoring import score, summarise
 from cirlib.study.parameters import Evaluation

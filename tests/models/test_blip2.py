@@ -1,7 +1,5 @@
 """BLIP-2 through transformers, on a tiny checkpoint saved in the real form."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

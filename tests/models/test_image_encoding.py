@@ -1,7 +1,5 @@
 """Image files to features: decoding, batches, when they are encoded again, and the same without a store."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

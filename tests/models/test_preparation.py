@@ -1,7 +1,5 @@
 """Data preparation: how images are encoded, the towers aligned, and what is counted."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

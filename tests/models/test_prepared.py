@@ -1,7 +1,5 @@
 """What data preparation leaves: which images are needed, which towers are meant, what is said where it is missing."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -15,7 +15,7 @@ import torch
 from measuring import medians
 from training_ways import SIDE, draw
 
-from cirlib.models.devices import DTYPES, best_device, dtype_of, precision_here
+from cirlib.models.devices import DTYPES, best_device, precision_here
 from cirlib.models.image_encoding import encode_images
 from cirlib.models.mini import MiniVision
 from cirlib.study.pictures import open_rgb
@@ -29,7 +29,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_encoding_against_the_plain_loop(images, tmp_path, report) -> None:
-    towers = {dtype: MiniVision(SIDE, device=DEVICE, dtype=dtype) for dtype in {torch.float32, dtype_of("auto")}}
+    fast = DTYPES[precision_here("auto")]
+    towers = {dtype: MiniVision(SIDE, device=DEVICE, dtype=dtype) for dtype in {torch.float32, fast}}
 
     @torch.inference_mode()
     def plain_loop() -> None:
@@ -39,7 +40,7 @@ def test_encoding_against_the_plain_loop(images, tmp_path, report) -> None:
 
     def batches() -> None:
         shutil.rmtree(tmp_path / "tokens", ignore_errors=True)
-        encode_images(towers[dtype_of("auto")], images, tmp_path / "tokens", num_workers=CORES)
+        encode_images(towers[fast], images, tmp_path / "tokens", num_workers=CORES)
 
     spent = medians({"batches": batches, "plain loop": plain_loop}, rounds=3)
     ratio = spent["plain loop"] / spent["batches"]

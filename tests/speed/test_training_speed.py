@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from training_ways import SIDE, TimedStore, Trainer, batch_of, draw, repeated, run_steps, share_waiting
 from transformers import AutoTokenizer, Blip2QFormerConfig, Blip2VisionConfig, Blip2VisionModel
 
-from cirlib.models.devices import best_device, dtype_of
+from cirlib.models.devices import DTYPES, best_device, precision_here
 from cirlib.models.feature_store import FeatureStore
 from cirlib.models.image_encoding import LiveFeatures, encode_images
 from cirlib.models.mini import MiniVision, minilm_folder
@@ -30,7 +30,7 @@ BATCH, DEVICE, CORES = 64, best_device(), os.cpu_count() or 1
 
 @pytest.fixture(scope="module")
 def vision() -> MiniVision:
-    return MiniVision(SIDE, device=DEVICE, dtype=dtype_of("auto"))
+    return MiniVision(SIDE, device=DEVICE, dtype=DTYPES[precision_here("auto")])
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import torch
 from cirlib.analysis.failures import examples
 from cirlib.analysis.failures.query_table import query_table
 from cirlib.figures import Picture
-from cirlib.models.attention import attention_maps
 from cirlib.models.qformer import QFormerSettings, blip2_qformer
 
 BEST = {"zero-shot": "sum", "Q-Former": "qformer"}
@@ -78,7 +77,7 @@ def test_attention_rows_show_the_outlier_and_the_scoring_token_where_targets_hav
         with torch.inference_mode():
             query = composer.embed_queries(features[1:2], ["has dots"])
             token = int((composer.embed_targets(features[2:3])[0] @ query[0]).argmax())
-        expected = attention_maps(composer, features[2:3])[0, token].numpy()
+        expected = composer.attention_maps(features[2:3])[0, token].numpy()
         assert pictures[-1].heat == pytest.approx(expected, rel=1e-3)
 
 
