@@ -33,9 +33,12 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         write(temporary)
         temporary.replace(path)
     except Exception as error:
-        reason = _refusal(error)
-        if reason is None:
+        cause = error  # torch has errors of its own for a full disk
+        while cause is not None and not isinstance(cause, OSError | SafetensorError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
             raise
+        reason = getattr(cause, "strerror", None) or cause
         raise WriteError(f"{path} could not be written: {reason}: {ADVICE}") from error
     finally:
         with suppress(OSError):  # of a disk that may not be written
@@ -58,8 +61,7 @@ def write_json(content: Any, path: Path, *, indent: int | None = 2) -> None:
     >>> (folder / "weights.json").read_text()
     '{"sum": 0.3}\\n'
     """
-    text = json.dumps(content, indent=indent) + "\n"
-    replace_file(path, lambda part: part.write_text(text, encoding="utf-8"))
+    replace_file(path, lambda part: part.write_text(json.dumps(content, indent=indent) + "\n"))
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
@@ -68,10 +70,3 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     >>> write_table(pd.DataFrame({"rank": [1, 3]}), folder / "ranks.csv")
     """
     replace_file(path, lambda part: table.to_csv(part, index=False))
-
-
-def _refusal(error: BaseException | None) -> str | None:
-    """What the system said, of an error or of one that it came from: torch has errors of its own for a full disk."""
-    while error is not None and not isinstance(error, OSError | SafetensorError):
-        error = error.__cause__ or error.__context__
-    return error and (getattr(error, "strerror", None) or str(error))

@@ -1,7 +1,5 @@
 """The methods of the study: one list for tables, figures, the search page and the comparisons."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 ZERO_SHOT, QFORMER, DPO = "zero-shot", "Q-Former", "DPO"  # families
@@ -9,19 +7,13 @@ ZERO_SHOT, QFORMER, DPO = "zero-shot", "Q-Former", "DPO"  # families
 
 @dataclass(frozen=True)
 class Method:
-    """One way to turn a reference and an edit into a ranking.
+    """One way to turn a reference and an edit into a ranking."""
 
-    Attributes:
-        name: in tables and files. label, colour: in figures.
-        family: methods of one family are variants of each other; the best of each family is compared.
-        stage: the stage that scores it.
-    """
-
-    name: str
-    label: str
+    name: str  # in tables and files
+    label: str  # in figures, with the colour
     colour: str
-    family: str
-    stage: str
+    family: str  # methods of one family are variants of each other; the best of each family is compared
+    stage: str  # that scores it
 
 
 # Colours of Okabe and Ito's palette and Tol's wine: colour-blind readers tell them apart.

@@ -1,11 +1,9 @@
 """Typed parameters of a study: one pydantic model for each block of ``params.yaml``."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -26,7 +24,6 @@ def _no_flag(value: Any) -> Any:
 Whole = Annotated[int, BeforeValidator(_no_flag)]
 Count = Annotated[Whole, Field(ge=1)]
 NonNegativeCount = Annotated[Whole, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -47,7 +44,7 @@ class Data(Block):
     dev_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.1  # of train, held out for every choice
 
     @model_validator(mode="after")
-    def _is_sound(self) -> Data:
+    def _is_sound(self) -> Self:
         foreign = self.fetch and self.benchmark != "fashioniq"
         _refuse(foreign, f"fetch must be false for {self.benchmark}: only FashionIQ's files can be fetched")
         _refuse(self.split == "train", "split must not be train: what is trained on is not reported")
@@ -93,7 +90,7 @@ class DataPrep(Block):
 
 
 class ZeroShot(Block):
-    weights: Annotated[list[Fraction], Field(min_length=1)] = [n / 10 for n in range(11)]  # of the text
+    weights: list[Annotated[float, Field(ge=0, le=1)]] = Field([n / 10 for n in range(11)], min_length=1)  # of the text
 
 
 class QFormer(Block):
@@ -141,7 +138,7 @@ class DPO(Block):
     grid_edits: Count = 256  # of the grid's runs
 
     @model_validator(mode="after")
-    def _is_sound(self) -> DPO:
+    def _is_sound(self) -> Self:
         wanted, depth = f"range_min + num_negatives ({self.range_min} + {self.num_negatives})", self.range_max
         _refuse(depth < self.range_min + self.num_negatives, f"range_max ({depth}) must be at least {wanted}")
         for_ivf, lists, probes = self.index == "ivf", self.nlist or 0, self.nprobe or 0
@@ -183,10 +180,7 @@ STAGES = ("data_prep", "zero_shot", "qformer", "dpo", "failure_cases", "search")
 
 
 def load_study(path: Path) -> Study:
-    """The study that ``path`` (a ``params.yaml``) describes.
-
-    Raises:
-        ParameterError: the file is missing, is no YAML mapping, or a value is not allowed.
+    """The study that ``path`` (a ``params.yaml``) describes; ParameterError: it cannot be read or used as it is.
 
     >>> _ = (folder / "params.yaml").write_text("{name: my_study, data: {root: my_data}}")
     >>> load_study(folder / "params.yaml").qformer.lr
@@ -194,10 +188,8 @@ def load_study(path: Path) -> Study:
     """
     try:
         values = yaml.safe_load(path.read_text())
-    except OSError:
-        raise ParameterError(f"{path} is missing: run this inside the project, which keeps it") from None
-    except yaml.YAMLError as error:
-        raise ParameterError(f"{path} is not YAML: {error}") from None
+    except (OSError, yaml.YAMLError) as error:
+        raise ParameterError(f"{path} is no file of YAML: {error}") from None
     return _validated(values, str(path))
 
 
@@ -207,10 +199,8 @@ def overridable(stage: str) -> dict[str, str]:
     >>> overridable("zero_shot")["weights"], overridable("zero_shot")["gallery"]
     ('zero_shot', 'evaluation')
     """
-    blocks = {"seed": ""}
-    for block in ("evaluation", stage):
-        blocks |= dict.fromkeys(Study.model_fields[block].annotation.model_fields, block)
-    return blocks
+    fields = Study.model_fields
+    return {"seed": ""} | {n: block for block in ("evaluation", stage) for n in fields[block].annotation.model_fields}
 
 
 def override(study: Study, stage: str, values: dict[str, Any]) -> Study:
@@ -222,8 +212,7 @@ def override(study: Study, stage: str, values: dict[str, Any]) -> Study:
     >>> override(stage.study, "qformer", {"lr": 1e-5, "epochs": None}).qformer.lr
     1e-05
     """
-    blocks = overridable(stage)
-    tree = study.model_dump()
+    blocks, tree = overridable(stage), study.model_dump()
     for name, value in values.items():
         if name not in blocks:
             raise ParameterError(f"unknown parameter {name!r} for {stage}.{_hint(name, blocks)}")
@@ -233,9 +222,9 @@ def override(study: Study, stage: str, values: dict[str, Any]) -> Study:
 
 
 def _hint(name: str, allowed: Iterable[str]) -> str:
-    initials = "".join(word[:1] for word in name.split("_"))  # lr of learning_rate
-    close = [n for n in allowed if n == initials or n in name.split("_")]
-    close = difflib.get_close_matches(name.lower(), allowed, n=1) or close
+    words = name.split("_")
+    close = difflib.get_close_matches(name.lower(), allowed, n=1)
+    close += [n for n in allowed if n in words or n == "".join(word[:1] for word in words)]  # lr of learning_rate
     return (f" Did you mean {close[0]!r}?" if close else "") + f" Allowed: {', '.join(sorted(allowed))}."
 
 
@@ -247,10 +236,6 @@ def _validated(values: Any, where: str) -> Study:
 
 
 def _sentence(error: Any, where: str) -> str:
-    name = ".".join(str(part) for part in error["loc"])
-    if error["type"] in ("extra_forbidden", "missing"):
-        kind = "is missing" if error["type"] == "missing" else "is unknown"
-        return f"parameter {name!r} {kind} in {where}"
+    place = f"parameter {'.'.join(map(str, error['loc']))!r} in {where}" if error["loc"] else where
     given = "" if isinstance(error["input"], dict) else f", given {error['input']!r}"
-    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{f'parameter {name!r} in ' if name else ''}{where}: {message}{given}"
+    return f"{place}: {error['msg'].removeprefix('Value error, ')}{given}"

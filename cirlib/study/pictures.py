@@ -1,7 +1,5 @@
 """A picture as a person would see it, in RGB: what encoders, figures and pages open pictures with."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

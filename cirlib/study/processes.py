@@ -1,14 +1,6 @@
-"""One study on several processes: encoding, mining and every batch of a training are shared out.
-
-Every process holds the whole model. In training each computes a part of every batch and sees the loss of the whole
-batch: embeddings are gathered with their gradients, so that in-batch negatives come from all processes; averaging the
-gradients then gives those of one process with the same batch.
-
-:func:`launch` starts the processes on one machine; those of another launcher (``accelerate launch``, ``torchrun``, on
-one machine or several) find each other in :func:`process_group`.
+"""One study on several processes. In training each computes a part of every batch and sees the loss of the whole:
+embeddings are gathered with their gradients, and the mean of all gradients is that of one process with the same batch.
 """
-
-from __future__ import annotations
 
 import os
 import pickle
@@ -40,10 +32,7 @@ ROWS_AT_ONCE = 2048  # of a sum over processes: a whole gallery could be too muc
 def launch(work: Callable[[Any], object], argument: Any, count: int) -> None:
     """Calls ``work(argument)`` in ``count`` new processes (torchrun's), one a GPU where there are GPUs.
 
-    They end with this process, killed or not. What one of them raises ends the others.
-
-    Raises:
-        ResourceError: one of them failed; what it printed stands above.
+    They end with this process, killed or not; where one of them fails all end, with a ResourceError here.
 
     >>> launch(print, "in a process of its own", 1)
     """
@@ -60,8 +49,8 @@ def launch(work: Callable[[Any], object], argument: Any, count: int) -> None:
             launcher.terminate()
             launcher.wait()
     if failed:
-        advice = "run it again; where memory is short, with fewer processes"
-        raise ResourceError(f"one of {count} processes failed, its error stands above: {advice}")
+        told = f"one of {count} processes failed, its error stands above"
+        raise ResourceError(f"{told}: run it again; where memory is short, with fewer processes")
 
 
 def main() -> None:
@@ -97,7 +86,7 @@ def _end_with(owner: int) -> None:
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """The processes that a launcher started, of which the environment tells, know of each other inside.
+    """Inside, the processes of any launcher (torchrun, accelerate; on one machine or several) know of each other.
 
     >>> with process_group():
     ...     PartialState().num_processes
@@ -111,10 +100,7 @@ def process_group() -> Iterator[None]:
 
 
 def process_count(asked: int | None, name: str) -> int:
-    """How many processes to start for ``asked``, the parameter ``name``; None: one a GPU, or one.
-
-    Raises:
-        ParameterError: there are GPUs, but fewer.
+    """How many processes to start for ``asked``, the parameter ``name``; None: one a GPU, or one without GPUs.
 
     >>> process_count(1, "qformer.processes")
     1
@@ -160,7 +146,7 @@ def all_reduce(whole: Tensor) -> Tensor:
 def local_indices(count: int) -> np.ndarray:
     """The rows of a batch of ``count`` that this process computes: every n-th, as many on each process.
 
-    Where ``count`` does not divide, the last ones repeat rows of the beginning, which :func:`all_gather` leaves out.
+    Where ``count`` does not divide, the last repeat rows of the beginning, which :func:`all_gather` leaves out.
 
     >>> local_indices(3)
     array([0, 1, 2])

@@ -1,7 +1,5 @@
 """Too little disk or memory, told in one sentence."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager

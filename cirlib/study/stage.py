@@ -1,23 +1,25 @@
 """What a notebook opens first: its parameters checked, its folders resolved, its inputs present."""
 
-from __future__ import annotations
-
 import ast
+import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from cirlib.study.errors import ParameterError, StageError, StudyError
-from cirlib.study.locks import hold, release
 from cirlib.study.parameters import Study, load_study, override
 
 PARAMETERS_MARK = "# Parameters"  # begins the notebooks' parameters cells, and those that papermill injects
+_held: dict[Path, int] = {}  # folder → its open descriptor, in this process: others are locked out until it ends
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,10 @@ class Stage:
     """One stage of a study: its parameters and where it reads and writes.
 
     Attributes:
-        name: ``data_prep``, ``zero_shot``, ``qformer``, ``dpo``, ``failure_cases``; ``search`` writes nothing.
+        name: one of :data:`cirlib.study.parameters.STAGES`; ``search`` writes nothing.
         study: every parameter, overrides included.
         root: the project's folder.
-        out: where this run writes tables and checkpoints.
-        figures: where this run writes its PNG figures.
+        out, figures: where this run writes tables and checkpoints, and its PNG figures.
         overrides: what was set by the notebook's parameters, empty in the pipeline.
     """
 
@@ -48,17 +49,14 @@ class Stage:
     @property
     def data(self) -> Path:
         """The folder with the study's features, one for every run; a changed data preparation has its own."""
-        return self.out / "data" if self._prepares_anew else self.root / "data" / self.study.name
+        anew = self.name == "data_prep" and self.overrides
+        return self.out / "data" if anew else self.root / "data" / self.study.name
 
     @property
     def images(self) -> Path:
         """The folder with ``captions/``, ``image_splits/`` and ``images/``."""
-        drawn = self.study.data_prep.drawing is not None
-        return self.data / "raw" if drawn and self._prepares_anew else self.root / self.study.data.root
-
-    @property
-    def _prepares_anew(self) -> bool:
-        return self.name == "data_prep" and bool(self.overrides)
+        drawn_anew = self.study.data_prep.drawing and self.data.is_relative_to(self.out)
+        return self.data / "raw" if drawn_anew else self.root / self.study.data.root
 
     @property
     def unfinished(self) -> Path:
@@ -76,10 +74,10 @@ class Stage:
 
     def require(self, path: Path, made_by: str) -> Path:
         """``path``, or a :class:`StageError` naming the command that makes it."""
-        if not path.exists():
-            where = os.path.relpath(path, self.root)
-            raise StageError(f"{self.name} needs {where}, which is missing: run `dvc repro {made_by}` first")
-        return path
+        if path.exists():
+            return path
+        where = os.path.relpath(path, self.root)
+        raise StageError(f"{self.name} needs {where}, which is missing: run `dvc repro {made_by}` first")
 
     def read_choice(self, stage: str, name: str) -> dict[str, Any]:
         """What ``stage`` chose by the dev part, from the file ``name`` of its results; StageError: it has not run."""
@@ -88,7 +86,7 @@ class Stage:
     def finish(self) -> None:
         """Clears what was kept for going on after an interruption, and leaves the folder to other runs."""
         shutil.rmtree(self.unfinished, ignore_errors=True)
-        release(self.out)
+        _release(self.out)
 
 
 def open_stage(name: str) -> Stage:
@@ -105,99 +103,99 @@ def open_stage(name: str) -> Stage:
     garments · search
     'garments'
     """
+    import pandas as pd
     from accelerate.utils import set_seed
 
-    _prepare_notebook()
-    root = project_root()
-    given = {key: value for key, value in _notebook_parameters().items() if value is not None}
+    pd.options.display.max_colwidth = 120  # tables show their texts whole
+    root, given = project_root(), _notebook_parameters()
     study = override(load_study(root / "params.yaml"), name, given)
     set_seed(study.seed)
-    out = root / "results" / study.name / name
-    figures = root / "figures" / study.name / name
+    out, figures = (root / kind / study.name / name for kind in ("results", "figures"))
     if given:
         out = root / "runs" / study.name / f"{name}-{_label(given)}"
         figures = out / "figures"
+    heading, target = f"{study.name} · {name}", os.path.relpath(out, root)
     if name != "search":
-        _take(root, out, figures)
-    target = "" if name == "search" else f" → {os.path.relpath(out, root)}"
-    print(f"{study.name} · {name}{target}" + (f"   {given}" if given else ""))
+        _take(target, out, figures)
+        heading += f" → {target}"
+    print(f"{heading}   {given}" if given else heading)
     return Stage(name, study, root, out, figures, given)
 
 
-def project_root(start: Path | None = None) -> Path:
-    """The nearest folder at or above ``start`` (the current one) with ``params.yaml`` and ``dvc.yaml``.
-
-    Raises:
-        ParameterError: there is none.
+def project_root() -> Path:
+    """The nearest folder at or above the current one with ``params.yaml`` and ``dvc.yaml``; ParameterError: none.
 
     >>> sorted(file.name for file in project_root().glob("*.yaml"))
     ['dvc.yaml', 'params.yaml']
     """
-    start = (start or Path.cwd()).resolve()
-    for folder in (start, *start.parents):
+    here = Path.cwd()
+    for folder in (here, *here.parents):
         if (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file():
             return folder
-    raise ParameterError(f"no params.yaml and dvc.yaml at or above {start}: start this inside the project")
+    raise ParameterError(f"no params.yaml and dvc.yaml at or above {here}: start this inside the project")
 
 
 def assigned_names(source: str) -> set[str]:
-    """The plain names that Python ``source`` assigns at its top level; none of a source that is no Python.
+    """The plain names that Python ``source`` assigns; none of a source that is no Python.
 
     >>> assigned_names("lr = 1e-5")
     {'lr'}
     """
     try:
-        body = ast.parse(source).body
+        nodes = ast.walk(ast.parse(source))
     except SyntaxError:  # a cell that was mistyped once stays in the history
         return set()
-    targets = [target for node in body if isinstance(node, ast.Assign) for target in node.targets]
-    targets += [node.target for node in body if isinstance(node, ast.AnnAssign) and node.value is not None]
-    return {target.id for target in targets if isinstance(target, ast.Name)}
+    return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
 
-def _take(root: Path, out: Path, figures: Path) -> None:
-    """Makes a run's folders and holds the first against other runs."""
-    where = os.path.relpath(out, root)
+def _take(where: str, out: Path, figures: Path) -> None:
+    """Makes a run's folders and holds the first, ``where`` in words, against other runs."""
     try:
-        for folder in (out, figures):
-            folder.mkdir(parents=True, exist_ok=True)
+        figures.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=out).close()
     except OSError as error:
-        raise StageError(f"{where} cannot be made: {error.strerror}: move the project to where it may write") from None
-    if not os.access(out, os.W_OK):
-        raise StageError(f"{where} may not be written: change its permissions, or those of its file system")
-    if not hold(out):
-        raise StageError(f"another run writes to {where}: wait for it, or stop it (JupyterLab: shut its kernel down)")
+        raise StageError(f"{where} may not be written: {error.strerror}: move the project elsewhere") from None
+    _release(out)  # held already where the same cell runs again
+    _held[out] = os.open(out, os.O_RDONLY)
+    with suppress(OSError):  # of file systems that know no locks
+        try:
+            fcntl.flock(_held[out], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            _release(out)
+            advice = "wait for it, or stop it (JupyterLab: shut its kernel down)"
+            raise StageError(f"another run writes to {where}: {advice}") from None
+
+
+def _release(folder: Path) -> None:
+    if folder in _held:
+        os.close(_held.pop(folder))
+
+
+# A forked worker may outlive a killed parent: the lock is not its own.
+os.register_at_fork(after_in_child=lambda: [_release(folder) for folder in list(_held)])
 
 
 def _label(given: Mapping[str, Any]) -> str:
     """A folder name that says what was changed: ``lr=1e-05``; long or odd ones become a hash."""
-    label = ",".join(f"{key}={value}" for key, value in sorted(given.items()))
-    if len(label) <= 80 and all(c.isalnum() or c in "=,.+-_" for c in label):
+    label = ",".join(f"{key}={value}" for key, value in given.items())
+    if re.fullmatch(r"[\w=,.+-]{1,80}", label):
         return label
-    return hashlib.sha256(json.dumps(given, sort_keys=True, default=str).encode()).hexdigest()[:12]
-
-
-def _notebook_parameters() -> dict[str, Any]:
-    """Names set by the notebook's parameters cells, papermill's injected one included, with their values."""
-    shell = _ipython()
-    values: dict[str, Any] = shell.user_ns if shell else {}
-    cells = [cell for cell in values.get("In", []) if cell.lstrip().startswith(PARAMETERS_MARK)]
-    names = set().union(*map(assigned_names, cells))
-    return {name: values[name] for name in sorted(names & values.keys())}
+    return hashlib.sha256(json.dumps(given, default=str).encode()).hexdigest()[:12]
 
 
 def _ipython() -> Any:
     return sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
 
 
-def _prepare_notebook() -> None:
-    """Tables show their texts whole, and errors that are meant for the reader their one sentence only."""
-    import pandas as pd
+def _notebook_parameters() -> dict[str, Any]:
+    """What the running notebook's parameters cells set, papermill's injected one included, sorted by name.
 
-    pd.options.display.max_colwidth = 120
+    From then on its errors that are meant for the reader show their one sentence only.
+    """
     shell = _ipython()
     if shell is None:
-        return
+        return {}
 
     def show(self: Any, kind: type, error: BaseException, trace: Any, tb_offset: int | None = None) -> list[str]:
         lines = [f"{kind.__name__}: {error}"]
@@ -205,3 +203,7 @@ def _prepare_notebook() -> None:
         return lines
 
     shell.set_custom_exc((StudyError, FloatingPointError), show)
+    values = shell.user_ns
+    cells = [cell for cell in values["In"] if cell.lstrip().startswith(PARAMETERS_MARK)]
+    names = set().union(*map(assigned_names, cells))
+    return {name: values[name] for name in sorted(names) if values.get(name) is not None}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cirlib.study import locks
+from cirlib.study import stage
 from cirlib.study.errors import StageError
 from cirlib.study.stage import open_stage
 
@@ -38,8 +38,8 @@ def project(tmp_path: Path, monkeypatch) -> Path:
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     monkeypatch.chdir(tmp_path)
     yield tmp_path.resolve()
-    for folder in list(locks._held):
-        locks.release(folder)
+    for folder in list(stage._held):
+        stage._release(folder)
 
 
 @pytest.fixture
@@ -105,8 +105,8 @@ def test_a_killed_run_leaves_no_lock(holder, project, workers):
 @pytest.mark.parametrize(
     ("folder", "said"),
     [
-        ("results/small", "cannot be made: Read-only file system: move the project"),
-        ("results/small/dpo", "may not be written: change its permissions"),
+        ("results/small", "may not be written: Read-only file system: move the project"),
+        ("results/small/dpo", "may not be written: Read-only file system: move the project"),
     ],
 )
 def test_a_folder_that_may_not_be_written_is_refused_before_any_work(project, folder, said):

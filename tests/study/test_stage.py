@@ -59,12 +59,15 @@ def run_cells(project: Path, monkeypatch) -> Callable[..., stage_module.Stage]:
 OWN = "# Parameters: None keeps what params.yaml says\nlr = None\nepochs = None\nseed = None\n"
 
 
-def test_the_root_is_found_from_a_folder_below_it_and_outside_the_folder_is_named(project, tmp_path_factory):
-    assert project_root() == project_root(project / "notebooks") == project_root(project) == project
-    tmp_path = tmp_path_factory.mktemp("elsewhere")
-    (tmp_path / "params.yaml").write_text("name: x\n")  # alone it makes no project
-    with pytest.raises(ParameterError, match=f"no params.yaml and dvc.yaml at or above {tmp_path}"):
-        project_root(tmp_path)
+def test_the_root_is_found_from_a_folder_below_it_and_outside_the_folder_is_named(
+    project, tmp_path_factory, monkeypatch
+):
+    assert project_root() == project
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "params.yaml").write_text("name: x\n")  # alone it makes no project
+    monkeypatch.chdir(elsewhere)
+    with pytest.raises(ParameterError, match=f"no params.yaml and dvc.yaml at or above {elsewhere}"):
+        project_root()
 
 
 def test_with_nothing_overridden_a_stage_writes_the_pipelines_results(project, run_cells):
@@ -141,10 +144,8 @@ def test_outside_a_notebook_params_yaml_is_all_there_is(project):
     [
         ("lr = 1", {"lr"}),
         ("lr: float = 1", {"lr"}),
-        ("lr: float", set()),
         ("a = b = 2", {"a", "b"}),
         ("x.y = 1; z[0] = 2; import os", set()),
-        ("def f():\n    inner = 1\nif True:\n    nested = 1", set()),
         ("%matplotlib inline", set()),
         ("", set()),
     ],
