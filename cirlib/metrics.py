@@ -3,7 +3,6 @@
 from cirlib.retrieval.ranks import Ranks, subset_ranks, target_ranks
 from cirlib.retrieval.recall_and_precision import (
     average_precision_at_k,
-    average_precision_of_ranks,
     chance_average_precision,
     chance_recall,
     median_rank,
@@ -15,7 +14,6 @@ __all__ = [
     "PairedTest",
     "Ranks",
     "average_precision_at_k",
-    "average_precision_of_ranks",
     "bootstrap_ci",
     "chance_average_precision",
     "chance_recall",

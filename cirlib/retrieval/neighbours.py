@@ -37,7 +37,7 @@ IndexKind = Literal["flat", "ivf", "hnsw"]
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
-GALLERY_BLOCK = 8192  # of one matrix product, 32 MB of scores; faiss' own 1,024 takes twice the time on CPUs
+faiss.cvar.distance_compute_blas_database_bs = 8192  # rows of one matrix product; faiss' 1,024 take twice the time
 MAX_DEPTH_ON_GPU = 2048  # faiss finds no more than that many neighbours on a GPU
 
 
@@ -56,22 +56,28 @@ class Neighbours:
         self.num_tokens = gallery.shape[1] if gallery.ndim == 3 else 1
         gallery = gallery.reshape(-1, gallery.shape[-1])  # (M * T, D)
         self.cpu_index = _build_index(gallery, kind, seed, nlist)
-        self.gpu_index = None if kind == "hnsw" else _to_gpu(self.cpu_index)
+        self.gpu_index = None
+        if kind != "hnsw" and hasattr(faiss, "get_num_gpus") and faiss.get_num_gpus():
+            own = torch.cuda.current_device() if torch.cuda.is_available() else 0
+            self.gpu_index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), own, self.cpu_index)
 
     def search(self, queries: Floats, depth: int) -> tuple[Floats, Rows]:
         """Inner products and gallery rows (B, depth), best first; -inf and -1 where the index finds no more."""
         found = depth * self.num_tokens  # so many tokens are of that many images at least
-        use_gpu = self.gpu_index is not None and found <= MAX_DEPTH_ON_GPU
-        index = self.gpu_index if use_gpu else self.cpu_index
-        effort = _effort(self.cpu_index, found, self.nprobe)
-        before = faiss.cvar.distance_compute_blas_database_bs  # a setting of the whole process
-        faiss.cvar.distance_compute_blas_database_bs = GALLERY_BLOCK
-        try:
-            scores, rows = index.search(queries, found, params=effort)  # (B, depth * T) both
-        finally:
-            faiss.cvar.distance_compute_blas_database_bs = before
+        index = self.gpu_index if self.gpu_index is not None and found <= MAX_DEPTH_ON_GPU else self.cpu_index
+        scores, rows = index.search(queries, found, params=self._effort(found))  # (B, depth * T) both
         scores[rows < 0] = -np.inf  # (B, depth * T)
         return (scores, rows) if self.num_tokens == 1 else _best_tokens(scores, rows // self.num_tokens, depth)
+
+    def _effort(self, depth: int) -> faiss.SearchParameters | None:
+        """How hard an approximate index has to look to find ``depth`` neighbours."""
+        index = self.cpu_index
+        if isinstance(index, faiss.IndexHNSW):
+            return faiss.SearchParametersHNSW(efSearch=max(128, 2 * depth))
+        if isinstance(index, faiss.IndexIVF):
+            enough = -(-4 * depth * index.nlist // index.ntotal)  # lists that hold some 4 times the depth
+            return faiss.SearchParametersIVF(nprobe=min(index.nlist, self.nprobe or max(8, index.nlist // 8, enough)))
+        return None
 
 
 def _best_tokens(scores: Floats, images: Rows, depth: int) -> tuple[Floats, Rows]:
@@ -96,27 +102,6 @@ def _build_index(gallery: Floats, kind: str, seed: int, nlist: int | None) -> fa
     if kind == "hnsw":
         index = faiss.IndexHNSWFlat(width, 32, faiss.METRIC_INNER_PRODUCT)  # 32 links an image
         faiss.omp_set_num_threads(1)  # several would build another graph each time
-    try:
-        index.add(gallery)
-    finally:
-        faiss.omp_set_num_threads(threads)
+    index.add(gallery)
+    faiss.omp_set_num_threads(threads)
     return index
-
-
-def _to_gpu(index: faiss.Index) -> faiss.Index | None:
-    """A copy of the index on this process' GPU; None where faiss has no GPU."""
-    if not hasattr(faiss, "get_num_gpus") or faiss.get_num_gpus() == 0:
-        return None
-    own = torch.cuda.current_device() if torch.cuda.is_available() else 0
-    return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), own, index)
-
-
-def _effort(index: faiss.Index, depth: int, nprobe: int | None) -> faiss.SearchParameters | None:
-    """How hard an approximate index has to look to find ``depth`` neighbours."""
-    if isinstance(index, faiss.IndexHNSW):
-        return faiss.SearchParametersHNSW(efSearch=max(128, 2 * depth))
-    if isinstance(index, faiss.IndexIVF):
-        enough = -(-4 * depth * index.nlist // index.ntotal)  # lists that hold some 4 times the depth
-        wanted = nprobe or max(8, index.nlist // 8, enough)
-        return faiss.SearchParametersIVF(nprobe=min(index.nlist, wanted))
-    return None

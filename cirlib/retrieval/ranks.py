@@ -22,7 +22,7 @@ from cirlib.study.errors import StudyError
 
 Array = Tensor | NDArray[Any]
 
-BLOCK_VECTORS = 1024  # gallery vectors scored at a time, so that the scores stay in the cache
+BLOCK_VECTORS, QUERIES_AT_ONCE = 1024, 256  # scored at a time, so that the scores stay in the cache
 VALUES_AT_ONCE = 2**22  # of chosen images in float64: 32 MB
 LARGEST_NORM = 2.0**63  # the dot product of two such vectors still fits float32
 
@@ -35,11 +35,10 @@ class FeatureError(StudyError, ValueError):
 class Ranks:
     """How many other gallery images score above each query's target, and how many the same as it.
 
-    Both are (N,) int64 on the CPU and leave out the target and whatever was excluded. The target's rank, from 1, is one
-    of above + 1 … above + tied + 1, all as likely; metrics take the mean over them.
+    The target's rank, from 1, is one of above + 1 … above + tied + 1, all as likely; metrics take the mean over them.
     """
 
-    above: Tensor  # (N,)
+    above: Tensor  # (N,) int64 on the CPU
     tied: Tensor  # (N,)
 
     def __len__(self) -> int:
@@ -47,9 +46,7 @@ class Ranks:
 
 
 @torch.no_grad()
-def target_ranks(
-    queries: Array, gallery: Array, targets: RowLists, *, exclude: RowLists | None = None, chunk_size: int = 256
-) -> Ranks:
+def target_ranks(queries: Array, gallery: Array, targets: RowLists, *, exclude: RowLists | None = None) -> Ranks:
     """Count, for each query, the gallery images that score above and the same as its target.
 
     "The same" means equal up to the rounding of float64, about 1e-13 of the norms' product.
@@ -57,29 +54,24 @@ def target_ranks(
     Args:
         queries: (N, D) floats; their device does the work (the CPU where it has no float64).
         gallery: (M, D), or (M, T, D) token sets of which the best counts. May be memory-mapped: it is read once, block
-            by block, and the memory beyond it is O(chunk_size + N·D).
+            by block, and the memory beyond it is O(N·D).
         targets: (N,) the gallery row that each query wants.
-        exclude: gallery rows left out of a query's ranking, such as its reference: (N,), (N, E) padded with -1, or
-            N lists.
-        chunk_size: queries scored at a time; never changes the result.
+        exclude: rows left out of a query's ranking, such as its reference: (N,), (N, E) padded with -1, or N lists.
 
     Raises:
         FeatureError: shapes that do not fit; NaN, infinite or overflowing features.
-        ValueError: a row outside the gallery; a target that is excluded.
 
     >>> ranks = target_ranks(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.9, 0.0], [0.5, 0.1], [0.5, 0.2]]), [1])
     >>> ranks.above.tolist(), ranks.tied.tolist()
     ([1], [1])
     """
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
     search = _Search(queries, gallery, targets, exclude)
     above, tied = torch.zeros_like(search.targets), torch.zeros_like(search.targets)  # (N,) both
     for start, images in _blocks(gallery, search.device):
         norms = checked_norms(images, "gallery", range(start, start + len(images)))  # (B,)
         images = images.double()
-        for first in range(0, len(above), chunk_size):
-            some = slice(first, first + chunk_size)
+        for first in range(0, len(above), QUERIES_AT_ONCE):
+            some = slice(first, first + QUERIES_AT_ONCE)
             scores = similarity(search.queries[some], images)  # (n, B)
             _hide(scores, search.hidden[some] - start)
             over, same = search.compare(scores, norms, some)  # (n, B) both
@@ -89,30 +81,23 @@ def target_ranks(
 
 
 @torch.no_grad()
-def subset_ranks(
-    queries: Array, gallery: Array, targets: RowLists, subsets: RowLists, *, exclude: RowLists | None = None
-) -> Ranks:
-    """Rank each target within a few images only, for CIRR's subset recall (Liu et al., ICCV 2021).
+def subset_ranks(queries: Array, gallery: Array, targets: RowLists, subsets: RowLists) -> Ranks:
+    """As :func:`target_ranks`, within a few images only: for CIRR's subset recall (Liu et al., ICCV 2021).
 
     Args:
-        queries, gallery, targets, exclude: as in :func:`target_ranks`.
         subsets: the gallery rows of each query's subset, (N, S) padded with -1 or N lists; each holds its target.
-
-    Raises:
-        ValueError: as :func:`target_ranks`, and for a subset without its target.
 
     >>> subset_ranks(torch.ones(1, 1), torch.arange(5.0)[:, None], [2], [[0, 2, 4]]).above.tolist()
     [1]
     """
-    search = _Search(queries, gallery, targets, exclude)
+    search = _Search(queries, gallery, targets, None)
     members = torch.from_numpy(padded_rows(subsets, len(search.targets), len(gallery), "subset member"))
     members = members.to(search.device)  # (N, S)
     if len(absent := (members != search.targets[:, None]).all(1).nonzero()):
         query = int(absent[0])
         raise ValueError(f"query {query}: its subset lacks its target {int(search.targets[query])}")
-    scores, norms = search.scores_of(members.clamp(min=0))  # (N, S) both
-    above, tied = search.compare(scores, norms)  # (N, S) both
-    counted = (members >= 0) & (members[:, :, None] != search.hidden[:, None]).all(2)  # (N, S)
+    above, tied = search.compare(*search.scores_of(members.clamp(min=0)))  # (N, S) both
+    counted = (members >= 0) & (members != search.targets[:, None])  # (N, S)
     return Ranks((above & counted).sum(1).cpu(), (tied & counted).sum(1).cpu())
 
 
@@ -121,15 +106,14 @@ def top_rows(queries: Tensor, gallery: Array, exclude: RowLists | None, k: int) 
     """The k best gallery rows of each query, exactly, best first.
 
     Args:
-        queries: (N, D). gallery: as in :func:`target_ranks`. exclude: (N,) the row left out of each query's list.
-        k: rows a query; all that are left where those are fewer.
+        exclude: (N,) the row left out of each query's list. k: how many; all that are left where those are fewer.
 
     >>> top_rows(torch.ones(1, 1), torch.tensor([[3.0], [5.0], [4.0]]), exclude=[1], k=2)
     [[2, 0]]
     """
     k = min(k, len(gallery) - (exclude is not None))
-    hidden = padded_rows([[]] * len(queries) if exclude is None else exclude, len(queries), len(gallery), "excluded")
-    hidden, queries = torch.from_numpy(hidden).to(queries.device), queries.float()  # (N, E), (N, D)
+    hidden = torch.from_numpy(padded_rows(exclude, len(queries), len(gallery), "excluded")).to(queries.device)  # (N, E)
+    queries = queries.float()  # (N, D)
     values = queries.new_empty(len(queries), 0)  # (N, ≤ k), the best so far
     rows = hidden.new_empty(len(queries), 0)  # (N, ≤ k)
     for start, images in _blocks(gallery, queries.device):
@@ -155,7 +139,7 @@ class _Search:
         rows = padded_rows(targets, len(queries), len(gallery), "target")  # (N, 1)
         if rows.shape[1] != 1 or (rows < 0).any():
             raise ValueError("targets must be one gallery row a query")
-        left_out = padded_rows([[]] * len(rows) if exclude is None else exclude, len(rows), len(gallery), "excluded")
+        left_out = padded_rows(exclude, len(rows), len(gallery), "excluded")  # (N, E)
         if (clash := (left_out == rows).any(1)).any():
             query = int(clash.argmax())
             raise ValueError(f"query {query}: its target {rows[query, 0]} is excluded")
@@ -184,9 +168,9 @@ class _Search:
 def check_shapes(queries: Array, gallery: Array) -> None:
     """Refuses what are not floats of the shapes (N, D) and (M, D) or (M, T, D).
 
-    >>> check_shapes(torch.ones(0, 8), torch.ones(9, 2, 8))
+    >>> check_shapes(torch.ones(2, 8), torch.ones(0, 8))
     Traceback (most recent call last):
-    cirlib.retrieval.ranks.FeatureError: expected at least one query and one image, got (0, 8) and (9, 2, 8)
+    cirlib.retrieval.ranks.FeatureError: expected at least one image, got (2, 8) and (0, 8)
     """
     for name, features in (("queries", queries), ("gallery", gallery)):
         if not isinstance(features, Tensor | np.ndarray) or "float" not in str(features.dtype):
@@ -195,8 +179,8 @@ def check_shapes(queries: Array, gallery: Array) -> None:
     shapes = f"got {tuple(queries.shape)} and {tuple(gallery.shape)}"
     if queries.ndim != 2 or gallery.ndim not in (2, 3) or queries.shape[1] != gallery.shape[-1]:
         raise FeatureError(f"expected queries (N, D) and gallery (M, D) or (M, T, D), {shapes}")
-    if 0 in queries.shape or 0 in gallery.shape:
-        raise FeatureError(f"expected at least one query and one image, {shapes}")
+    if 0 in gallery.shape:
+        raise FeatureError(f"expected at least one image, {shapes}")
 
 
 def checked_norms(vectors: Tensor, side: str, rows: Sequence[int] | Tensor | None = None) -> Tensor:

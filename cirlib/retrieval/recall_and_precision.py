@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cirlib.retrieval.ranks import Array, Ranks
+from cirlib.retrieval.ranks import Ranks
 
 
 def recall_at_k(ranks: Ranks, k: int) -> Tensor:
     """Probability (N,), float64, that the target is among the first k when ties fall at random.
 
-    That is clip((k - above) / (tied + 1), 0, 1): 0 or 1 without ties; where every image scores the same it is
-    :func:`chance_recall` exactly. Raises ValueError for k below 1.
+    That is clip((k - above) / (tied + 1), 0, 1); where every image scores the same it is :func:`chance_recall`.
 
     >>> recall_at_k(Ranks(torch.tensor([0, 9, 10]), torch.tensor([0, 1, 0])), 10).tolist()
     [1.0, 0.5, 0.0]
@@ -43,53 +42,19 @@ def median_rank(ranks: Ranks) -> float:
     return float(np.median((ranks.above + 1 + ranks.tied / 2).double().numpy()))
 
 
-def average_precision_at_k(
-    retrieved: Array | Sequence[Sequence[Hashable]], relevant: Sequence[Collection[Hashable]], k: int
-) -> Tensor:
-    """Average precision of the first k retrieved, (N,) float64, as CIRCO defines it (Baldrati et al., 2023).
+def average_precision_at_k(ranks: Ranks, query: Sequence[int] | np.ndarray, k: int) -> Tensor:
+    """Average precision of the first k, (N,) float64, as CIRCO defines it (Baldrati et al., 2023).
 
-    AP@k = 1 / min(k, R) · Σ_i precision@i · [item i is relevant], R the number of relevant items.
-
-    Args:
-        retrieved: (N, ≥ k) ids or gallery rows, best first.
-        relevant: per query the wanted ids or rows, at least one.
-
-    Raises:
-        ValueError: k below 1; lengths that differ; a list shorter than k or with an item twice; nothing relevant.
-
-    >>> average_precision_at_k([["a", "x", "b"]], [{"a", "b"}], 3).item()  # (1 + 2/3) / 2
-    0.8333333333333333
-    """
-    _check_k(k)
-    if not 0 < len(retrieved) == len(relevant):
-        raise ValueError(f"expected as many rankings as queries, got {len(retrieved)} and {len(relevant)}")
-    values = []
-    for query, (row, items) in enumerate(zip(retrieved, relevant, strict=True)):
-        first, wanted = _plain(row)[:k], set(_plain(items))
-        if len(set(first)) < k:
-            raise ValueError(f"query {query} has {len(set(first))} different items among its first {k}")
-        if not wanted or -1 in wanted:
-            raise ValueError(f"query {query} has {'padding among its' if wanted else 'no'} relevant items")
-        above = np.array([first.index(item) if item in first else k for item in wanted])  # (R,)
-        values.append(_expected_precision(above, np.zeros_like(above), k))
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def average_precision_of_ranks(ranks: Ranks, query: Sequence[int], k: int) -> Tensor:
-    """The same average precision, (N,) float64, from the rank of every relevant item; ties by expectation.
-
-    Of n images with the same score after ``above`` others, r of them relevant, each of the n places holds a relevant
-    one with probability r / n, and then (r - 1) / (n - 1) of those before it in the tie are relevant too (McSherry &
-    Najork, 2008). A model that gives every image the same score gets :func:`chance_average_precision`.
+    AP@k = 1 / min(k, R) · Σ_i precision@i · [item i is relevant], R the number of relevant items. Ties count by
+    expectation: of n images with the same score after ``above`` others, r of them relevant, each of the n places holds
+    a relevant one with probability r / n, and then (r - 1) / (n - 1) of those before it in the tie are relevant too
+    (McSherry & Najork, 2008). A model that gives every image the same score gets :func:`chance_average_precision`.
 
     Args:
         ranks: of P pairs of query and relevant item, from :func:`~cirlib.retrieval.ranks.target_ranks`.
         query: (P,) the query of each pair, 0 … N - 1, each query at least once.
 
-    Raises:
-        ValueError: k below 1; ``query`` of another length, or with a query that has no pair.
-
-    >>> average_precision_of_ranks(Ranks(torch.tensor([0, 2]), torch.tensor([0, 0])), [0, 0], 3).item()
+    >>> average_precision_at_k(Ranks(torch.tensor([0, 2]), torch.tensor([0, 0])), [0, 0], 3).item()  # (1 + 2/3) / 2
     0.8333333333333333
     """
     _check_k(k)
@@ -110,8 +75,6 @@ def chance_average_precision(k: int, relevant: int, gallery_size: int) -> float:
     0.25
     """
     _check_k(k)
-    if not 1 <= relevant <= gallery_size:
-        raise ValueError(f"expected 1 to gallery_size = {gallery_size} relevant items, got {relevant}")
     return _expected_precision(np.zeros(relevant, int), np.full(relevant, gallery_size - 1), k)
 
 
@@ -125,12 +88,6 @@ def _expected_precision(above: np.ndarray, tied: np.ndarray, k: int) -> float:
         hits = before + 1 + places * (relevant - 1) / max(1, size - 1)
         total += (relevant / size * hits / (first + places + 1)).sum()
     return float(total / min(k, len(above)))
-
-
-def _plain(items: object) -> list[Hashable]:
-    """Python values: the elements of a tensor are equal to nothing but themselves as set members."""
-    plain = items.tolist() if isinstance(items, Tensor | np.ndarray) else list(items)  # type: ignore[call-overload]
-    return [item.item() if isinstance(item, Tensor | np.generic) else item for item in plain]
 
 
 def _check_k(k: int) -> None:

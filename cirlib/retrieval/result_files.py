@@ -22,12 +22,22 @@ RANK_COLUMNS = ("method", "category", "query", "target", "above", "tied", "top")
 def write_results(scored: Sequence[Scored], folder: Path) -> pd.DataFrame:
     """Writes ``summary.csv``, ``metrics.json`` and ``ranks.csv`` into ``folder``; gives the summary.
 
+    ``ranks.csv`` has a row a query: its target's rank, the best ids (quoted), and what CIRR and CIRCO are scored by.
+
     >>> write_results([make_scored("sum", "hat", [0, 9])], folder)["value"].tolist()[:4]  # recall@1, 5, 10 and 50
     [0.5, 0.5, 1.0, 1.0]
+    >>> (folder / "ranks.csv").read_text().splitlines()[2]
+    'sum,hat,hat-query-1,hat-2,9,0,hat-3 hat-2'
     """
     summary = summarise(scored)
     write_summary(summary, folder)
-    write_ranks(scored, folder / "ranks.csv")
+    frames = [pd.DataFrame(columns=list(RANK_COLUMNS))] if not scored else []
+    for one in scored:
+        queries, targets = zip(*((t.id, t.targets[0]) for t in one.benchmark.triplets), strict=True)
+        counts, top = (one.ranks.above.numpy(), one.ranks.tied.numpy()), [shlex.join(ids) for ids in one.top]
+        columns = (one.method, one.category, queries, targets, *counts, top)
+        frames.append(pd.DataFrame({**dict(zip(RANK_COLUMNS, columns, strict=True)), **one.extra}))
+    write_table(pd.concat(frames), folder / "ranks.csv")
     return summary
 
 
@@ -45,31 +55,13 @@ def write_summary(summary: pd.DataFrame, folder: Path) -> None:
     write_json(tree, folder / "metrics.json")
 
 
-def write_ranks(scored: Sequence[Scored], path: Path) -> None:
-    """A CSV with a row a query: method, category, query, target, images above and tied, the best ids (quoted).
-
-    Then what CIRR and CIRCO are scored by beside recall, a column a metric.
-
-    >>> write_ranks([make_scored("sum", "hat", [3])], folder / "ranks.csv")
-    >>> print((folder / "ranks.csv").read_text().splitlines()[1])
-    sum,hat,hat-query-0,hat-1,3,0,hat-2 hat-1
-    """
-    frames = [pd.DataFrame(columns=list(RANK_COLUMNS))] if not scored else []
-    for one in scored:
-        queries, targets = zip(*((t.id, t.targets[0]) for t in one.benchmark.triplets), strict=True)
-        counts, top = (one.ranks.above.numpy(), one.ranks.tied.numpy()), [shlex.join(ids) for ids in one.top]
-        columns = (one.method, one.category, queries, targets, *counts, top)
-        frames.append(pd.DataFrame({**dict(zip(RANK_COLUMNS, columns, strict=True)), **one.extra}))
-    write_table(pd.concat(frames), path)
-
-
 def read_ranks(path: Path, benchmarks: Mapping[str, Benchmark], evaluation: Evaluation) -> list[Scored]:
-    """What :func:`write_ranks` wrote, back on the same benchmarks.
+    """The ``ranks.csv`` of :func:`write_results`, back on the same benchmarks.
 
     Raises:
         BenchmarkError: the file is cut off, or is of other categories or queries than ``benchmarks``.
 
-    >>> write_ranks([one := make_scored("sum", "hat", [3])], folder / "ranks.csv")
+    >>> summary = write_results([one := make_scored("sum", "hat", [3])], folder)
     >>> read_ranks(folder / "ranks.csv", {"hat": one.benchmark}, Evaluation())[0].target_ranks
     [4]
     """

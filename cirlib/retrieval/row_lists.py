@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,40 +12,29 @@ from torch import Tensor
 RowLists = Tensor | NDArray[np.integer] | Sequence[int] | Sequence[Iterable[int]]
 
 
-def padded_rows(rows: RowLists, num_queries: int, num_gallery: int, name: str) -> NDArray[np.int64]:
+def padded_rows(rows: RowLists | None, num_queries: int, num_gallery: int, name: str) -> NDArray[np.int64]:
     """Gallery rows a query as one table (N, P), sorted, without repeats, padded with -1 at the end.
 
     Args:
-        rows: N rows, N lists of rows, or (N, P) of which -1 counts as none. name: for messages.
-
-    Raises:
-        ValueError: not N entries, no whole numbers, or a row outside the gallery.
+        rows: N rows, N lists of rows, or (N, P) of which -1 counts as none; None: no rows. name: for messages.
 
     >>> padded_rows([[4, 2, 2], [3]], num_queries=2, num_gallery=5, name="positives").tolist()
     [[2, 4], [3, -1]]
     """
-    plain = rows.tolist() if isinstance(rows, Tensor | np.ndarray) else rows
-    if not isinstance(plain, Sequence):
-        raise ValueError(f"{name} must be a list or an array, an entry a query, got {type(rows).__name__}")
-    if len(plain) != num_queries:
-        raise ValueError(f"{name} must be given for all {num_queries} queries, got {len(plain)}")
-    lists = [sorted(_row_set(own, query, name)) for query, own in enumerate(plain)]
-    for query, own in enumerate(lists):
-        if own and not 0 <= own[0] <= own[-1] < num_gallery:
-            row = own[0] if own[0] < 0 else own[-1]
-            raise ValueError(f"query {query}: {name} {row} is not a row of the gallery (0 … {num_gallery - 1})")
+    entries = [[]] * num_queries if rows is None else _plain(rows)
+    if len(entries) != num_queries:
+        raise ValueError(f"{name} must be given for all {num_queries} queries, got {len(entries)}")
+    lists: list[list[int]] = []
+    for query, own in enumerate(map(_plain, entries)):
+        found = [_plain(row) for row in (own if isinstance(own, Iterable) else [own])]
+        if not all(type(row) is int and -1 <= row < num_gallery for row in found):
+            raise ValueError(f"query {query}: {name} must be rows of the gallery (0 … {num_gallery - 1}), got {own!r}")
+        lists.append(sorted({*found} - {-1}))
     padded = np.full((num_queries, max(map(len, lists), default=0)), -1, np.int64)  # (N, P)
     for query, own in enumerate(lists):
         padded[query, : len(own)] = own
     return padded
 
 
-def _row_set(rows: int | Iterable[int], query: int, name: str) -> set[int]:
-    """The rows given for one query, less the padding."""
-    try:
-        items = list(rows) if isinstance(rows, Iterable) else [rows]
-        if any(isinstance(row, bool | np.bool_) for row in items):
-            raise TypeError
-        return {operator.index(row) for row in items} - {-1}
-    except TypeError:
-        raise ValueError(f"query {query}: {name} must be whole numbers (gallery rows), got {rows!r}") from None
+def _plain(rows: Any) -> Any:
+    return rows.tolist() if isinstance(rows, Tensor | np.ndarray | np.generic) else rows

@@ -1,13 +1,6 @@
 """Anybody's rankings of a benchmark: ranked ids or embeddings, read from a file, checked, in the benchmark's order.
 
-run.json           {query id: [image id, …], …}, best first; CIRR's keys "version" and "metric" may be there
-run.npz            arrays queries (N, D) and gallery (M, D) or (M, T, D); perhaps query_ids (N,), gallery_ids (M,)
-run.safetensors    the same tensors; perhaps query_ids and gallery_ids, whole numbers as tensors, texts in the metadata
-                   as JSON lists
-
-A query's id is what its benchmark calls it: "dress-val-0" (the first of FashionIQ's cap.dress.val.json), CIRR's pairid,
-CIRCO's id. Without ids, rows stand in the benchmark's order: the captions file's, and the split file's for the gallery.
-Scores are plain dot products: give vectors of unit length where a cosine is meant.
+``python -m cirlib.evaluation --help`` says what such a file holds.
 """
 
 from __future__ import annotations
@@ -53,52 +46,34 @@ def read_run(run: str | Path | Mapping[str, Any], benchmark: Benchmark, *, remov
     """A run, checked and row for row the benchmark's queries (and gallery).
 
     Args:
-        run: a file as above, or its content: query id → image ids, or the arrays by name.
+        run: a file, or its content: query id → image ids, or the arrays by name.
         removed: whether the reference is struck out of each list.
 
     Raises:
-        RunError: no such file; not JSON, .npz or .safetensors; ids that are repeated, unknown or missing; a list too
-            short; arrays of wrong shape, of another name or with NaN.
+        RunError: no readable file; ids that are repeated, unknown or missing; a list too short; arrays of wrong shape,
+            of another name or with NaN.
 
     >>> hats = make_scored("sum", "hat", [0], size=3).benchmark  # one query, from hat-0 to hat-1
     >>> read_run({"hat-query-0": ["hat-2", "hat-0", "hat-1"]}, hats, removed=True)
     [['hat-2', 'hat-1']]
     """
-    if not isinstance(run, str | Path | Mapping):
-        raise RunError(f"the run: expected a file or its content, found {type(run).__name__}.")
-    content = run if isinstance(run, Mapping) else _read(Path(run))
     try:
-        is_file_of_arrays = not isinstance(run, Mapping) and Path(run).suffix.lower() != ".json"
-        if is_file_of_arrays or (isinstance(content, Mapping) and not {"queries", "gallery"}.isdisjoint(content)):
+        content = run if isinstance(run, Mapping) else _read(Path(run))
+        if isinstance(content, Mapping) and not {"queries", "gallery"}.isdisjoint(content):
             return _embeddings(content, benchmark)
         return _lists(content, benchmark, removed)
     except (RunError, FeatureError) as error:
         raise RunError(f"{'the run' if isinstance(run, Mapping) else run}: {error}") from None
 
 
-def list_ranks(lists: Lists, benchmark: Benchmark, *, in_subset: bool = False) -> Ranks:
-    """Each target's rank in its list, or among the members of its CIRR subset there.
+def list_ranks(lists: Lists, targets: Sequence[str], sizes: Sequence[int]) -> Ranks:
+    """Each target's rank in its list; one that is not there counts as the last of so many images.
 
-    A target that is in no list counts as the last of the gallery; of a subset it counts behind the members that are.
-
-    Raises:
-        RunError: a list does not tell recall_subset: it has neither the target nor three other members of the subset.
-
-    >>> list_ranks([["hat-2", "hat-1"]], make_scored("sum", "hat", [0]).benchmark).above.tolist()
-    [1]
+    >>> list_ranks([["hat-2", "hat-1"], ["hat-2"]], ["hat-1", "hat-0"], [9, 9]).above.tolist()
+    [1, 8]
     """
-    above = []
-    for images, triplet in zip(lists, benchmark.triplets, strict=True):
-        listed, target = images, triplet.targets[0]
-        if in_subset:
-            listed = [image for image in images if image in triplet.subset]
-            if target not in listed and len(listed) < min(3, len(triplet.subset) - 1):
-                raise RunError(
-                    f"query {triplet.id!r} has neither its target nor three others of its subset: for recall_subset "
-                    "give longer lists, or put the subset's members, in their order, behind the first 50."
-                )
-        last = len(listed if in_subset else benchmark.gallery) - (not in_subset)
-        above.append(listed.index(target) if target in listed else last)
+    rows = zip(lists, targets, sizes, strict=True)
+    above = [images.index(target) if target in images else size - 1 for images, target, size in rows]
     return Ranks(torch.tensor(above), torch.zeros(len(above), dtype=torch.long))
 
 
@@ -107,16 +82,14 @@ def _read(path: Path) -> Any:
     readers = {".json": _read_json, ".npz": _read_npz, ".safetensors": _read_safetensors}
     suffix = path.suffix.lower()
     if suffix not in readers:
-        raise RunError(f"{path}: expected a file that ends in {', '.join(readers)}.")
+        raise RunError(f"expected a file that ends in {', '.join(readers)}.")
     if not path.is_file():
-        raise RunError(f"No file {path}: expected ranked ids or embeddings.")
+        raise RunError("no such file.")
     try:
         return readers[suffix](path)
-    except RunError as error:
-        raise RunError(f"{path}: {error}") from None
     except Exception as error:  # a damaged file makes its reader raise nearly anything, MemoryError included
         reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
-        raise RunError(f"{path}: not a readable {suffix} file ({reason}).") from None
+        raise RunError(f"not a readable {suffix} file ({reason}).") from None
 
 
 def _read_json(path: Path) -> Any:
@@ -128,10 +101,9 @@ def _read_json(path: Path) -> Any:
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
-    if not zipfile.is_zipfile(path):
-        raise ValueError("not an archive")
+    zipfile.ZipFile(path).close()  # else numpy takes it for a pickle
     with np.load(path) as archive:
-        return {name: archive[name] for name in archive.files}
+        return dict(archive)
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -143,22 +115,14 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 # ------------------------------------------------------------------ embeddings
 def _embeddings(content: Mapping[str, Any], benchmark: Benchmark) -> Embeddings:
-    for name in NAMES[:2]:
-        if name not in content:
-            raise RunError(f"no array {name!r}, expected queries (N, D) and gallery (M, D) or (M, T, D).")
+    if lacking := next((name for name in NAMES[:2] if name not in content), None):
+        raise RunError(f"no array {lacking!r}, expected queries (N, D) and gallery (M, D) or (M, T, D).")
     if unknown := next((name for name in content if name not in NAMES), None):
         raise RunError(f"array {unknown!r} is not known, allowed are {', '.join(NAMES)}.")
-    queries, gallery = (_native(content[name]) for name in NAMES[:2])
-    check_shapes(queries, gallery)
+    check_shapes(content["queries"], content["gallery"])
     wanted = [triplet.id for triplet in benchmark.triplets]
-    queries = _in_order(queries, content.get("query_ids"), wanted, "query")
-    return Embeddings(queries, _in_order(gallery, content.get("gallery_ids"), benchmark.gallery, "gallery"))
-
-
-def _native(features: Any) -> Any:
-    """An array in this machine's order of bytes, which torch asks for."""
-    is_foreign = isinstance(features, np.ndarray) and not features.dtype.isnative
-    return features.astype(features.dtype.newbyteorder("=")) if is_foreign else features
+    queries = _in_order(content["queries"], content.get("query_ids"), wanted, "query")
+    return Embeddings(queries, _in_order(content["gallery"], content.get("gallery_ids"), benchmark.gallery, "gallery"))
 
 
 def _in_order(features: Tensor | np.ndarray, ids: Any, wanted: Sequence[str], side: str) -> Tensor:
@@ -179,21 +143,20 @@ def _in_order(features: Tensor | np.ndarray, ids: Any, wanted: Sequence[str], si
 
 # ------------------------------------------------------------------ ranked ids
 def _lists(content: Any, benchmark: Benchmark, removed: bool) -> Lists:
-    if isinstance(content, Mapping) and benchmark.name == "cirr":
+    if isinstance(content, Mapping) and benchmark.name == "cirr":  # a server's file is a run too
         content = {query: images for query, images in content.items() if query not in ("version", "metric")}
-    runs = _validated(_RUN, content, "expected an object from query id to a list of image ids")
-    _check_unique(list(map(str, content)), "query")
-    _check_same(list(runs), [triplet.id for triplet in benchmark.triplets], "query")
-    return [_checked_list(runs[triplet.id], triplet, benchmark, removed) for triplet in benchmark.triplets]
+    lists = _validated(_RUN, content, "expected an object from query id to a list of image ids")
+    _check_same(list(lists), [triplet.id for triplet in benchmark.triplets], "query")
+    return [_checked_list(lists[triplet.id], triplet, benchmark, removed) for triplet in benchmark.triplets]
 
 
-def _checked_list(names: list[str], triplet: Triplet, benchmark: Benchmark, removed: bool) -> list[str]:
+def _checked_list(images: list[str], triplet: Triplet, benchmark: Benchmark, removed: bool) -> list[str]:
     """One query's images, without the reference where it is removed."""
     query = f"query {triplet.id!r}"
-    _check_unique(names, f"{query}: image")
-    if unknown := next((name for name in names if name not in benchmark.gallery_index), None):
+    _check_unique(images, f"{query}: image")
+    if (unknown := next((image for image in images if image not in benchmark.gallery_index), None)) is not None:
         raise RunError(f"{query} has image {unknown!r}, which is not in the gallery.")
-    ranked = [name for name in names if not (removed and name == triplet.reference)]
+    ranked = [image for image in images if not (removed and image == triplet.reference)]
     least = min(DEPTH, len(benchmark.gallery) - removed)
     if len(ranked) < least:
         beside = " beside its reference (which is removed; it counts with reference 'kept')" if removed else ""
@@ -207,13 +170,12 @@ def _validated(form: TypeAdapter, content: Any, what: str) -> Any:
         return form.validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ", ".join(repr(part) for part in first["loc"])
-        raise RunError(f"{what}: {where and where + ': '}{first['msg']}, found {str(first['input'])[:60]!r}.") from None
+        where = "".join(f"{part!r}: " for part in first["loc"])
+        raise RunError(f"{what}: {where}{first['msg']}, found {str(first['input'])[:60]!r}.") from None
 
 
 def _check_unique(names: Sequence[str], what: str) -> None:
-    if len(set(names)) < len(names):
-        repeated = next(name for name, count in Counter(names).items() if count > 1)
+    if (repeated := next((name for name, count in Counter(names).items() if count > 1), None)) is not None:
         raise RunError(f"{what} {repeated!r} appears more than once.")
 
 
@@ -221,7 +183,7 @@ def _check_same(found: Sequence[str], wanted: Sequence[str], what: str) -> None:
     """Both have the same ids, each once."""
     _check_unique(found, what)
     known, there = set(wanted), set(found)
-    if unknown := next((one for one in found if one not in known), None):
+    if (unknown := next((one for one in found if one not in known), None)) is not None:
         raise RunError(f"{what} {unknown!r} is not in the benchmark.")
     if absent := [one for one in wanted if one not in there]:
         raise RunError(f"{what} {absent[0]!r} is missing, the first of {len(absent)}.")

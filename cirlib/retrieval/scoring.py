@@ -15,10 +15,10 @@ from torch import Tensor
 from cirlib.benchmarks import Benchmark
 from cirlib.benchmarks.base import check_choice
 from cirlib.benchmarks.protocols import REFERENCES
-from cirlib.retrieval.cirr_circo import chance, field_size, values_of_features, values_of_lists
-from cirlib.retrieval.ranks import Array, Ranks, target_ranks, top_rows
+from cirlib.retrieval.cirr_circo import chance, extra_values, field_size, target_pairs
+from cirlib.retrieval.ranks import Array, Ranks, subset_ranks, target_ranks, top_rows
 from cirlib.retrieval.recall_and_precision import recall_at_k
-from cirlib.retrieval.run_files import Embeddings, RunError, list_ranks, read_run
+from cirlib.retrieval.run_files import Embeddings, Lists, RunError, list_ranks, read_run
 from cirlib.retrieval.statistics import bootstrap_ci, holm, paired_test
 from cirlib.study.parameters import Evaluation
 
@@ -43,10 +43,6 @@ class Scored:
     extra: Mapping[str, np.ndarray] = field(default_factory=dict)  # metric beside recall → (N,), for CIRR and CIRCO
     note: str = ""  # what could not be scored, and why
 
-    def recall(self, k: int) -> np.ndarray:
-        """Recall@k of each query, (N,) in [0, 1]; ties count their expectation."""
-        return recall_at_k(self.ranks, k).numpy()
-
     @property
     def target_ranks(self) -> list[int]:
         """The rank of each query's target, from 1; the middle of those that ties allow, rounded down."""
@@ -56,6 +52,10 @@ class Scored:
     def metrics(self) -> list[str]:
         """What the benchmark is scored by."""
         return [*(f"recall@{k}" for k in KS), *self.extra]
+
+    def recall(self, k: int) -> np.ndarray:
+        """Recall@k of each query, (N,) in [0, 1]; ties count their expectation."""
+        return recall_at_k(self.ranks, k).numpy()
 
     def values(self, metric: str) -> np.ndarray:
         """One of :attr:`metrics`, or any recall@k, of each query, (N,) in [0, 1]."""
@@ -94,40 +94,38 @@ def score(
     """Ranks of the targets of ``benchmark``'s queries, and what else the benchmark is scored by.
 
     Args:
-        queries: (N, D), row for row the benchmark's triplets.
-        gallery: (M, D), or (M, T, D) token sets of which the best counts; row for row the benchmark's gallery. May
-            be memory-mapped: it is read block by block.
+        queries, gallery: (N, D) and (M, D) or (M, T, D), row for row the benchmark's triplets and gallery.
 
     >>> hats, embeddings = make_scored("sum", "hat", [0], size=3).benchmark, torch.eye(3)  # from image 0 to image 1
     >>> score("mine", "hat", embeddings[1:2], embeddings, hats, Evaluation()).target_ranks
     [1]
     """
-    row = benchmark.gallery_index
-    targets = [row[triplet.targets[0]] for triplet in benchmark.triplets]
+    row, triplets = benchmark.gallery_index, benchmark.triplets
     removed = evaluation.reference == "removed"
-    exclude = [row[triplet.reference] for triplet in benchmark.triplets] if removed else None
-    ranks = target_ranks(queries, gallery, targets, exclude=exclude)
-    extra = values_of_features(queries, gallery, benchmark, ranks, exclude)
+    exclude = [row[triplet.reference] for triplet in triplets] if removed else None
+    query, images = target_pairs(benchmark)
+    targets, left_out = [row[image] for image in images], [exclude[n] for n in query] if removed else None
+    every = target_ranks(queries[query], gallery, targets, exclude=left_out)
+    subsets = [[row[image] for image in triplet.subset] for triplet in triplets]
+    within = subset_ranks(queries, gallery, targets, subsets) if benchmark.name == "cirr" else None
     top = [[benchmark.gallery[i] for i in rows] for rows in top_rows(queries, gallery, exclude, TOP)]
+    ranks, extra = _of_first(every, query), extra_values(benchmark, every, within)
     return Scored(method, category, benchmark, ranks, protocol_name(evaluation), removed, top, extra)
 
 
 def score_run(
     run: str | Path | Mapping[str, Any], benchmark: Benchmark, *, method: str = "run", reference: str | None = None
 ) -> Scored:
-    """Anybody's ranked ids or embeddings of ``benchmark``'s queries, scored.
+    """Anybody's run (:func:`~cirlib.retrieval.run_files.read_run`) of ``benchmark``'s queries, scored.
 
     Args:
-        run: a file (:mod:`cirlib.retrieval.run_files`), or its content: query id → image ids, or the arrays.
         reference: "removed" strikes each query's reference out of its ranking, "kept" lets it count; None is what the
             benchmark's own server does: kept for CIRCO, removed elsewhere.
 
     Of CIRR, ranked ids that do not tell a query's subset leave recall_subset out; ``note`` names the query.
 
     Raises:
-        RunError: the run is not as it must be; one sentence that names the first offender. The benchmark has no
-            public targets.
-        BenchmarkError: an unknown ``reference``.
+        RunError: the run is not as it must be, or the benchmark has no public targets.
 
     >>> hats = make_scored("sum", "hat", [0], size=3).benchmark
     >>> score_run({"hat-query-0": ["hat-0", "hat-2", "hat-1"]}, hats).target_ranks  # hat-0 is the reference
@@ -145,13 +143,35 @@ def score_run(
     if isinstance(found, Embeddings):
         scored = score(method, category, found.queries, found.gallery, benchmark, Evaluation(reference=reference))
         return replace(scored, protocol=protocol)
-    ranks, extra, note = list_ranks(found, benchmark), {}, ""
+    query, images = target_pairs(benchmark)
+    every = list_ranks([found[n] for n in query], images, [len(benchmark.gallery)] * len(query))
+    extra, note = {}, ""
     try:
-        extra = values_of_lists(found, benchmark, ranks)
+        within = _ranks_in_subsets(found, benchmark) if benchmark.name == "cirr" else None
+        extra = extra_values(benchmark, every, within)
     except RunError as error:
         note = f"No recall_subset for {method}: {error}"
-    top = [images[:TOP] for images in found]
-    return Scored(method, category, benchmark, ranks, protocol, removed, top, extra, note)
+    top = [ids[:TOP] for ids in found]
+    return Scored(method, category, benchmark, _of_first(every, query), protocol, removed, top, extra, note)
+
+
+def _of_first(ranks: Ranks, query: Sequence[int]) -> Ranks:
+    """Of ranks (P,) the first of each query, (N,)."""
+    first = np.unique(query, return_index=True)[1]  # (N,)
+    return Ranks(ranks.above[first], ranks.tied[first])
+
+
+def _ranks_in_subsets(lists: Lists, benchmark: Benchmark) -> Ranks:
+    """CIRR's targets among the members of their subsets that are listed."""
+    targets, subsets = zip(*((triplet.targets[0], triplet.subset) for triplet in benchmark.triplets), strict=True)
+    members = [[image for image in images if image in own] for images, own in zip(lists, subsets, strict=True)]
+    for triplet, own in zip(benchmark.triplets, members, strict=True):
+        if triplet.targets[0] not in own and len(own) < min(3, len(triplet.subset) - 1):
+            raise RunError(
+                f"query {triplet.id!r} has neither its target nor three others of its subset: for recall_subset "
+                "give longer lists, or put the subset's members, in their order, behind the first 50."
+            )
+    return list_ranks(members, targets, [len(own) for own in subsets])
 
 
 def mean_recall(scored: Sequence[Scored], k: int) -> float:
@@ -164,12 +184,7 @@ def mean_recall(scored: Sequence[Scored], k: int) -> float:
 
 
 def summarise(scored: Sequence[Scored], ks: Sequence[int] | None = None) -> pd.DataFrame:
-    """One row a number, per method and category, and the mean over categories, with 95 % intervals.
-
-    The numbers are what the benchmark is scored by; with ``ks``, recall@k at those.
-
-    Raises:
-        ValueError: a method has a category twice, or one that is called "mean".
+    """One row a number (what the benchmark is scored by, or recall at ``ks``), of each category and of their mean.
 
     >>> table = summarise([make_scored("sum", "hat", [0, 9]), make_scored("sum", "shoe", [3])], ks=[5])
     >>> table[["category", "value", "chance"]].values.tolist()
@@ -205,8 +220,7 @@ def compare(
 ) -> pd.DataFrame:
     """Every other method against ``against``: difference in the mean over categories and a paired test.
 
-    The queries of a category are paired one by one; p_holm is corrected for all rows of the table. Differences are
-    fractions of 1.
+    The queries of a category are paired one by one; p_holm is corrected for all rows of the table.
 
     Raises:
         ValueError: no such method; one that has other categories, queries or another protocol.
@@ -220,7 +234,9 @@ def compare(
     base, rows = methods.pop(against), []
     groups = [category for category, one in base.items() for _ in one.benchmark.triplets]
     for name, parts in methods.items():
-        _check_pairs(parts, base)
+        if _setting(parts) != _setting(base):
+            both = " and ".join(", ".join(f"{c} ({of[c].protocol})" for c in of) for of in (parts, base))
+            raise ValueError(f"{name} and {against} must have the same categories, queries and protocol, got {both}")
         for metric in metrics:
             own, theirs = (np.concatenate([of[c].values(metric) for c in base]) for of in (parts, base))
             test = paired_test(own, theirs, seed=seed, groups=groups)
@@ -240,15 +256,9 @@ def _by_method(scored: Sequence[Scored]) -> dict[str, dict[str, Scored]]:
     return methods
 
 
-def _check_pairs(parts: Mapping[str, Scored], base: Mapping[str, Scored]) -> None:
-    """The two have the same categories, queries and protocol."""
-    if parts.keys() != base.keys():
-        raise ValueError(f"only the same categories can be compared: got {', '.join(parts)} and {', '.join(base)}")
-    for one, other in ((one, base[category]) for category, one in parts.items()):
-        if one.protocol != other.protocol:
-            raise ValueError(f"only one protocol can be compared: got {one.protocol!r} and {other.protocol!r}")
-        if [t.id for t in one.benchmark.triplets] != [t.id for t in other.benchmark.triplets]:
-            raise ValueError(f"{one.method} and {other.method} have other queries in {one.category}")
+def _setting(parts: Mapping[str, Scored]) -> dict[str, tuple]:
+    """What two methods must share to be paired: category → protocol and queries."""
+    return {category: (one.protocol, *(t.id for t in one.benchmark.triplets)) for category, one in parts.items()}
 
 
 def result_table(summary: pd.DataFrame, category: str = "mean") -> pd.DataFrame:
@@ -257,8 +267,7 @@ def result_table(summary: pd.DataFrame, category: str = "mean") -> pd.DataFrame:
     >>> result_table(summarise([make_scored("sum", "hat", [0, 0])], ks=[1, 5])).loc["sum"].tolist()
     ['100.0 [100.0, 100.0]', '100.0 [100.0, 100.0]']
     """
-    part = summary[summary["category"] == category]
-    part = part.round(6)  # as in summary.csv, so that 0.5175 is read the same everywhere
+    part = summary[summary["category"] == category].round(6)  # as in summary.csv, so that 0.5175 reads the same
     text = [f"{100 * r.value:.1f} [{100 * r.ci_low:.1f}, {100 * r.ci_high:.1f}]" for r in part.itertuples()]
     table = part.assign(text=text).pivot(index="method", columns="metric", values="text")
     guessed = part.groupby("metric")["chance"].first().map(lambda value: f"{float(f'{100 * value:.2g}'):g}")

@@ -1,4 +1,4 @@
-"""A run as the files that the test servers of CIRR and CIRCO take, in their exact formats."""
+"""A run as files that the test servers of CIRR and CIRCO take, in their exact formats."""
 
 from __future__ import annotations
 
@@ -10,21 +10,17 @@ from cirlib.benchmarks import Benchmark
 from cirlib.benchmarks.cirr import VERSION
 from cirlib.retrieval.ranks import top_rows
 from cirlib.retrieval.run_files import DEPTH, Embeddings, Lists, RunError, read_run
-from cirlib.retrieval.similarity import similarity
 from cirlib.study.files import write_json
 
 SUBSET_DEPTH = 3  # members of its subset that CIRR's server wants of each query
 
 
 def write_server_files(run: str | Path | Mapping[str, Any], benchmark: Benchmark, folder: Path) -> list[Path]:
-    """Writes what a test server takes, checked first; nothing is written where a check fails.
+    """Writes ranked ids or embeddings as a test server takes them; nothing is written where a check fails.
 
     CIRR: ``recall.json``, 50 images of the gallery a query, and ``recall_subset.json``, 3 of its subset, never the
     reference: ``{"version": "rc2", "metric": …, pairid: [image name, …], …}``. CIRCO: ``circo.json``, 50 a query, the
     reference may be among them: ``{query id: [image number, …], …}``.
-
-    Args:
-        run: ranked ids or embeddings, see :mod:`cirlib.retrieval.run_files`.
 
     Raises:
         RunError: the run is not as it must be, or the benchmark has no server or is not complete.
@@ -39,42 +35,33 @@ def write_server_files(run: str | Path | Mapping[str, Any], benchmark: Benchmark
         raise RunError(
             f"{benchmark.name} {benchmark.split} is incomplete: the server wants every query ranked in all the gallery."
         )
-    found, ids = read_run(run, benchmark, removed=benchmark.name == "cirr"), [t.id for t in benchmark.triplets]
-    best = _best(found, benchmark)
-    if benchmark.name == "circo":
-        contents = {"circo": {n: list(map(int, images)) for n, images in zip(ids, best, strict=True)}}
+    is_cirr, ids = benchmark.name == "cirr", [triplet.id for triplet in benchmark.triplets]
+    lists = read_run(run, benchmark, removed=is_cirr)
+    if isinstance(lists, Embeddings):
+        exclude = [benchmark.gallery_index[triplet.reference] for triplet in benchmark.triplets] if is_cirr else None
+        best = top_rows(*lists, exclude, len(benchmark.gallery) if is_cirr else DEPTH)
+        lists = [[benchmark.gallery[i] for i in rows] for rows in best]
+    first = [images[:DEPTH] for images in lists]
+    if is_cirr:
+        metrics = {"recall": first, "recall_subset": _of_subsets(lists, benchmark)}
+        contents = {m: {"version": VERSION, "metric": m, **dict(zip(ids, metrics[m], strict=True))} for m in metrics}
     else:
-        lists = {"recall": best, "recall_subset": _best_of_subsets(found, benchmark)}
-        contents = {m: {"version": VERSION, "metric": m, **dict(zip(ids, lists[m], strict=True))} for m in lists}
+        contents = {"circo": {n: list(map(int, images)) for n, images in zip(ids, first, strict=True)}}
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
         write_json(content, folder / f"{name}.json", indent=None)
     return [folder / f"{name}.json" for name in contents]
 
 
-def _best(found: Embeddings | Lists, benchmark: Benchmark) -> Lists:
-    """The first images of each query; of CIRR without its reference."""
-    if not isinstance(found, Embeddings):
-        return [images[:DEPTH] for images in found]
-    row = benchmark.gallery_index
-    exclude = [row[triplet.reference] for triplet in benchmark.triplets] if benchmark.name == "cirr" else None
-    return [[benchmark.gallery[i] for i in rows] for rows in top_rows(found.queries, found.gallery, exclude, DEPTH)]
-
-
-def _best_of_subsets(found: Embeddings | Lists, benchmark: Benchmark) -> Lists:
+def _of_subsets(lists: Lists, benchmark: Benchmark) -> Lists:
     """The first members of each query's subset."""
-    lists = []
-    for n, triplet in enumerate(benchmark.triplets):
-        if isinstance(found, Embeddings):
-            images = found.gallery[[benchmark.gallery_index[image] for image in triplet.subset]]
-            scores = similarity(found.queries[n : n + 1].double(), images.double())[0]  # (S,)
-            members = [triplet.subset[i] for i in scores.argsort(descending=True, stable=True).tolist()]
-        else:
-            members = [image for image in found[n] if image in triplet.subset]
+    best = []
+    for images, triplet in zip(lists, benchmark.triplets, strict=True):
+        members = [image for image in images if image in triplet.subset][:SUBSET_DEPTH]
         if len(members) < SUBSET_DEPTH:
             raise RunError(
                 f"query {triplet.id!r} has {len(members)} members of its subset, the server wants {SUBSET_DEPTH}: put "
                 "the subset's members, in their order, behind the first 50."
             )
-        lists.append(members[:SUBSET_DEPTH])
-    return lists
+        best.append(members)
+    return best

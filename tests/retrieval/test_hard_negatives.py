@@ -99,49 +99,24 @@ def cases(draw: st.DrawFn) -> tuple:
     return queries, gallery, positives, size, rules
 
 
-@given(cases())
-@settings(max_examples=200, deadline=None)
-def test_top_equals_brute_force_under_any_filters(case: tuple):
+@pytest.mark.parametrize("strategy", ["top", "random"])
+@given(case=cases())
+@settings(max_examples=150, deadline=None)
+def test_what_is_taken_is_what_brute_force_leaves(strategy: str, case: tuple):
     queries, gallery, positives, size, rules = case
-    mined = mine_hard_negatives(queries, gallery, positives, num_negatives=size, **rules)
+    mined = mine_hard_negatives(queries, gallery, positives, num_negatives=size, sampling_strategy=strategy, **rules)
     scores = queries @ gallery.T
     for query, pool in enumerate(brute_pools(scores, positives, size, rules)):
         if pool is None:
             continue
-        expected = scores[query, pool[:size]].tolist()
-        rows = mined.indices[query, : len(expected)]
-        assert mined.scores[query, : len(expected)].tolist() == expected == scores[query, rows].tolist()
-        assert len(set(rows.tolist()) - set(positives[query])) == len(expected)
-        assert (mined.indices[query, len(expected) :] == -1).all()
-        assert np.isneginf(mined.scores[query, len(expected) :]).all()
-
-
-@given(st.data())
-@settings(max_examples=100, deadline=None)
-def test_distinct_scores_give_the_same_rows_as_brute_force(data: st.DataObject):
-    queries, gallery, positives = make_data(seed=data.draw(st.integers(0, 10_000)))
-    number = st.none() | st.floats(0, 0.875, width=32)
-    names = ("max_score", "min_score", "absolute_margin", "relative_margin")
-    rules = {name: data.draw(number) for name in names} | {"range_min": data.draw(st.integers(0, 5))}
-    rules["range_max"] = data.draw(whole(8, 50))
-    mined = mine_hard_negatives(queries, gallery, positives, **rules)
-    for row, pool in zip(mined.indices, brute_pools(queries @ gallery.T, positives, 3, rules), strict=True):
-        assert row[row >= 0].tolist() == pool[:3]
-
-
-@given(cases())
-@settings(max_examples=100, deadline=None)
-def test_random_draws_from_what_brute_force_leaves(case: tuple):
-    queries, gallery, positives, size, rules = case
-    mined = mine_hard_negatives(queries, gallery, positives, num_negatives=size, sampling_strategy="random", **rules)
-    scores = queries @ gallery.T
-    for query, pool in enumerate(brute_pools(scores, positives, size, rules)):
-        if pool is None:
-            continue
-        rows = mined.indices[query][mined.indices[query] >= 0].tolist()
-        assert len(set(rows)) == len(rows) == min(size, len(pool))
-        assert set(scores[query, rows]) <= set(scores[query, pool])
-        assert mined.scores[query, : len(rows)].tolist() == sorted(scores[query, rows], reverse=True)
+        count = min(size, len(pool))
+        rows, found = mined.indices[query, :count].tolist(), mined.scores[query]
+        assert found[:count].tolist() == scores[query, rows].tolist() == sorted(scores[query, rows], reverse=True)
+        assert len(set(rows) - set(positives[query])) == count
+        if strategy == "top":
+            assert found[:count].tolist() == scores[query, pool[:size]].tolist()
+        assert set(found[:count]) <= set(scores[query, pool])
+        assert (mined.indices[query, count:] == -1).all() and np.isneginf(found[count:]).all()
 
 
 class FixedEncoder:
@@ -214,21 +189,12 @@ def test_random_draws_all_that_sentence_transformers_can_draw():
     assert ours == theirs
 
 
-def test_random_is_fixed_by_the_seed_and_changes_with_it():
-    data, rules = make_data(), {"range_max": 50, "sampling_strategy": "random"}
-    first, again, other = (mine_hard_negatives(*data, seed=seed, **rules).indices for seed in (1, 1, 2))
-    assert (first == again).all()
-    assert (first != other).any()
-
-
 @pytest.mark.parametrize("bound", ["MAX_QUERIES_AT_ONCE", "MAX_CANDIDATES_AT_ONCE"])
 @pytest.mark.parametrize("strategy", ["top", "random"])
 def test_shares_and_batches_of_the_queries_together_give_what_all_give(monkeypatch, strategy: str, bound: str):
     queries, gallery, positives = make_data()
     options = {"num_negatives": 3, "range_max": 20, "sampling_strategy": strategy, "seed": 4}
     whole = mine_hard_negatives(queries, gallery, positives, **options)
-    few = mine_hard_negatives(queries[:7], gallery, positives[:7], **options)
-    assert (few.indices == whole.indices[:7]).all()
     monkeypatch.setattr(mining, bound, 3)
     assert (mine_hard_negatives(queries, gallery, positives, **options).indices == whole.indices).all()
     for start in range(3):
@@ -239,11 +205,15 @@ def test_shares_and_batches_of_the_queries_together_give_what_all_give(monkeypat
         assert (np.delete(part.indices, rows, axis=0) == -1).all()
 
 
-def test_random_draws_evenly():
+def test_random_draws_evenly_and_by_the_seed():
     queries, gallery = np.ones((4000, 1)), np.arange(10, dtype=float)[:, None]
-    mined = mine_hard_negatives(
-        queries, gallery, np.full(4000, 9), num_negatives=2, range_max=8, sampling_strategy="random"
+    mined, again, other = (
+        mine_hard_negatives(
+            queries, gallery, np.full(4000, 9), num_negatives=2, range_max=8, sampling_strategy="random", seed=seed
+        )
+        for seed in (0, 0, 1)
     )
+    assert (mined.indices == again.indices).all() and (mined.indices != other.indices).any()
     counts = np.bincount(mined.indices.ravel(), minlength=10)
     assert counts[[0, 9]].tolist() == [0, 0]
     assert np.abs(counts[1:9] - 1000).max() < 150  # 5 standard deviations
@@ -262,8 +232,8 @@ def test_positives_are_never_mined(index: str, strategy: str):
 def test_a_query_may_have_no_positive_unless_a_margin_needs_one():
     queries, gallery, positives = make_data()
     positives[3] = []
-    best = (queries[3] @ gallery.T).argmax()
-    assert mine_hard_negatives(queries, gallery, positives).indices[3, 0] == best
+    assert mine_hard_negatives(queries, gallery, positives).indices[3, 0] == (queries[3] @ gallery.T).argmax()
+    assert mine_hard_negatives(queries[:0], gallery, []).indices.shape == (0, 3)
     with pytest.raises(ValueError, match="query 3 has none"):
         mine_hard_negatives(queries, gallery, positives, absolute_margin=0.1)
 
@@ -279,22 +249,11 @@ def test_features_of_any_float_type_are_scored_in_float32(dtype: torch.dtype, sc
     np.testing.assert_allclose(mined.scores, np.take_along_axis(rounded, mined.indices, 1), rtol=1e-5, atol=1e-6)
 
 
-def test_too_few_remain_in_a_small_gallery():
-    queries, gallery, _ = make_data(num_queries=2, num_gallery=4)
-    mined = mine_hard_negatives(queries, gallery, [[0], [1, 2]], num_negatives=5)
-    assert (mined.indices >= 0).sum(axis=1).tolist() == [3, 2]
-    assert (mined.indices[1, 2:] == -1).all()
-    assert np.isneginf(mined.scores[1, 2:]).all()
-    assert np.isneginf(mined.scores[0, 3:]).all()
-
-
 def test_an_open_range_goes_deeper_until_enough_remain():
     """Only the very last images are below the ceiling."""
     queries, gallery = np.ones((3, 1)), np.arange(2000, dtype=float)[:, None]
     mined = mine_hard_negatives(queries, gallery, [5, 6, 1999], max_score=4, range_min=1)
     assert mined.indices.tolist() == [[3, 2, 1]] * 3
-    closed = mine_hard_negatives(queries, gallery, [5, 6, 1999], max_score=4, range_min=1, range_max=100)
-    assert (closed.indices == -1).all()
 
 
 @pytest.fixture
@@ -335,11 +294,6 @@ def test_an_open_range_stops_where_scores_fall_below_the_floor(depths: list[int]
     assert len(depths) == 1
 
 
-def test_no_queries_give_no_negatives():
-    mined = mine_hard_negatives(np.zeros((0, 4)), np.ones((3, 4)), [])
-    assert mined.indices.shape == mined.scores.shape == (0, 3)
-
-
 def test_an_image_given_as_tokens_counts_once_by_its_best():
     rng = np.random.default_rng(0)
     queries, tokens = unit(rng, 20, 8), unit(rng, 60, 3, 8)
@@ -355,21 +309,15 @@ def test_an_image_given_as_tokens_counts_once_by_its_best():
     [
         ({"index": "pq"}, "Unknown index 'pq': allowed are flat, ivf, hnsw"),
         ({"sampling_strategy": "best"}, "Unknown sampling_strategy 'best': allowed are top, random"),
-        ({"num_negatives": 0}, "num_negatives\n  Input should be greater than 0"),
-        ({"num_negatives": 2.5}, "num_negatives\n.*valid integer"),
-        ({"range_min": -1}, "range_min\n.*greater than or equal to 0"),
-        ({"seed": None}, "seed\n.*valid integer"),
-        ({"max_score": float("nan")}, "max_score\n.*finite number"),
-        ({"range_min": 5, "range_max": 5}, r"range_max must be at least range_min \+ num_negatives = 8, got 5"),
-        ({"gallery": np.ones((9, 7))}, r"one width, got \(20, 8\) and \(9, 7\)"),
-        ({"gallery": np.ones((0, 8))}, r"got \(20, 8\) and \(0, 8\)"),
-        ({"queries": np.ones(8)}, r"queries must be a matrix of real numbers.*got float64 \(8,\)"),
-        ({"queries": np.ones((20, 8), complex)}, "queries must be a matrix of real numbers"),
-        ({"queries": np.full((20, 8), np.nan)}, "queries row 0 has NaN"),
+        ({"num_negatives": 0}, "num_negatives must be a whole number of at least 1, got 0"),
+        ({"num_negatives": 2.5}, "num_negatives must be a whole number of at least 1, got 2.5"),
+        ({"seed": None}, "seed must be a whole number of at least 0, got None"),
+        ({"range_min": 5, "range_max": 5}, "range_max must be a whole number of at least 8, got 5"),
+        ({"max_score": float("nan")}, "max_score must be a finite number, got nan"),
+        ({"gallery": np.ones((0, 8))}, "at least one image"),
+        ({"queries": np.ones((20, 8), complex)}, "queries must be .* floating-point numbers"),
         ({"queries": np.full((20, 8), 1e30)}, "queries row 0 has NaN, infinite or too large values"),
-        ({"positives": [[0]] * 19 + [[100]]}, "query 19: positives 100 is not a row of the gallery"),
-        ({"rows": [3, 20]}, r"rows must be queries from 0 to 19, got \[3, 20\]"),
-        ({"nlist": 2}, "nlist goes with index 'ivf' only"),
+        ({"positives": [[0]] * 19 + [[100]]}, "query 19: positives must be rows of the gallery"),
         ({"nprobe": 2, "index": "hnsw"}, "nprobe goes with index 'ivf' only"),
         ({"nlist": 101, "index": "ivf"}, "nlist .* from 1 to 100, got 101"),
     ],
@@ -377,5 +325,6 @@ def test_an_image_given_as_tokens_counts_once_by_its_best():
 def test_what_would_mine_something_else_is_refused(options, message):
     queries, gallery, positives = make_data()
     inputs = {"queries": queries, "gallery": gallery, "positives": positives} | options
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         mine_hard_negatives(**inputs)
+    assert "\n" not in str(caught.value)

@@ -47,9 +47,11 @@ def test_approximate_indexes_find_what_flat_finds(clustered: tuple, index: str, 
 
 
 @pytest.mark.parametrize("index", ["ivf", "hnsw"])
-def test_approximate_indexes_give_the_same_twice(clustered: tuple, index: str):
+def test_approximate_indexes_give_the_same_twice_and_leave_the_threads_alone(clustered: tuple, index: str):
+    threads = faiss.omp_get_max_threads()
     first, again = (mine_hard_negatives(*clustered, index=index, range_min=20) for _ in range(2))
     assert (first.indices == again.indices).all()
+    assert faiss.omp_get_max_threads() == threads
 
 
 @pytest.mark.parametrize("index", ["ivf", "hnsw"])
@@ -66,12 +68,6 @@ def test_searching_all_lists_of_an_inverted_file_is_exact(clustered: tuple):
     )
     assert (all_lists.indices == exact.indices).all()
     assert shared_part(one_list, exact) < 1
-
-
-def test_building_a_graph_leaves_the_number_of_threads_alone(clustered: tuple):
-    threads = faiss.omp_get_max_threads()
-    mine_hard_negatives(*clustered, index="hnsw")
-    assert faiss.omp_get_max_threads() == threads
 
 
 @pytest.fixture
@@ -105,25 +101,6 @@ def test_a_gpu_is_not_asked_for_more_than_it_can_find(clustered: tuple, fake_gpu
     assert fake_gpu == []
 
 
-@pytest.mark.parametrize("without", ["no GPU", "no such function"])
-def test_no_gpu_is_tried_without_one(clustered: tuple, monkeypatch: pytest.MonkeyPatch, without: str):
-    def fail(*_: object):
-        raise AssertionError("tried a GPU")
-
-    if without == "no GPU":
-        monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0, raising=False)
-    else:
-        monkeypatch.delattr(faiss, "get_num_gpus", raising=False)
-    monkeypatch.setattr(faiss, "StandardGpuResources", fail, raising=False)
-    mine_hard_negatives(*clustered)
-
-
-def test_the_block_size_of_the_rest_of_the_process_is_left_alone(clustered: tuple):
-    before = faiss.cvar.distance_compute_blas_database_bs
-    mine_hard_negatives(*clustered)
-    assert faiss.cvar.distance_compute_blas_database_bs == before
-
-
 @pytest.mark.parametrize(
     ("known", "core"),
     [({"avx2": True, "avx512_vl": True}, "SkylakeX"), ({"avx2": True}, "Haswell"), ({"neon": True}, None)],
@@ -135,7 +112,7 @@ def test_openblas_is_told_of_the_vector_units_while_it_is_loaded(monkeypatch, kn
     assert _import_faiss() == core
     assert "OPENBLAS_CORETYPE" not in os.environ
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Zen")
-    assert _import_faiss() == os.environ["OPENBLAS_CORETYPE"] == "Zen"
+    assert _import_faiss() == "Zen"
 
 
 def test_faiss_uses_the_vector_units_of_this_processor():

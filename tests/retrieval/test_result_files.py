@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cirlib.benchmarks import Benchmark, BenchmarkError, Triplet
-from cirlib.retrieval.result_files import read_ranks, write_ranks, write_results
+from cirlib.retrieval.result_files import read_ranks, write_results
 from cirlib.retrieval.scoring import SUMMARY_COLUMNS, score, summarise
 from cirlib.study.parameters import Evaluation
 
@@ -33,19 +33,12 @@ def assert_same(got: list, expected: list) -> None:
         assert {m: v.tolist() for m, v in a.extra.items()} == {m: v.tolist() for m, v in b.extra.items()}
 
 
-def test_ranks_written_come_back(scored, tmp_path):
-    write_ranks(scored, tmp_path / "ranks.csv")
-    got = read_ranks(tmp_path / "ranks.csv", {one.category: one.benchmark for one in scored}, REMOVED)
-    assert_same(got, scored)
-    assert summarise(got).equals(summarise(scored))
-
-
 @pytest.mark.parametrize("name", ["cirr", "circo"])
 def test_what_cirr_and_circo_are_scored_by_comes_back_too(name, tmp_path):
     triplets = [Triplet(str(i), "a", ("x",), (target,), None, ("b", "c", "d")) for i, target in enumerate("bc")]
     benchmark = Benchmark(name, "val", triplets, list("abcd"), dict.fromkeys("abcd", "no file"))
     scored = [score("m", name, torch.randn(2, 8), torch.randn(4, 8), benchmark, REMOVED)]
-    write_ranks(scored, tmp_path / "ranks.csv")
+    write_results(scored, tmp_path)
     got = read_ranks(tmp_path / "ranks.csv", {name: benchmark}, REMOVED)
     assert_same(got, scored)
     assert got[0].extra and summarise(got).equals(summarise(scored))
@@ -57,13 +50,15 @@ def test_names_that_look_like_something_else_come_back_as_they_were(make_scored,
     one = make_scored("null", "2024", [3, 0])
     benchmark = make_benchmark([("007", "NA", "x"), ("nan", "it's", "y")], ids, "2024")
     odd = type(one)(**{**vars(one), "benchmark": benchmark, "top": [["NA"], ids[2:]]})
-    write_ranks([odd], tmp_path / "ranks.csv")
+    write_results([odd], tmp_path)
     assert_same(read_ranks(tmp_path / "ranks.csv", {"2024": benchmark}, REMOVED), [odd])
 
 
-def test_results_are_a_table_a_tree_and_ranks(scored, tmp_path):
+def test_results_are_a_table_a_tree_and_ranks_that_come_back(scored, tmp_path):
     summary = write_results(scored, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.json", "ranks.csv", "summary.csv"]
+    got = read_ranks(tmp_path / "ranks.csv", {one.category: one.benchmark for one in scored}, REMOVED)
+    assert_same(got, scored)
+    assert summarise(got).equals(summary)
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "summary.csv"), summary.round(6), check_dtype=False)
     tree = json.loads((tmp_path / "metrics.json").read_text())
     assert tree["qformer"]["shoe/recall@5"] == 0.5
@@ -81,7 +76,7 @@ def test_nothing_scored_gives_empty_files_that_read_back_empty(tmp_path):
 def test_ranks_that_are_cut_off_or_of_other_data_say_which_command_makes_them(scored, tmp_path, damage):
     file = tmp_path / "zero_shot" / "ranks.csv"
     file.parent.mkdir()
-    write_ranks(scored, file)
+    write_results(scored, file.parent)
     benchmarks = {one.category: one.benchmark for one in scored}
     text = file.read_text()
     if damage == "other category":
