@@ -126,51 +126,38 @@ def test_a_missing_foreign_or_broken_heads_file_is_named(cpu, tmp_path):
             mini_towers(96, file, **cpu)
 
 
-def toy_pairs(pairs: int) -> tuple[Tensor, Tensor]:
-    """Tower outputs of both sides that say the same thing in two ways, (N, 1280) and (N, 384)."""
-    generator = torch.Generator().manual_seed(0)
-    meaning = torch.randn(pairs, 16, generator=generator)
-    images = meaning @ torch.randn(16, 1280, generator=generator)
-    texts = meaning @ torch.randn(16, 384, generator=generator)
-    return images / 4, texts / 4
-
-
 @pytest.fixture
 def run_alignment(cpu):
-    def run(seed: int = 0) -> tuple[TwoTowers, list[dict[str, float]]]:
+    """Aligns heads by 240 of 300 pairs of tower outputs that say one thing in two ways, (N, 1280) and (N, 384)."""
+    generator = torch.Generator().manual_seed(0)
+    meaning, *sides = (torch.randn(shape, generator=generator) for shape in ((300, 16), (16, 1280), (16, 384)))
+    images, texts = (meaning @ side / 4 for side in sides)
+
+    def run(seed: int = 0) -> tuple[TwoTowers, list[dict[str, float]], Tensor]:
         torch.manual_seed(0)
-        towers, (images, texts) = mini_towers(96, width=32, **cpu), toy_pairs(300)
+        towers = mini_towers(96, width=32, **cpu)
         options = {"epochs": 12, "lr": 3e-3, "batch_size": 64, "seed": seed}
-        return towers, list(align(towers, images[:240], texts[:240], **options))
+        records = list(align(towers, images[:240], texts[:240], **options))
+        model = towers.model
+        with torch.inference_mode():
+            found, captions = model.visual.head(images[240:]), model.text.proj(texts[240:])
+        return towers, records, F.normalize(found, dim=-1) @ F.normalize(captions, dim=-1).T
 
     return run
 
 
 def test_alignment_lowers_the_loss_and_finds_the_pairs_it_has_not_seen(run_alignment, towers):
-    aligned, records = run_alignment()
-    images, texts = (side[240:] for side in toy_pairs(300))
-    model = aligned.model
-    with torch.inference_mode():
-        scores = F.normalize(model.visual.head(images), dim=-1) @ F.normalize(model.text.proj(texts), dim=-1).T
+    aligned, records, scores = run_alignment()
     assert [record["epoch"] for record in records] == list(range(1, 13))
     assert records[-1]["loss"] < 0.2 * records[0]["loss"]
     assert (scores.argmax(1) == torch.arange(60)).float().mean() > 0.9
-    assert model.logit_scale.item() <= 4.6053
+    assert aligned.model.logit_scale.item() <= 4.6053
     for name, tensor in towers.model.state_dict().items():
-        assert name.startswith(HEADS) or torch.equal(model.state_dict()[name], tensor), name
-    assert {name for name, p in model.named_parameters() if p.requires_grad} == {
-        "visual.head.proj.weight", "text.proj.weight", "logit_scale",
-    }  # fmt: skip
+        assert name.startswith(HEADS) or torch.equal(aligned.model.state_dict()[name], tensor), name
+    assert run_alignment()[1] == records != run_alignment(seed=1)[1]
 
 
-def test_alignment_is_the_same_for_the_same_seed(run_alignment):
-    (first, records), (second, again) = run_alignment(), run_alignment()
-    assert records == again
-    assert torch.equal(first.model.text.proj.weight, second.model.text.proj.weight)
-    assert run_alignment(seed=1)[1] != records
-
-
-@pytest.mark.parametrize("size", [(40, 100), (100, 40), (101, 100), (64, 64)])
+@pytest.mark.parametrize("size", [(40, 100), (101, 100)])
 def test_pixels_show_the_whole_picture_on_white(size):
     pixels = mini._pixels(max(size), Image.new("RGB", size, "black"))
     assert pixels.shape == (3, max(size), max(size))
