@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -53,8 +54,11 @@ def picture_grid(rows: Sequence[Sequence[Picture | str | None]], title: str, tit
     >>> figure = picture_grid([[Picture(write_image(folder / "a.png"), "reference"), "is red", None]], "Asked")
     """
     pictures = [cell for row in rows for cell in row if isinstance(cell, Picture)]
-    images = {cell.path: _open(cell.path) for cell in pictures}
-    shapes = [image.width / image.height for cell in pictures if (image := images[cell.path])] or [1.0]
+    images: dict[Path, Image.Image] = {}
+    for cell in pictures:
+        with suppress(OSError, ValueError):  # it is missing or cannot be read
+            images[cell.path] = open_rgb(cell.path)
+    shapes = [images[cell.path].width / images[cell.path].height for cell in pictures if cell.path in images] or [1.0]
     wide = {Picture: TILE * float(np.clip(np.median(shapes), 0.66, 1.4)), str: EDIT}
     widths = [max(wide.get(type(cell), GAP) for cell in column) for column in zip_longest(*rows)]
     lefts = np.cumsum([0.0, *(each + BETWEEN for each in widths)])
@@ -69,7 +73,7 @@ def picture_grid(rows: Sequence[Sequence[Picture | str | None]], title: str, tit
                 continue
             box = (left / size[0], 1 - (top + above + TILE) / size[1], each / size[0], TILE / size[1])
             axes = figure.add_axes(box, label=cell.head if isinstance(cell, Picture) else "edit")
-            _picture(axes, cell, images[cell.path], each) if isinstance(cell, Picture) else _edit(axes, cell)
+            _picture(axes, cell, images.get(cell.path), each) if isinstance(cell, Picture) else _edit(axes, cell)
             if number == 0:
                 head = {"size": 11, "color": style.MUTED, "ha": "center", "va": "bottom"}
                 figure.text((left + each / 2) / size[0], 1 + 0.05 / size[1], axes.get_label(), **head)
@@ -88,14 +92,6 @@ def heated(image: Image.Image, heat: NDArray[np.floating]) -> Image.Image:
     grey = np.asarray(image.convert("L").convert("RGB"), float)
     glow = 255 * mpl.colormaps["inferno"](strength)[..., :3]
     return Image.fromarray(((1 - cover) * 0.75 * grey + cover * glow).round().astype(np.uint8))
-
-
-def _open(path: Path) -> Image.Image | None:
-    """The picture; None where it is missing or cannot be read."""
-    try:
-        return open_rgb(path)
-    except (OSError, ValueError):
-        return None
 
 
 def _picture(axes: Axes, tile: Picture, image: Image.Image | None, width: float) -> None:
@@ -118,7 +114,6 @@ def _edit(axes: Axes, text: str) -> None:
     """The edit text, wrapped, in the largest type that fits, over an arrow that points right."""
     axes.set(xlim=(0, EDIT), ylim=(TILE, 0))  # inches, downwards
     axes.axis("off")
-    text = " ".join(text.split())
     for points in (12.0, 11.0, 10.0, 9.0):
         columns, most = int((EDIT - 0.36) * 72 / (0.53 * points)), int((TILE - 0.22) * 72 / (LINE * points))
         if len(textwrap.wrap(text, columns)) <= most:

@@ -1,8 +1,4 @@
-"""One style for every figure: colours, headline, bars with intervals, and a PNG that is the same to the last byte.
-
-Tables hold fractions of 1; figures show per cent. Colour-blind readers can tell the colours apart, and no figure says
-something by colour alone.
-"""
+"""One style for every figure, also for the colour-blind. Tables hold fractions of 1; figures show per cent."""
 
 from __future__ import annotations
 
@@ -13,7 +9,7 @@ from functools import wraps
 from io import BytesIO
 from itertools import cycle
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -32,7 +28,6 @@ from cirlib.study.errors import StudyError
 from cirlib.study.files import replace_file
 from cirlib.study.methods import METHODS
 
-P = ParamSpec("P")
 INK, MUTED, FAINT, PAPER = "#222222", "#6B6B6B", "#C9C9C9", "#F3F3F3"
 GREEN, BLUE, ORANGE, YELLOW, PINK = "#009E73", "#0072B2", "#D55E00", "#E69F00", "#CC79A7"  # Okabe and Ito's palette
 CHANCE: dict[str, Any] = {"color": INK, "linestyle": "--", "linewidth": 1.4}
@@ -41,7 +36,8 @@ ABOVE: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "bordera
 BELOW: dict[str, Any] = {"loc": "outside lower left"}  # a figure's legend
 HALO = (patheffects.withStroke(linewidth=3.4, foreground="white", alpha=0.75),)
 DPI = 150
-ALT_LENGTH = 1000  # characters of a figure's text for who cannot see it
+FRACTIONS = ["value", "ci_low", "ci_high", "chance", "recall@10", "dev/recall@10", "difference", "accuracy", "hubness"]
+FRACTIONS += ["satisfies_edit", "differs_in_one"]  # columns of tables that are fractions of 1
 
 
 class FigureError(StudyError, ValueError):
@@ -61,14 +57,24 @@ def _own_settings() -> Iterator[None]:
         yield
 
 
-def themed(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+def themed(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     """Decorator: draw in the study's style, whatever matplotlib's settings are, and settle the layout.
+
+    The function raises FigureError for a table without rows, or with per cent in one of the columns ``FRACTIONS``.
 
     >>> figure = themed(lambda: panels(1, (8, 4), "A headline")[0])()
     """
 
     @wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
+    def drawn(*args: Any, **kwargs: Any) -> Figure:
+        for table in (arg for arg in args if isinstance(arg, pd.DataFrame)):
+            if table.empty:
+                raise FigureError("a figure needs a table with rows: this one has none")
+            most = table[table.columns.intersection(FRACTIONS)].abs().max()
+            if (most > 1).any():
+                raise FigureError(
+                    f"figures take fractions of 1, not per cent: {most.idxmax()} goes up to {most.max():g}"
+                )
         with _own_settings():
             figure = draw(*args, **kwargs)
             figure.draw_without_rendering()
@@ -78,15 +84,13 @@ def themed(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     return drawn
 
 
-def save(figure: Figure, path: Path | str) -> None:
+def save(figure: Figure, path: Path) -> None:
     """Write the figure as a PNG that says in words what it shows, the same bytes for the same figure.
 
-    Figures with pictures in them get a palette of 256 colours, a quarter of the size. Raises FigureError for another
-    suffix.
+    Figures with pictures in them get a palette of 256 colours, a quarter of the size.
 
     >>> save(note("Nothing was trained."), folder / "rewards.png")
     """
-    path = Path(path)
     if path.suffix.lower() != ".png":
         raise FigureError(f"figures are saved as .png, not as {path.name!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,19 +100,10 @@ def save(figure: Figure, path: Path | str) -> None:
     image, said = Image.open(drawn).convert("RGB"), PngInfo()
     if any(axes.images for axes in figure.axes):
         image = image.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-    said.add_text("Description", alt_text(figure))
-    replace_file(path, lambda part: image.save(part, format="png", dpi=(DPI, DPI), pnginfo=said, optimize=True))
-
-
-def alt_text(figure: Figure) -> str:
-    """The words in the figure, headline first, for who cannot see it.
-
-    >>> alt_text(note("Nothing was trained."))
-    'Nothing was trained.'
-    """
-    texts = [" ".join(text.get_text().split()) for text in (*figure.texts, *figure.findobj(Text))]
+    texts = [" ".join(text.get_text().split()) for text in (*figure.texts, *figure.findobj(Text))]  # headline first
     words = dict.fromkeys(text for text in texts if text.strip("−-+.,%0123456789 "))
-    return textwrap.shorten(". ".join(words), ALT_LENGTH, placeholder=" …")
+    said.add_text("Description", textwrap.shorten(". ".join(words), 1000, placeholder=" …"))
+    replace_file(path, lambda part: image.save(part, format="png", dpi=(DPI, DPI), pnginfo=said, optimize=True))
 
 
 @themed
@@ -128,8 +123,7 @@ def new_figure(size: tuple[float, float], title: str, subtitle: str = "", **opti
 
     pyplot makes it, so that notebooks know how to show it, and forgets it, so that they show it once.
 
-    >>> len(new_figure((8, 4), "Learning curves", "garments").texts)
-    2
+    >>> figure = new_figure((8, 4), "Learning curves", "garments")
     """
     figure = plt.figure(figsize=size, **options)
     plt.close(figure)
@@ -142,7 +136,7 @@ def new_figure(size: tuple[float, float], title: str, subtitle: str = "", **opti
 
 
 def panels(
-    number: int, size: tuple[float, float], title: str, subtitle: str = "", *, columns: int = 4, **options: Any
+    number: int, size: tuple[float, float], title: str, *notes: str, columns: int = 4, **options: Any
 ) -> tuple[Figure, list[Axes]]:
     """So many charts, row by row, under one headline; `size` of each in inches, `options` of `Figure.subplots`.
 
@@ -150,23 +144,11 @@ def panels(
     """
     columns = min(columns, number)
     rows = -(-number // columns)
-    figure = new_figure((columns * size[0], rows * size[1]), title, subtitle, layout="constrained")
+    figure = new_figure((columns * size[0], rows * size[1]), title, "  ·  ".join(notes), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False, **options).ravel())
     for unused in axes[number:]:
         unused.remove()
     return figure, axes[:number]
-
-
-def check_fractions(table: pd.DataFrame, *columns: str) -> None:
-    """Raises FigureError where the table has no rows, or other numbers than fractions of 1 or NaN in these columns.
-
-    >>> check_fractions(pd.DataFrame({"value": [0.5, np.nan]}), "value")
-    """
-    if table.empty:
-        raise FigureError("a figure needs a table with rows: this one has none")
-    highest = table[list(columns)].abs().max().max()
-    if highest > 1:
-        raise FigureError(f"figures take fractions of 1, not per cent: {', '.join(columns)} go up to {highest:g}")
 
 
 def method_colours(methods: Sequence[str]) -> dict[str, str]:
@@ -216,10 +198,7 @@ def value_bars(
     `groups`: name in the legend → its rows, one a place. `size` of the numbers, `unit` after them. NaN has no bar, and
     reads "not run" where the bars are horizontal.
 
-    >>> _, (axes,) = panels(1, (8, 4), "Recall@10")
-    >>> value_bars(axes, [0], {"sum": pd.DataFrame({"value": [0.5]})}, [BLUE], unit=" %")
-    >>> axes.texts[0].get_text()
-    '50.0 %'
+    >>> value_bars(panels(1, (8, 4), "Recall")[1][0], [0], {"sum": pd.DataFrame({"value": [0.5]})}, [BLUE], unit=" %")
     """
     thickness = 0.84 / max(3, len(groups)) if len(groups) > 1 else 0.62
     draw, error = (axes.bar, "yerr") if vertical else (axes.barh, "xerr")
@@ -240,12 +219,9 @@ def value_bars(
 def label_rows(
     axes: Axes, labels: Sequence[str], places: ArrayLike | None = None, *, right: Sequence[str] = ()
 ) -> NDArray[np.float64]:
-    """Names the rows of a horizontal chart, the first on top; returns their places on the y axis.
+    """Names the rows of a horizontal chart, the first on top, with texts `right` of them; returns their places.
 
-    `right`: a text on the other side of each row.
-
-    >>> _, (axes,) = panels(1, (8, 4), "Recall@10 by kind of edit")
-    >>> label_rows(axes, ["colour", "fit"])
+    >>> label_rows(panels(1, (8, 4), "Recall@10 by kind of edit")[1][0], ["colour", "fit"])
     array([0., 1.])
     """
     places = np.arange(len(labels), dtype=float) if places is None else np.asarray(places, dtype=float)
@@ -260,19 +236,13 @@ def label_rows(
     return places
 
 
-def row_chart(
-    rows: pd.DataFrame, labels: Sequence[str], title: str, subtitle: str, *, right: Sequence[str] = ()
-) -> Figure:
-    """A chart of Recall@10, a bar a row: value with its interval, chance dashed; `labels` left, texts `right` of it.
+def row_chart(rows: pd.DataFrame, labels: Sequence[str], title: str, note: str, *, right: Sequence[str] = ()) -> Figure:
+    """A chart of Recall@10, a bar a row: value, ci_low, ci_high, chance; `labels` left, texts `right` of it.
 
-    `rows`: value, ci_low, ci_high and chance (fractions of 1).
-
-    >>> rows = pd.DataFrame({"value": [0.5], "ci_low": [0.4], "ci_high": [0.6], "chance": [0.01]})
-    >>> row_chart(rows, ["colour"], "Recall@10 by kind of edit", "garments").axes[0].get_xlabel()
-    'Recall@10 (%)'
+    >>> rows = pd.read_csv(results / "zero_shot/protocols.csv")
+    >>> figure = row_chart(rows, list(rows["protocol"]), "Recall@10 by protocol", "garments")
     """
-    check_fractions(rows, "value", "ci_low", "ci_high", "chance")
-    figure, (axes,) = panels(1, (10, 1.1 + 0.45 * len(rows)), title, f"{subtitle}  ·  dashed: chance")
+    figure, (axes,) = panels(1, (10, 1.1 + 0.45 * len(rows)), title, note, "dashed: chance")
     places = label_rows(axes, labels, right=right)
     value_bars(axes, places, {"": rows}, [BLUE])
     axes.vlines(100 * rows["chance"], places - 0.5, places + 0.5, **CHANCE, label="chance")

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -17,6 +19,12 @@ matplotlib.use("agg")
 def texts() -> Callable[[Figure], list[str]]:
     """Gives every text of a figure, the wrapped ones as one line."""
     return lambda figure: [" ".join(text.get_text().split()) for text in figure.findobj(Text) if text.get_text()]
+
+
+@pytest.fixture(scope="session")
+def lines() -> Callable[[Axes], dict[str, list[float]]]:
+    """Gives the heights of the lines of a chart by their labels."""
+    return lambda axes: {line.get_label(): list(np.asarray(line.get_ydata(), float)) for line in axes.lines}
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,6 @@ TABLES: dict[str, tuple[Callable[[pd.DataFrame], Figure], str]] = {  # drawn by,
     "negative_quality": (figures.negative_quality, "dpo_grid/default/negatives.csv"),
     "recipe_bars": (figures.recipe_bars, "dpo_grid/default/recipe.csv"),
 }
-DPO = [name for name, (_, file) in TABLES.items() if file.startswith("dpo_grid")]
 
 
 @pytest.fixture(params=[*TABLES, "rank_histogram", "confusion_maps", "triplets", "pictures"])
@@ -77,31 +76,25 @@ def test_saved_figures_are_the_same_to_the_byte_whatever_the_settings_and_leave_
     assert (tmp_path / "third.png").read_bytes() == first
     with Image.open(tmp_path / "second.png") as image:
         assert set(image.info) <= {"dpi", "Description", "transparency"}  # no date, no software
-        assert image.info["Description"] == figures.alt_text(figure) and len(figures.alt_text(figure)) > 20
+        assert len(image.info["Description"]) > 20
         assert image.info["dpi"] == pytest.approx((150, 150), abs=0.1)
     assert not [str(warning.message) for warning in recwarn]
     assert plt.get_fignums() == []
     assert dict(mpl.rcParams) == before
 
 
-@pytest.mark.parametrize("rows", [slice(1), slice(-1, None)], ids=["first", "last"])
 @pytest.mark.parametrize("name", [name for name in TABLES if name != "recall_before_after"])
-def test_a_single_row_is_drawn_without_a_warning_and_left_as_it_was(name, rows, recwarn):
+def test_a_single_row_and_a_table_of_nan_are_drawn_without_a_warning_and_left_as_they_were(name, recwarn):
     make, file = TABLES[name]
     table = pd.read_csv(RESULTS / file)
-    row = table[table["metric"] == "recall@10"].iloc[rows] if name == "recall_bars" else table.iloc[rows]
-    before = row.copy(deep=True)
-    make(row)
-    pd.testing.assert_frame_equal(row, before)
-    assert not [str(warning.message) for warning in recwarn]
-
-
-@pytest.mark.parametrize("name", DPO)
-def test_a_table_of_nan_is_drawn_without_a_warning(name, recwarn):
-    make, file = TABLES[name]
-    table = pd.read_csv(RESULTS / file)
-    measured = [n for n in table.select_dtypes("number") if n not in {"beta", "step", "chance", "gallery"}]
-    make(table.assign(**dict.fromkeys(measured, np.nan)))
+    tables = [table[table["metric"] == "recall@10"][:1] if name == "recall_bars" else table[:1]]
+    if file.startswith("dpo_grid"):
+        measured = table.select_dtypes("number").columns.difference(["beta", "step", "chance", "gallery"])
+        tables.append(table.assign(**dict.fromkeys(measured, np.nan)))
+    for one in tables:
+        before = one.copy(deep=True)
+        make(one)
+        pd.testing.assert_frame_equal(one, before)
     assert not [str(warning.message) for warning in recwarn]
 
 
@@ -129,9 +122,10 @@ def test_figures_are_saved_as_png_only(tmp_path):
         figures.save(figures.note("Nothing was trained."), tmp_path / "note.pdf")
 
 
-def test_the_text_for_who_cannot_see_a_figure_begins_with_its_headline_and_leaves_numbers_out():
+def test_the_text_for_who_cannot_see_a_figure_begins_with_its_headline_and_leaves_numbers_out(tmp_path):
     rows = pd.DataFrame({"group": ["fit"], "queries": 10, "value": 0.5, "ci_low": 0.4, "ci_high": 0.6, "chance": 0.01})
-    text = figures.alt_text(figures.kind_bars(rows, context="garments"))
+    figures.save(figures.kind_bars(rows, context="garments"), tmp_path / "kinds.png")
+    text = Image.open(tmp_path / "kinds.png").info["Description"]
     assert text == "Recall@10 by kind of edit. garments · dashed: chance. Recall@10 (%). fit (n = 10)"
 
 
@@ -149,5 +143,5 @@ def test_bars_show_value_interval_and_what_was_not_run():
         style.value_bars(axes, [0, 1], {"sum": rows}, [style.BLUE], vertical=vertical, unit=" %")
         assert [bar.get_height() if vertical else bar.get_width() for bar in axes.patches] == [30, 0]
         assert [text.get_text() for text in axes.texts] == ["30.0 %", missing]
-        (lines,) = (found for found in axes.collections if found.get_label() == "_interval")
-        assert np.ptp(lines.get_segments()[0], axis=0).max() == pytest.approx(15)
+        (intervals,) = (found for found in axes.collections if found.get_label() == "_interval")
+        assert intervals.get_segments()[0][:, int(vertical)] == pytest.approx([25, 40])
