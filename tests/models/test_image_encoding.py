@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -12,8 +11,6 @@ from torchvision.transforms.v2 import functional as V
 from cirlib.models.feature_store import StoreError
 from cirlib.models.image_encoding import LiveFeatures, encode_images
 from cirlib.study.pictures import open_rgb
-
-CPU = torch.device("cpu")
 
 
 class MeanColour:
@@ -79,14 +76,3 @@ def test_live_features_are_the_stored_ones_and_can_be_learned_from(tmp_path, pic
     weight = torch.ones(3, requires_grad=True)
     (live[ids] * weight).sum().backward()
     assert weight.grad.abs().sum() > 0
-
-
-def test_what_is_prefetched_is_decoded_once_and_read_like_the_rest(pictures, monkeypatch):
-    live, decoded = LiveFeatures(MeanColour(), pictures, 2), []
-    transform = live.encoder.transform
-    monkeypatch.setattr(live.encoder, "transform", lambda image: decoded.append(1) or transform(image))
-    live.prefetch(np.array([4, 1, 4, 2]), CPU)
-    for rows in (np.array([2, 4, 2, 1]), np.array([1, 4])):
-        expected = live[[f"p{row}" for row in rows]]
-        torch.testing.assert_close(live.read(rows, CPU), expected)
-    assert len(decoded) == 3

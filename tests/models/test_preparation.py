@@ -35,38 +35,28 @@ def encoded(tower: ImageEncoder, prepared: Prepared, ids: list[str]) -> Tensor:
 # ------------------------------------------------------------------ counts and the report
 
 
-def test_queries_and_galleries_are_counted_by_part_and_category(unprepared):
-    table = count(unprepared)
-    assert table.values.tolist() == [
+def test_queries_and_galleries_are_counted_and_gaps_told(custom_stage):
+    stage = custom_stage("data_prep", data={"allow_missing": True})
+    (stage.images / "images" / "hat-val-5.jpg").unlink()
+    assert count(Prepared(stage)).values.tolist() == [
         ["train", "hat", 6, 8, True],
         ["train", "shoe", 6, 8, True],
         ["dev", "hat", 1, 8, True],
         ["dev", "shoe", 1, 8, True],
-        ["reported", "hat", 3, 6, True],
+        ["reported", "hat", 3, 5, False],
         ["reported", "shoe", 3, 6, True],
     ]
-    assert table.columns.tolist() == ["part", "category", "queries", "gallery", "complete"]
-
-
-def test_a_part_with_images_missing_is_counted_as_incomplete(custom_stage):
-    stage = custom_stage("data_prep", data={"allow_missing": True})
-    (stage.images / "images" / "hat-val-5.jpg").unlink()
-    table = count(Prepared(stage)).set_index(["part", "category"])
-    assert table.loc[("reported", "hat"), ["queries", "gallery", "complete"]].tolist() == [3, 5, False]
-    assert table.loc[("reported", "shoe"), "complete"]
 
 
 def test_examples_are_drawn_from_every_category_and_by_the_seed(unprepared):
     parts = unprepared.splits.reported
     rows = example_triplets(parts, 5, seed=0)
-    folder = unprepared.stage.images / "images"
     assert [path.stem.split("-")[0] for path, _, _ in rows] == ["hat", "shoe", "hat", "shoe", "hat"]
     for reference, text, target in rows:
         category, split, number = reference.stem.split("-")
         assert text == f"Is {number} sizes bigger and has stripes"
-        assert target == folder / f"{category}-{split}-{int(number) + 1}.jpg"
+        assert target == reference.with_name(f"{category}-{split}-{int(number) + 1}.jpg")
     assert example_triplets(parts, 5, seed=0) == rows
-    assert any(example_triplets(parts, 5, seed=seed) != rows for seed in (1, 2))
 
 
 def test_the_report_has_the_counts_and_the_keys_of_what_later_stages_read(unprepared, make_store, tmp_path):
@@ -74,24 +64,20 @@ def test_the_report_has_the_counts_and_the_keys_of_what_later_stages_read(unprep
     make_store(data / "tokens", ["a", "b", "c"], torch.zeros(3, 2, 3), key="tokens")
     make_store(data / "clip", ["a", "b", "c"], torch.zeros(3, 3), key="clip")
     write_report(unprepared, tmp_path)
-    contents = json.loads((tmp_path / "contents.json").read_text())
+    contents, metrics = (json.loads((tmp_path / name).read_text()) for name in ("contents.json", "metrics.json"))
     assert contents == {"annotations": unprepared.annotations, "tokens": "tokens", "embeddings": "clip"}
     assert pd.read_csv(tmp_path / "counts.csv").equals(count(unprepared))
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics == {"queries": {"train": 12, "dev": 2, "reported": 6}, "images": 3}
 
 
 def test_without_stored_tokens_the_report_tells_of_a_changed_picture(custom_stage, make_store, tmp_path):
-    stage = custom_stage("data_prep", models={"cache_tokens": False})
+    stage, reports = custom_stage("data_prep", models={"cache_tokens": False}), []
     make_store(stage.data / "clip", ["a"], torch.zeros(1, 3))
-    reports = []
     for _ in range(2):
         write_report(Prepared(stage), tmp_path)
         reports.append(json.loads((tmp_path / "contents.json").read_text()))
         Image.new("RGB", (32, 32), "red").save(stage.images / "images" / "hat-val-0.jpg")
-    before, after = reports
-    assert after["tokens"] != before["tokens"]
-    assert {**after, "tokens": before["tokens"]} == before
+    assert {name for name in reports[0] if reports[0][name] != reports[1][name]} == {"tokens"}
 
 
 # ------------------------------------------------------------------ encoding
@@ -107,14 +93,11 @@ def test_models_that_are_brought_along_encode_every_image_and_are_not_aligned(cu
     torch.testing.assert_close(tokens[some], encoded(brought.vision_tower(), brought, some), atol=0.01, rtol=2e-3)
     torch.testing.assert_close(embeddings[some], encoded(brought.towers(), brought, some), atol=2e-3, rtol=2e-3)
     assert (brought.tokens.key, brought.clip.key) == (tokens.key, embeddings.key)
-    table = align_towers(brought)
-    assert (table.columns.tolist(), len(table)) == (["epoch", "loss"], 0)
-    assert not (brought.stage.data / "two_towers.safetensors").exists()
+    assert align_towers(brought).empty
 
 
 def test_the_mini_towers_are_aligned_and_share_the_stored_tokens(unprepared, custom_stage, monkeypatch):
     tokens, history = encode_tokens(unprepared), align_towers(unprepared)
-    assert history["epoch"].tolist() == list(range(1, 21))
     assert history["loss"].iloc[-1] < history["loss"].iloc[0]
     with monkeypatch.context() as patch:  # no second pass over the pictures
         patch.setattr(preparation, "encode_images", None)
@@ -125,16 +108,12 @@ def test_the_mini_towers_are_aligned_and_share_the_stored_tokens(unprepared, cus
         expected = F.normalize(towers.model.visual.head(tokens[some].mean(1).to(towers.device)), dim=-1).cpu()
     torch.testing.assert_close(embeddings[some], expected, atol=2e-3, rtol=0)
     torch.testing.assert_close(encoded(towers, unprepared, some), expected, atol=5e-3, rtol=0)
-    pairs = unprepared.pairs("alignment")  # whose captions are nearer to their own pictures than to others
-    similar = towers.encode_texts([pair["caption"] for pair in pairs]) @ embeddings[[p["image"] for p in pairs]].T
-    assert similar.diagonal().mean() > similar.mean()
 
-    moved = shutil.move(unprepared.stage.data / "two_towers.safetensors", unprepared.stage.root / "given.safetensors")
+    shutil.move(unprepared.stage.data / "two_towers.safetensors", unprepared.stage.root / "given.safetensors")
     models = {"image_size": 64, "precision": "fp32", "clip_pretrained": "given.safetensors"}
     given = Prepared(custom_stage("data_prep", models=models))  # a saved alignment is used and not made again
-    assert len(align_towers(given)) == 0
+    assert align_towers(given).empty
     assert given.towers().key == towers.key
-    assert moved.is_file()
 
 
 def test_without_a_cache_nothing_is_written_and_the_same_is_read(prepared, custom_stage, capsys):
