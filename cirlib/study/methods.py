@@ -38,12 +38,3 @@ def method_label(name: str) -> str:
     ('weighted sum', 'my method')
     """
     return METHODS[name].label if name in METHODS else name.replace("_", " ")
-
-
-def of_family(family: str) -> list[str]:
-    """The names of a family's methods.
-
-    >>> of_family("Q-Former")
-    ['qformer', 'qformer_hard_negatives']
-    """
-    return [method.name for method in METHODS.values() if method.family == family]

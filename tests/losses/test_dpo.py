@@ -42,7 +42,7 @@ def pair_oracle(pc: float, pr: float, rc: float, rr: float, options: dict) -> fl
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("shape", [(B,), (B, K)], ids=["one negative", "many negatives"])
+@pytest.mark.parametrize("shape", [(B,), (B, K), (B, B)], ids=["one negative", "many", "as many as queries"])
 def test_equals_the_formula(shape: tuple[int, ...], options: dict) -> None:
     scores = draw_scores(shape)
     losses, chosen_rewards, rejected_rewards = dpo_loss(*scores, **options)
@@ -56,31 +56,9 @@ def test_equals_the_formula(shape: tuple[int, ...], options: dict) -> None:
         assert rejected_rewards.view(B, -1)[i, k].item() == pytest.approx(options["beta"] * (pr[i][k] - rr[i][k]))
 
 
-def test_as_many_negatives_as_queries_are_not_mixed_up() -> None:
-    pc, pr, rc, rr = draw_scores((B, B))
-    square = dpo_loss(pc, pr, rc, rr)[0]
-    for k in range(B):
-        torch.testing.assert_close(square[:, k], dpo_loss(pc, pr[:, k], rc, rr[:, k])[0])
-
-
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_gradient_is_right(options: dict) -> None:
     assert torch.autograd.gradcheck(lambda *s: dpo_loss(*s, **options)[0], draw_scores((B, K)))
-
-
-def test_order_of_batch_and_negatives_does_not_count() -> None:
-    pc, pr, rc, rr = draw_scores((B, K))
-    batch, images = torch.randperm(B), torch.randperm(K)
-    shuffled = dpo_loss(pc[batch], pr[batch][:, images], rc[batch], rr[batch][:, images])[0]
-    torch.testing.assert_close(shuffled, dpo_loss(pc, pr, rc, rr)[0][batch][:, images])
-
-
-def test_policy_equal_to_reference_loses_log_two() -> None:
-    pc, pr, _, _ = draw_scores((B, K))
-    losses, chosen_rewards, rejected_rewards = dpo_loss(pc, pr, pc, pr)
-    torch.testing.assert_close(losses, torch.full((B, K), math.log(2), dtype=torch.float64))
-    assert not chosen_rewards.any()
-    assert not rejected_rewards.any()
 
 
 def test_reference_free_takes_the_reference_as_zero() -> None:
@@ -91,23 +69,6 @@ def test_reference_free_takes_the_reference_as_zero() -> None:
         dpo_loss(pc, pr, rc, rr, reference_free=True),
     ):
         torch.testing.assert_close(free, expected)
-
-
-@pytest.mark.parametrize("loss_type", LOSS_TYPES)
-def test_pushes_the_chosen_up_and_the_rejected_down(loss_type: str) -> None:
-    pc, pr, _, _ = draw_scores((B, K))
-    dpo_loss(pc, pr, pc.detach(), pr.detach(), loss_type=loss_type)[0].mean().backward()
-    assert (pc.grad < 0).all()
-    assert (pr.grad > 0).all()
-
-
-@pytest.mark.parametrize("options", [{"loss_type": "hinge", "beta": 0.25}, {"loss_type": "ipo", "beta": 0.1}])
-def test_hinge_and_ipo_rest_at_their_margin(options: dict) -> None:
-    chosen, rejected = torch.tensor([5.0], requires_grad=True), torch.zeros(1)
-    loss = dpo_loss(chosen, rejected, None, None, reference_free=True, **options)[0].sum()
-    loss.backward()
-    assert loss.item() == 0
-    assert chosen.grad.item() == 0
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)

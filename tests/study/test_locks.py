@@ -25,10 +25,9 @@ if "forks" in sys.argv:
     print("worker", worker.pid)
 print("open", flush=True)
 sys.stdin.readline()
-if "finishes" in sys.argv:
-    stage.finish()
-    print("finished", flush=True)
-    sys.stdin.readline()
+stage.finish()
+print("finished", flush=True)
+sys.stdin.readline()
 """
 
 
@@ -48,9 +47,8 @@ def holder(project: Path):
     started: list[subprocess.Popen] = []
 
     def start(*arguments: str) -> tuple[subprocess.Popen, list[str]]:
-        command = [sys.executable, "-c", HOLDER, *arguments]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        process = subprocess.Popen(command, cwd=project, env=os.environ, text=True, **pipes)
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        process = subprocess.Popen([sys.executable, "-c", HOLDER, *arguments], text=True, **pipes)
         started.append(process)
         lines = []
         while (line := process.stdout.readline().strip()) != "open":
@@ -64,28 +62,20 @@ def holder(project: Path):
         process.communicate()
 
 
-def test_the_second_run_in_a_folder_is_refused_in_one_sentence_until_the_first_ends(holder, project):
+def test_the_second_run_in_a_folder_is_refused_until_the_first_finishes_its_notebook_still_open(holder):
     first, _ = holder("qformer")
-    with pytest.raises(StageError) as caught:
+    with pytest.raises(StageError, match="another run writes to results/small/qformer: wait for it, or stop it"):
         open_stage("qformer")
-    assert str(caught.value).startswith("another run writes to results/small/qformer: wait for it, or stop it")
-    first.communicate("\n")
-    assert open_stage("qformer").out == project / "results" / "small" / "qformer"
+    first.stdin.write("\n")
+    first.stdin.flush()
+    assert first.stdout.readline().strip() == "finished"
+    open_stage("qformer")
 
 
 def test_other_stages_the_search_page_and_the_same_cell_again_are_not_hindered(holder):
     holder("qformer")
-    open_stage("zero_shot")
     open_stage("search")
     assert open_stage("dpo").out == open_stage("dpo").out
-
-
-def test_a_finished_stage_leaves_its_folder_to_others_while_its_notebook_stays_open(holder):
-    first, _ = holder("dpo", "finishes")
-    first.stdin.write("\n")
-    first.stdin.flush()
-    assert first.stdout.readline().strip() == "finished"
-    open_stage("dpo")
 
 
 @pytest.mark.parametrize("workers", [[], ["forks"]], ids=["alone", "with a worker that lives on"])

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pydantic import ValidationError
 
 from cirlib.study.errors import ParameterError
 from cirlib.study.parameters import STAGES, Data, Study, load_study, overridable, override
@@ -30,27 +29,13 @@ def write(folder: Path, **values: object) -> Path:
 
 @pytest.mark.parametrize(
     ("name", "suggestion"),
-    [
-        ("learning_rate", "lr"),
-        ("learning-rate", None),
-        ("epoch", "epochs"),
-        ("batchsize", "batch_size"),
-        ("hard_negative", "hard_negatives"),
-        ("Lr", "lr"),
-        ("the_seed", "seed"),
-    ],
+    [("learning_rate", "lr"), ("epoch", "epochs"), ("Lr", "lr"), ("the_seed", "seed"), ("beta", None)],
 )
 def test_an_unknown_name_is_refused_with_the_nearest_known_one(name, suggestion):
-    text = message(override, STUDY, "qformer", {name: 1e-5})
+    text = message(override, STUDY, "qformer", {name: None})
     assert f"unknown parameter {name!r} for qformer" in text
     assert "Allowed: accumulation, batch_size" in text
-    if suggestion:
-        assert f"Did you mean {suggestion!r}?" in text
-
-
-@pytest.mark.parametrize("values", [{"nonsense": None}, {"beta": 0.1}], ids=["that keeps", "of another stage"])
-def test_an_unknown_name_is_refused(values):
-    assert f"unknown parameter {next(iter(values))!r} for qformer" in message(override, STUDY, "qformer", values)
+    assert suggestion is None or f"Did you mean {suggestion!r}?" in text
 
 
 @pytest.mark.parametrize(
@@ -66,38 +51,12 @@ def test_values_that_do_not_go_together_are_named(values, part):
     assert part in message(override, STUDY, "dpo", values)
 
 
-@pytest.mark.parametrize(
-    ("values", "parts"),
-    [
-        ({"lr": "fast"}, ["'qformer.lr'", "number", "'fast'"]),
-        ({"lr": 0}, ["'qformer.lr'", "greater than 0", "given 0"]),
-        ({"lr": float("inf")}, ["'qformer.lr'", "finite", "inf"]),
-        ({"lr": float("nan")}, ["'qformer.lr'"]),
-        ({"epochs": -1}, ["'qformer.epochs'", "greater than or equal to 0", "given -1"]),
-        ({"epochs": 2.5}, ["'qformer.epochs'", "integer", "2.5"]),
-        ({"batch_size": 1}, ["'qformer.batch_size'", "greater than or equal to 2", "given 1"]),
-        ({"fusion": "three_pass"}, ["'qformer.fusion'", "'one_pass' or 'two_pass'", "'three_pass'"]),
-        ({"gallery": "big"}, ["'evaluation.gallery'", "'original'", "'big'"]),
-        ({"seed": -3}, ["'seed'", "given -3"]),
-    ],
-)
-def test_a_value_that_is_not_allowed_names_the_parameter_and_what_is(values, parts):
-    text = message(override, STUDY, "qformer", values)
-    for part in [*parts, "the parameters of qformer"]:
-        assert part in text
-
-
-def test_every_wrong_value_is_told_at_once():
-    text = message(override, STUDY, "qformer", {"lr": "fast", "epochs": -1})
-    assert "'qformer.lr'" in text
-    assert "'qformer.epochs'" in text
-
-
-def test_numbers_and_flags_given_as_text_are_read():
-    values = {"lr": "1e-5", "epochs": "3", "seed": "7", "gradient_checkpointing": "true"}
-    changed = override(STUDY, "qformer", values)
-    assert (changed.qformer.lr, changed.qformer.epochs, changed.seed) == (1e-5, 3, 7)
-    assert changed.qformer.gradient_checkpointing is True
+def test_every_value_that_is_not_allowed_is_told_with_its_parameter_and_what_is():
+    text = message(override, STUDY, "qformer", {"lr": "fast", "epochs": -1, "gallery": "big", "seed": 2.5})
+    for parts in (("'qformer.lr'", "number", "'fast'"), ("'qformer.epochs'", "greater than or equal to 0", "given -1"),
+                  ("'evaluation.gallery'", "'original'", "'big'"), ("'seed'", "integer", "2.5")):  # fmt: skip
+        assert all(part in text for part in parts)
+    assert "the parameters of qformer" in text
 
 
 def test_an_override_changes_just_that_and_leaves_the_study_alone():
@@ -110,12 +69,6 @@ def test_an_override_changes_just_that_and_leaves_the_study_alone():
     assert Study(name="garments", data=STUDY.data) == STUDY
 
 
-def test_parameters_of_two_stages_with_one_name_go_to_the_stage_that_runs():
-    changed = override(STUDY, "dpo", {"lr": 3e-6})
-    assert changed.dpo.lr == 3e-6
-    assert changed.qformer.lr == STUDY.qformer.lr
-
-
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_takes_its_block_the_protocol_and_the_seed(stage):
     names = overridable(stage)
@@ -124,23 +77,14 @@ def test_every_stage_takes_its_block_the_protocol_and_the_seed(stage):
     assert override(STUDY, stage, dict.fromkeys(names)) == STUDY
 
 
-def test_a_study_cannot_be_changed_in_place():
-    with pytest.raises(ValidationError, match="frozen"):
-        STUDY.qformer.lr = 1.0
-
-
 def test_what_is_dumped_loads_to_the_same_study(tmp_path):
     changed = override(STUDY, "qformer", {"lr": 3e-5, "fusion": "two_pass"})
-    path = tmp_path / "params.yaml"
-    path.write_text(yaml.safe_dump(changed.model_dump(mode="json")))
-    assert load_study(path) == changed
+    assert load_study(write(tmp_path, **changed.model_dump(mode="json"))) == changed
 
 
 def test_yaml_that_reads_1e_5_as_text_still_gives_the_number(tmp_path):
-    path = tmp_path / "params.yaml"
-    path.write_text("name: x\ndata: {root: r}\nqformer: {lr: 1e-5}\n")
-    assert yaml.safe_load(path.read_text())["qformer"]["lr"] == "1e-5"
-    assert load_study(path).qformer.lr == 1e-5
+    (tmp_path / "params.yaml").write_text("name: x\ndata: {root: r}\nqformer: {lr: 1e-5}\n")
+    assert load_study(tmp_path / "params.yaml").qformer.lr == 1e-5
 
 
 @pytest.mark.parametrize(
@@ -150,12 +94,10 @@ def test_yaml_that_reads_1e_5_as_text_still_gives_the_number(tmp_path):
         ({"qfromer": {}}, "parameter 'qfromer' in"),
         ({"data": {}}, "parameter 'data.root' in"),
         ({"name": "a/b"}, "parameter 'name' in"),
-        ({"data": {"root": "r", "benchmark": "coco"}}, "'data.benchmark'"),
         ({"data": {"root": "r", "dev_fraction": 0.5}}, "'data.dev_fraction'"),
         ({"zero_shot": {"weights": [0.5, 1.5]}}, "'zero_shot.weights.1'"),
-        ({"zero_shot": {"weights": []}}, "'zero_shot.weights'"),
         ({"seed": 10**15}, "parameter 'seed' in"),
-        ({"seed": True}, "parameter 'seed' in"),
+        ({"qformer": {"lr": float("nan")}}, "'qformer.lr'"),
         ({"qformer": {"epochs": True}}, "should be a whole number, given True"),
         ({"data": {"root": "r", "split": "train"}}, "split must not be train"),
         ({"data": {"root": "r", "benchmark": "cirr", "fetch": True}}, "fetch must be false for cirr"),

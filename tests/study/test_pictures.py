@@ -1,7 +1,5 @@
 """Pictures as a person would see them, whatever the file says them in."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np
@@ -40,15 +38,19 @@ def test_a_photo_taken_sideways_is_upright(tmp_path):
     assert np.asarray(got)[2, 20, 0] > 200  # the left edge is on top
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
-def test_what_is_transparent_is_white(mode):
-    if mode in ("RGBA", "LA"):
-        got = reopened(Image.new(mode, (4, 4), (0, 0, 0, 0) if mode == "RGBA" else (0, 0)))
-    else:
-        image = Image.new("RGB", (4, 4), "red")
-        got = reopened(image.convert("P", palette=Image.Palette.ADAPTIVE) if mode == "P" else image,
-                       transparency=0 if mode == "P" else (255, 0, 0))  # fmt: skip
-    assert np.asarray(to_rgb(got)).min() == 255
+RED = Image.new("RGB", (4, 4), "red")
+
+
+@pytest.mark.parametrize(
+    ("image", "options"),
+    [
+        (Image.new("RGBA", (4, 4), (0, 0, 0, 0)), {}),
+        (RED.convert("P", palette=Image.Palette.ADAPTIVE), {"transparency": 0}),
+        (RED, {"transparency": (255, 0, 0)}),
+    ],
+)
+def test_what_is_transparent_is_white(image, options):
+    assert np.asarray(to_rgb(reopened(image, **options))).min() == 255
 
 
 def test_cmyk_is_converted():
@@ -58,4 +60,4 @@ def test_cmyk_is_converted():
 
 def test_floating_point_pixels_are_refused():
     with pytest.raises(ValueError, match="floating-point"):
-        to_rgb(Image.fromarray(np.ones((4, 4), np.float32)))
+        to_rgb(Image.new("F", (4, 4)))

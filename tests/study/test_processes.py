@@ -30,7 +30,6 @@ from cirlib.study.processes import (
 
 WIDTH = 6
 GPUS = torch.cuda.device_count()
-slow = pytest.mark.slow
 needs_two = pytest.mark.skipif(GPUS == 1, reason="2 processes need as many GPUs")
 
 
@@ -45,9 +44,7 @@ def step(count: int) -> tuple[torch.nn.Module, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     images, texts = torch.randn(2, count, WIDTH, generator=generator)
     model = torch.nn.Linear(WIDTH, WIDTH)
-    with torch.no_grad():
-        model.weight.copy_(torch.randn(WIDTH, WIDTH, generator=generator))
-        model.bias.zero_()
+    model.load_state_dict({"weight": torch.randn(WIDTH, WIDTH, generator=generator), "bias": torch.zeros(WIDTH)})
     mine = local_indices(count)
     queries, targets = (all_gather(F.normalize(model(x[mine]), dim=-1), count) for x in (images, texts))
     loss = info_nce(queries, targets, temperature=0.1)
@@ -67,7 +64,7 @@ def save_step(asked: tuple[Path, int]) -> None:
     torch.save(saved, folder / f"{PartialState().process_index}.pt")
 
 
-@slow
+@pytest.mark.slow
 @needs_two
 @pytest.mark.parametrize(("processes", "count"), [(2, 8), (2, 7), (3, 7)])
 def test_loss_and_gradients_are_those_of_one_process(tmp_path, processes, count):
@@ -92,7 +89,7 @@ def end_badly(way: str) -> None:
     raise ValueError("the second process fails")
 
 
-@slow
+@pytest.mark.slow
 @needs_two
 @pytest.mark.parametrize(("way", "said"), [("fails", "ValueError: the second process fails"), ("killed", "SIGKILL")])
 def test_a_process_that_fails_or_is_killed_ends_all_with_one_sentence(capfd, way, said):
@@ -121,7 +118,7 @@ if __name__ == "__main__":
 """
 
 
-@slow
+@pytest.mark.slow
 @needs_two
 @pytest.mark.parametrize(
     ("how", "sent"), [("launch", signal.SIGKILL), ("launch", signal.SIGINT), ("pool", signal.SIGKILL)]

@@ -6,8 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,8 +16,6 @@ from cirlib.models.preparation import encode_tokens
 from cirlib.models.prepared import Prepared
 from cirlib.study.errors import ResourceError
 from cirlib.study.resources import require_disk, within_memory
-
-Usage = namedtuple("Usage", "total used free")
 
 # Trains with as much address space as is there after start-up plus some; the batch of epoch 2 grows beyond it.
 TRAINING = """
@@ -62,26 +60,23 @@ def test_a_batch_too_large_for_the_memory_says_what_to_lower_and_keeps_the_epoch
 @pytest.mark.parametrize(
     ("error", "where"), [(MemoryError(), "machine"), (torch.OutOfMemoryError("CUDA out of memory"), "GPU")]
 )
-def test_every_way_to_run_out_of_memory_is_one_sentence(error, where):
+def test_every_way_to_run_out_of_memory_is_one_sentence_and_other_errors_pass(error, where):
     told = pytest.raises(ResourceError, match=rf"a batch does not fit into the {where}'s memory: make it smaller")
     with told, within_memory("a batch", "make it smaller"):
         raise error
-
-
-def test_other_errors_pass():
     with pytest.raises(RuntimeError, match="mat1 and mat2"), within_memory("a batch", "make it smaller"):
         torch.ones(2, 3) @ torch.ones(2, 3)
 
 
 def test_a_disk_that_is_too_small_is_refused_with_the_way_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10e9, 0, 10e9))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10e9))
     require_disk(tmp_path / "not" / "there", int(9e9), "make room")
     with pytest.raises(ResourceError, match=r"needs 9\.8 GB and its disk has 10 GB free: make room"):
         require_disk(tmp_path / "not" / "there", int(9.8e9), "make room")
 
 
 def test_encoding_stops_before_it_begins_where_the_disk_is_too_small(custom_stage, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1e9, 1e9, 0))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
     prepared = Prepared(custom_stage("data_prep", models={"image_size": 64, "precision": "fp32"}))
     with pytest.raises(ResourceError, match=r"its disk has 0 GB free.*models\.cache_tokens to false"):
         encode_tokens(prepared)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 
 from cirlib.study import stage as stage_module
 from cirlib.study.errors import ParameterError, StageError
-from cirlib.study.stage import assigned_names, open_stage, project_root
+from cirlib.study.stage import Stage, open_stage, project_root
 
 
 class Shell:
@@ -25,10 +25,8 @@ class Shell:
     def __init__(self, *cells: str) -> None:
         self.user_ns: dict[str, Any] = {"In": ["", *cells]}
         for cell in cells:
-            try:
+            with suppress(SyntaxError):
                 exec(cell, self.user_ns)
-            except SyntaxError:
-                continue
 
     def set_custom_exc(self, *_: object) -> None:
         pass
@@ -45,10 +43,10 @@ def project(tmp_path: Path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def run_cells(project: Path, monkeypatch) -> Callable[..., stage_module.Stage]:
+def run_cells(project: Path, monkeypatch) -> Callable[..., Stage]:
     """Opens a stage after the given cells ran."""
 
-    def run(*cells: str, name: str = "qformer") -> stage_module.Stage:
+    def run(*cells: str, name: str = "qformer") -> Stage:
         shell = Shell(*cells)
         monkeypatch.setattr(stage_module, "_ipython", lambda: shell)
         return open_stage(name)
@@ -88,19 +86,16 @@ def test_an_override_writes_to_a_folder_that_says_it(project, run_cells):
     assert stage.params.lr == 1e-5
     assert stage.out == project / "runs" / "small" / "qformer-epochs=2,lr=1e-05"
     assert stage.figures == stage.out / "figures"
-    assert not (project / "results").exists()
-    assert not (project / "figures").exists()
+    assert {path.name for path in project.iterdir()} == {"params.yaml", "dvc.yaml", "notebooks", "runs"}
 
 
-@pytest.mark.parametrize(
-    ("name", "assignment"),
-    [("failure_cases", "method = 'a/b'"), ("failure_cases", "method = 'x' * 90"), ("zero_shot", "weights = [1, 0]")],
-)
-def test_an_odd_or_long_value_becomes_a_short_name(project, run_cells, name, assignment):
-    stage, other = (run_cells(f"# Parameters\n{values}\n", name=name) for values in (assignment, assignment + " * 2"))
-    assert stage.out.parent == project / "runs" / "small"
-    assert len(stage.out.name.split("-")[1]) == 12
-    assert stage.out != other.out
+@pytest.mark.parametrize("value", ["'a/b'", "'x' * 90"])
+def test_an_odd_or_long_value_becomes_a_short_name_of_its_own(project, run_cells, value):
+    cells = [f"# Parameters\nmethod = {value} * {times}\n" for times in (1, 2)]
+    one, two = (run_cells(cell, name="failure_cases").out for cell in cells)
+    assert one.parent == project / "runs" / "small"
+    assert len(one.name.split("-")[1]) == 12
+    assert one != two
 
 
 @pytest.mark.parametrize(
@@ -118,11 +113,10 @@ def test_marked_cells_are_read_however_they_came(run_cells, cells, overrides):
     assert run_cells(*cells).overrides == overrides
 
 
-def test_an_unknown_name_in_a_parameters_cell_is_an_error(project, run_cells):
-    with pytest.raises(ParameterError, match=r"unknown parameter 'learning_rate' for qformer\. Did you mean 'lr'"):
+def test_an_unknown_name_in_a_parameters_cell_is_an_error_before_any_folder_is_made(project, run_cells):
+    with pytest.raises(ParameterError, match="unknown parameter 'learning_rate' for qformer"):
         run_cells(OWN, "# Parameters\nlearning_rate = 1e-5\n")
-    assert not (project / "results").exists()
-    assert not (project / "runs").exists()
+    assert {path.name for path in project.iterdir()} == {"params.yaml", "dvc.yaml", "notebooks"}
 
 
 def test_the_seed_of_the_study_seeds_every_generator(run_cells):
@@ -132,26 +126,6 @@ def test_the_seed_of_the_study_seeds_every_generator(run_cells):
 
     assert draws(OWN) == draws(OWN)
     assert not set(draws(OWN)) & set(draws("# Parameters\nseed = 4\n"))
-
-
-def test_outside_a_notebook_params_yaml_is_all_there_is(project):
-    stage = open_stage("dpo")
-    assert (stage.overrides, stage.study.seed) == ({}, 3)
-
-
-@pytest.mark.parametrize(
-    ("source", "names"),
-    [
-        ("lr = 1", {"lr"}),
-        ("lr: float = 1", {"lr"}),
-        ("a = b = 2", {"a", "b"}),
-        ("x.y = 1; z[0] = 2; import os", set()),
-        ("%matplotlib inline", set()),
-        ("", set()),
-    ],
-)
-def test_assigned_names_are_those_at_the_top_level(source, names):
-    assert assigned_names(source) == names
 
 
 def test_what_an_earlier_stage_chose_is_read_and_missing_the_command_that_makes_it_is_named(run_cells):
@@ -166,34 +140,19 @@ def test_what_an_earlier_stage_chose_is_read_and_missing_the_command_that_makes_
 
 CODE = """from cirlib.study.stage import open_stage
 stage = open_stage("qformer")
-import json
-(stage.root / "seen.json").write_text(json.dumps(dict(stage.overrides)))
+print(stage.params.lr, stage.params.epochs)
 stage.require(stage.data / "tokens", "data_prep")"""
 
 
-PYTHON = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-
-
-@pytest.fixture
-def notebook(project: Path) -> Path:
-    cells = [nbformat.v4.new_code_cell(OWN, metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell(CODE)]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=PYTHON), project / "notebooks" / "n.ipynb")
-    return project / "notebooks" / "n.ipynb"
-
-
-def execute(notebook: Path, **parameters: Any) -> str:
-    """The text of the error that a papermill run of `notebook` stops with."""
-    with pytest.raises(papermill.PapermillExecutionError) as caught:
-        papermill.execute_notebook(
-            notebook, notebook.with_name("out.ipynb"), parameters, kernel_name="python3", progress_bar=False
-        )
-    return f"{caught.value}"
-
-
-def test_papermill_overrides_reach_the_stage_and_errors_are_one_sentence(project, notebook, monkeypatch):
+def test_papermill_overrides_reach_the_stage_and_errors_are_one_sentence(project, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(stage_module.__file__).parents[2]))
-    text = execute(notebook, lr=1e-5, epochs="2")
-    assert json.loads((project / "seen.json").read_text()) == {"epochs": "2", "lr": 1e-5}
+    cells = [nbformat.v4.new_code_cell(OWN, metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell(CODE)]
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), project / "n.ipynb")
+    with pytest.raises(papermill.PapermillExecutionError) as caught:
+        papermill.execute_notebook("../../n.ipynb", "../../out.ipynb", {"lr": 1e-5, "epochs": "2"}, progress_bar=False)
+    assert "1e-05 2" in (project / "out.ipynb").read_text()
     assert (project / "runs" / "small" / "qformer-epochs=2,lr=1e-05").is_dir()
+    text = str(caught.value)
     assert "qformer needs data/small/tokens, which is missing: run `dvc repro data_prep` first" in text
     assert "Traceback" not in text
