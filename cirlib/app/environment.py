@@ -56,16 +56,7 @@ def commit(root: Path) -> str:
     >>> commit(folder)
     'not in a git repository'
     """
-    words = [
-        "git",
-        "-C",
-        str(root),
-        "describe",
-        "--always",
-        "--abbrev=40",
-        "--exclude=*",
-        "--dirty=, with changed files",
-    ]
+    words = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=, with changed files"]
     with suppress(OSError, subprocess.CalledProcessError):
-        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(words, cwd=root, capture_output=True, text=True, check=True).stdout.strip()
     return "not in a git repository"

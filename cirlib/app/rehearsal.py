@@ -11,7 +11,6 @@ import argparse
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,6 @@ from cirlib.study.errors import StudyError
 from cirlib.study.files import replace_file
 from cirlib.study.stage import project_root
 
-STUDY = "fashioniq_rehearsal"
-STAND_IN_SIZE = (30, 40)
-
 
 def prepare(folder: Path, annotations: Path | None) -> None:
     """Fills ``folder`` with ``raw/`` and ``models/``; what is there from an earlier call stays.
@@ -37,35 +33,27 @@ def prepare(folder: Path, annotations: Path | None) -> None:
     Args:
         annotations: a folder with FashionIQ's ``captions/`` and ``image_splits/``; None fetches the published ones.
 
-    Raises:
-        BenchmarkError: ``annotations`` has none, or they cannot be fetched.
-
     >>> prepare(folder / "rehearsal", Path("nowhere"))
     Traceback (most recent call last):
     cirlib.benchmarks.base.BenchmarkError: No file nowhere/captions/*.json: expected ...
     """
-    raw = folder / "raw"
+    raw, images = folder / "raw", folder / "raw" / "images"
     if annotations is None:
         fetch_annotations(raw)
     for name in ("captions", "image_splits") if annotations else ():
         if not any((annotations / name).glob("*.json")):
-            where = f"{annotations / name}/*.json"
-            raise BenchmarkError(f"No file {where}: expected a folder with FashionIQ's annotations.")
+            raise BenchmarkError(f"No file {annotations / name}/*.json: expected FashionIQ's annotations.")
         shutil.copytree(annotations / name, raw / name, dirs_exist_ok=True)
-    splits = sorted((raw / "image_splits").glob("split.*.json"))
-    _draw_stand_ins((i for file in splits for i in read_annotations(file, IMAGE_IDS, "image ids")), raw / "images")
+    images.mkdir(parents=True, exist_ok=True)
+    splits = (raw / "image_splits").glob("split.*.json")
+    ids = {image for file in splits for image in read_annotations(file, IMAGE_IDS, "image ids")}
+    for image in tqdm(sorted(ids - set(scan_images(images))), "stand-in pictures", unit="image"):
+        digest = hashlib.sha256(image.encode()).digest()  # 32 bytes: no two pictures are alike, the id decides
+        patches = Image.fromarray(np.frombuffer(digest[:30], np.uint8).reshape(2, 5, 3))
+        picture = patches.resize((30, 40), Image.Resampling.BICUBIC)
+        replace_file(images / f"{image}.jpg", lambda path, picture=picture: picture.save(path, "JPEG", quality=85))
     save_tiny_blip2(folder / "models" / "blip2")
     _save_tiny_clip(folder / "models" / "clip")
-
-
-def _draw_stand_ins(ids: Iterable[str], folder: Path) -> None:
-    """A small JPEG of coloured patches for every id that has none: no two are alike, the id decides."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for image in tqdm(sorted(set(ids) - set(scan_images(folder))), "stand-in pictures", unit="image"):
-        digest = hashlib.sha256(image.encode()).digest()  # 32 bytes
-        patches = Image.fromarray(np.frombuffer(digest[:30], np.uint8).reshape(2, 5, 3))
-        picture = patches.resize(STAND_IN_SIZE, Image.Resampling.BICUBIC)
-        replace_file(folder / f"{image}.jpg", lambda path, picture=picture: picture.save(path, "JPEG", quality=85))
 
 
 def save_tiny_blip2(folder: Path) -> Path:
@@ -83,9 +71,9 @@ def save_tiny_blip2(folder: Path) -> Path:
 def save_random_blip2(
     folder: Path, vision: dict[str, Any], qformer: dict[str, Any], *, noise: float = 0.2, **sizes: int
 ) -> Path:
-    """A random ``Blip2ForImageTextRetrieval`` of any size; what is not given is as in BLIP-2 with its ViT-g.
+    """A random ``Blip2ForImageTextRetrieval``; what is not given is as in BLIP-2 with its ViT-g.
 
-    ``noise``: added to every parameter, normal with this deviation. See :func:`save_tiny_blip2`.
+    ``noise``: added to every parameter, normal with this deviation.
 
     >>> small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     >>> (save_random_blip2(folder, small, small, num_query_tokens=2) / "config.json").is_file()
@@ -98,8 +86,7 @@ def save_random_blip2(
 
     tokenizer = transformers.BertTokenizer(vocab=str(minilm_folder() / "vocab.txt"))  # BERT's, as the real ones have
     tower = transformers.Blip2VisionConfig(**vision)
-    text = {"vocab_size": len(tokenizer) + 1, "use_qformer_text_input": True}  # one token more than BERT's
-    text["encoder_hidden_size"] = tower.hidden_size
+    text = {"vocab_size": len(tokenizer) + 1, "use_qformer_text_input": True, "encoder_hidden_size": tower.hidden_size}
     config = transformers.Blip2Config(vision_config=tower.to_dict(), qformer_config=text | qformer, **sizes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -135,12 +122,11 @@ def _save_tiny_clip(folder: Path) -> None:
 def main() -> None:
     """Prepares the rehearsal's data and models."""
     parser = argparse.ArgumentParser(prog="python -m cirlib.app.rehearsal", description=main.__doc__)
-    parser.add_argument(
-        "--annotations", type=Path, metavar="DIR", help="FashionIQ's captions/ and image_splits/ (default: fetch them)"
-    )
+    said = "FashionIQ's captions/ and image_splits/ (default: fetch them)"
+    parser.add_argument("--annotations", type=Path, metavar="DIR", help=said)
     arguments = parser.parse_args()
     try:
-        prepare(project_root() / "data" / STUDY, arguments.annotations)
+        prepare(project_root() / "data" / "fashioniq_rehearsal", arguments.annotations)
     except StudyError as error:
         parser.exit(1, f"{error}\n")
 

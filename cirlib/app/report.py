@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +18,10 @@ from cirlib.study.parameters import load_study
 from cirlib.study.stage import project_root
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
+OPEN = """
+Open  results/{study}/notebooks/   the executed notebooks
+      figures/{study}/             the figures
+      results/{study}/summary.csv  every number with its interval, chance level and protocol"""
 
 
 class ResultError(StudyError, ValueError):
@@ -24,28 +29,23 @@ class ResultError(StudyError, ValueError):
 
 
 def read_summary(root: Path, study: str) -> pd.DataFrame:
-    """Every number of the study.
-
-    Raises:
-        ResultError: the study has not run, or the file is damaged.
+    """Every number of the study; ResultError where it has not run, or the file is damaged.
 
     >>> read_summary(folder, "garments")
     Traceback (most recent call last):
     cirlib.app.report.ResultError: results/garments/summary.csv is missing: run `dvc repro` first
     """
-    if not (root / "results" / study / "summary.csv").is_file():
-        raise ResultError(f"results/{study}/summary.csv is missing: run `dvc repro` first")
-    summary = read_table(root / "results" / study / "summary.csv", SUMMARY_COLUMNS)
+    file = root / "results" / study / "summary.csv"
+    if not file.is_file():
+        raise ResultError(f"{file.relative_to(root)} is missing: run `dvc repro` first")
+    summary = read_table(file, SUMMARY_COLUMNS)
     if "mean" not in set(summary["category"]):
-        raise ResultError(f"results/{study}/summary.csv is not whole: delete it and run `dvc repro` again")
+        raise ResultError(f"{file} is not whole: delete it and run `dvc repro` again")
     return summary
 
 
-def read_table(file: Path, columns: tuple[str, ...] = ()) -> pd.DataFrame:
-    """A CSV table of results, with at least ``columns``; without rows where the file is empty.
-
-    Raises:
-        ResultError: it cannot be read as one.
+def read_table(file: Path, columns: Collection[str] = ()) -> pd.DataFrame:
+    """A CSV table with at least ``columns``, without rows where the file is empty; ResultError where it is none.
 
     >>> (folder / "a.csv").write_text("n\\n3\\n"), read_table(folder / "a.csv")["n"].tolist()
     (4, [3])
@@ -65,9 +65,8 @@ def read_table(file: Path, columns: tuple[str, ...] = ()) -> pd.DataFrame:
 def caption(summary: pd.DataFrame) -> str:
     """Protocol, number of queries, gallery size and completeness of the numbers, in one sentence.
 
-    >>> from cirlib.retrieval.scoring import summarise
-    >>> caption(summarise([make_scored("sum", "hat", [0, 9])]))[:76]
-    'Percent with 95 % bootstrap interval, mean of the categories; 2 queries, 100'
+    >>> caption(pd.read_csv(results / "summary.csv"))[:76]
+    'Percent with 95 % bootstrap interval, mean of the categories; 1200 queries, '
     """
     mean = summary[summary["category"] == "mean"].iloc[0]
     incomplete = "" if summary["complete"].all() else " **Incomplete: images are missing.**"
@@ -77,32 +76,19 @@ def caption(summary: pd.DataFrame) -> str:
     )
 
 
-def update_page(page: Path, summary: pd.DataFrame) -> None:
-    """Puts the mean over categories between the page's two result marks, as a Markdown table with its caption.
-
-    Raises:
-        ResultError: the page cannot be read, or has not both marks.
-
-    >>> update_page(folder / "README.md", pd.DataFrame())
-    Traceback (most recent call last):
-    cirlib.app.report.ResultError: ...README.md cannot be read as text ...
-    """
+def _update_page(page: Path, summary: pd.DataFrame) -> None:
+    """Puts the mean over categories between the page's two result marks, as a Markdown table with its caption."""
     try:
         text = page.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise ResultError(f"{page} cannot be read as text ({error}): name a page that has {BEGIN} and {END}") from None
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise ResultError(f"{page} must have {BEGIN} and {END} once each: the table goes between them")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    changed = f"{before}{BEGIN}\n{_markdown(summary)}{END}{after}"
+    table = result_table(summary).rename_axis("method").reset_index()
+    head, *rows = (f"| {' | '.join(row)} |" for row in (table.columns, *table.values))
+    lines = "\n".join([head, "|" + "---|" * table.shape[1], *rows])
+    changed = f"{text.split(BEGIN)[0]}{BEGIN}\n{lines}\n\n{caption(summary)}\n{END}{text.split(END)[1]}"
     replace_file(page, lambda path: path.write_text(changed, encoding="utf-8"))
-
-
-def _markdown(summary: pd.DataFrame) -> str:
-    table = result_table(summary)
-    head = "| method | " + " | ".join(table.columns) + " |\n|" + "---|" * (len(table.columns) + 1) + "\n"
-    body = "".join(f"| {method} | {' | '.join(row)} |\n" for method, row in zip(table.index, table.values, strict=True))
-    return head + body + f"\n{caption(summary)}\n"
 
 
 def main() -> None:
@@ -115,14 +101,11 @@ def main() -> None:
         study = load_study(root / "params.yaml").name
         summary = read_summary(root, study)
         if arguments.into:
-            update_page(arguments.into, summary)
-            return
+            _update_page(arguments.into, summary)
+        else:
+            print(f"\n{study}: {caption(summary)}\n\n{result_table(summary).to_string()}\n{OPEN.format(study=study)}")
     except StudyError as error:
         parser.exit(1, f"{error}\n")
-    print(f"\n{study}: {caption(summary)}\n\n{result_table(summary).to_string()}\n")
-    print(f"Open  results/{study}/notebooks/   the executed notebooks")
-    print(f"      figures/{study}/             the figures")
-    print(f"      results/{study}/summary.csv  every number with its interval, chance level and protocol")
 
 
 if __name__ == "__main__":

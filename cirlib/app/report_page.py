@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -50,35 +50,22 @@ STAGES = {  # folder → (title of its section, its tables: file → caption)
 }  # fmt: skip
 FRACTIONS = ("value", "chance", "difference", "q25", "q75")
 LONGEST = 40  # rows of a table
-WARNING = "Images are missing: every number marked incomplete is from a smaller gallery, and compares with no other."
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells as text; ``words``: of words, not of numbers."""
-
-    caption: str
-    cells: pd.DataFrame
-    words: bool = False
 
 
 @dataclass
 class Section:
-    """A part of the page; ``links``: (name, address)."""
+    """A part of the page: tables as (caption, cells as text), links as (name, address)."""
 
     id: str
     title: str
-    sentences: list[str] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
+    tables: list[tuple[str, pd.DataFrame]] = field(default_factory=list)
     figures: list[dict[str, Any]] = field(default_factory=list)
     links: list[tuple[str, str]] = field(default_factory=list)
+    note: str = ""
 
 
 def write_report(root: Path) -> Path:
-    """Writes the active study's report and its notebooks as HTML; the report's file.
-
-    Raises:
-        ResultError: no stage of it has run, or a file of it is damaged; the message names it.
+    """Writes the active study's report and its notebooks as HTML; a ResultError names what is missing or damaged.
 
     >>> (folder / "params.yaml").write_text("name: small\\ndata: {root: raw}"), write_report(folder)
     Traceback (most recent call last):
@@ -88,12 +75,11 @@ def write_report(root: Path) -> Path:
     home = root / "results" / study.name
     summary = read_summary(root, study.name)
     links = list(_write_notebooks(home))
-    sections = [_results(home, summary), *_stages(root, study), *_about(root, study, links)]
+    notebooks = Section("notebooks", "The executed notebooks", links=links, note="" if links else "None has run.")
+    sections = [_results(home, summary), *_stages(root, study), notebooks, *_about(root, study)]
     page = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
-    warnings = [] if summary["complete"].all() else [WARNING]
-    _write(home / "report.html", page.render(
-        study=study.name, lead=caption(summary), warnings=warnings, sections=sections
-    ))  # fmt: skip
+    texts = {"study": study.name, "lead": caption(summary), "complete": summary["complete"].all()}
+    _write(home / "report.html", page.render(texts, sections=sections))
     return home / "report.html"
 
 
@@ -102,34 +88,33 @@ def _write(file: Path, text: str) -> None:
 
 
 def _write_notebooks(home: Path) -> Iterator[tuple[str, str]]:
-    """The executed notebooks as HTML: (name, address from the report) of each."""
+    """The executed notebooks as HTML: of each its name, with the seconds that it took, and its address."""
     (home / "html").mkdir(parents=True, exist_ok=True)
-    for notebook in sorted((home / "notebooks").glob("*.ipynb")):
+    for file in sorted((home / "notebooks").glob("*.ipynb")):
         try:
-            text, _ = HTMLExporter(embed_images=True).from_filename(str(notebook))
+            text, _ = HTMLExporter(embed_images=True).from_filename(str(file))
         except (ValueError, AttributeError) as error:
-            raise ResultError(f"{notebook} is no whole notebook: delete it and run `dvc repro` again") from error
-        _write(home / "html" / f"{notebook.stem}.html", text)
-        yield notebook.stem, f"html/{notebook.stem}.html"
+            raise ResultError(f"{file} is no whole notebook: delete it and run `dvc repro` again") from error
+        _write(home / "html" / f"{file.stem}.html", text)
+        seconds = json.loads(file.read_text())["metadata"].get("papermill", {}).get("duration")
+        yield file.stem + ("" if seconds is None else f", {seconds:.0f} s"), f"html/{file.stem}.html"
 
 
 def _results(home: Path, summary: pd.DataFrame) -> Section:
     """Every method: the mean of the categories, recall@10 by category, and the paper's numbers beside ours."""
     means = result_table(summary).rename_axis("method").reset_index()
-    tables = [Table("Mean of the categories, per cent with 95 % interval.", means)]
+    tables = [("Mean of the categories, per cent with 95 % interval.", means)]
     categories = [category for category in summary["category"].unique() if category != "mean"]
     if len(categories) > 1:
-        rows = summary[summary["metric"] == "recall@10"]
-        rows = rows.assign(cell=[_cell(row, "value") for row in rows.to_dict("records")])
-        cells = rows.pivot(index="method", columns="category", values="cell").fillna("–")
-        cells = cells.reindex(summary["method"].unique(), columns=categories).reset_index()
-        tables.append(Table("Recall@10 by category, per cent with 95 % interval.", cells))
+        cells = pd.DataFrame({category: result_table(summary, category)["recall@10"] for category in categories})
+        cells = cells.rename_axis("method").reset_index()
+        tables.append(("Recall@10 by category, per cent with 95 % interval.", cells))
     if (file := home / "paper_vs_ours.csv").is_file():
-        columns = ("method", "source", "recall@10", "protocol")
+        columns = ["method", "source", "recall@10", "protocol"]
         beside = read_table(file, columns)
-        beside = beside.loc[beside["source"] != "published", list(columns)]
+        beside = beside.loc[beside["source"] != "published", columns]
         tables.append(_table(beside, "The paper and this study; only what is of the same data and protocol compares."))
-    return Section("results", "Results", tables=tables)
+    return Section("results", "Results", tables)
 
 
 def _stages(root: Path, study: Study) -> Iterator[Section]:
@@ -139,69 +124,41 @@ def _stages(root: Path, study: Study) -> Iterator[Section]:
         inner = Path(stage, study.dpo.grid) if grid else Path(stage)
         folder, figures = (root / kind / study.name / inner for kind in ("results", "figures"))
         tables = {said: read_table(folder / file) for file, said in captions.items() if (folder / file).is_file()}
-        section = Section(stage, title, tables=[_table(table, said) for said, table in tables.items() if len(table)])
+        section = Section(stage, title, [_table(table, said) for said, table in tables.items() if len(table)])
         section.figures = [_picture(file) for file in sorted(figures.glob("*.png"))]
         if not (section.tables or section.figures):
             command = f"Not run, or nothing to show: `dvc repro {'dpo' if grid else stage}` makes it."
-            section.sentences.append("Not run: dpo.grid is none." if grid and study.dpo.grid == "none" else command)
+            section.note = "Not run: dpo.grid is none." if grid and study.dpo.grid == "none" else command
         yield section
 
 
-def _about(root: Path, study: Study, links: list[tuple[str, str]]) -> Iterator[Section]:
-    """How the numbers came about: notebooks, times, parameters, versions, machine, commit."""
-    yield Section("notebooks", "The executed notebooks", [] if links else ["None has run."], links=links)
-    times = [
-        (file.stem, f"{seconds:.0f}")
-        for file in sorted((root / "results" / study.name / "notebooks").glob("*.ipynb"))
-        if (seconds := json.loads(file.read_text())["metadata"].get("papermill", {}).get("duration")) is not None
-    ]
-    made = [("written", f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}"), ("commit", commit(root)), *hardware()]
-    yield Section("run", "The run", tables=[
-        *([_pairs("Seconds of each stage.", "stage", times, words=False)] if times else []),
-        _pairs("When, from what, and on what.", "what", made),
-    ])  # fmt: skip
-    values = list(_flat(study.model_dump(mode="json")))
-    yield Section("parameters", "Parameters", tables=[_pairs("Every parameter.", "parameter", values)])
-    yield Section("versions", "Versions", tables=[_pairs("Packages.", "package", versions())])
+def _about(root: Path, study: Study) -> Iterator[Section]:
+    """How the numbers came about: time, commit, machine, parameters, versions."""
+    written = f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}"
+    made = [("written", written), ("commit", commit(root)), *hardware()]
+    parameters = pd.json_normalize(study.model_dump(mode="json")).iloc[0].map(str).replace("None", "null")
+    for id, title, said, name, rows in (
+        ("run", "The run", "When, from what, and on what.", "what", made),
+        ("parameters", "Parameters", "Every parameter.", "parameter", parameters.items()),
+        ("versions", "Versions", "Packages.", "package", versions()),
+    ):
+        yield Section(id, title, [(said, pd.DataFrame(rows, columns=[name, "value"]))])
 
 
-def _pairs(said: str, name: str, rows: list[tuple[str, str]], words: bool = True) -> Table:
-    return Table(said, pd.DataFrame(rows, columns=[name, "value"]), words)
-
-
-def _flat(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
-    """``a.b`` → value of every leaf."""
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{before}{name}.")
-        else:
-            yield f"{before}{name}", "null" if value is None else str(value)
-
-
-def _table(table: pd.DataFrame, said: str) -> Table:
+def _table(table: pd.DataFrame, said: str) -> tuple[str, pd.DataFrame]:
     """A table for reading: fractions as per cent, an interval in one cell, at most ``LONGEST`` rows."""
     if len(table) > LONGEST:
         said = f"{said} The first {LONGEST} of {len(table)} rows."
-    rows = table.head(LONGEST).to_dict("records")
-    names = [name for name in table if name not in ("ci_low", "ci_high", "command")]
-    heads = [f"{name} (%)" if _is_fraction(name) else name.replace("_", " ") for name in names]
-    return Table(said, pd.DataFrame([[_cell(row, name) for name in names] for row in rows], columns=heads))
-
-
-def _is_fraction(name: str) -> bool:
-    return name in FRACTIONS or "recall@" in name
-
-
-def _cell(row: Mapping[str, Any], name: str) -> str:
-    value = row[name]
-    if pd.isna(value):
-        return "–"
-    if not isinstance(value, float):
-        return str(value)
-    if not _is_fraction(name):
-        return f"{value:.4g}"
-    interval = name in ("value", "difference") and "ci_low" in row
-    return percent(value) + (f" [{percent(row['ci_low'])}, {percent(row['ci_high'])}]" if interval else "")
+    rows, shown = table.head(LONGEST), {}
+    for name in (name for name in rows if name not in ("ci_low", "ci_high", "command")):
+        head, write = name.replace("_", " "), "{:.4g}".format if rows[name].dtype.kind == "f" else str
+        if name in FRACTIONS or "recall@" in name:
+            head, write = f"{head} (%)", percent
+        cells = rows[name].map(write)
+        if name in ("value", "difference") and "ci_low" in rows:
+            cells += " [" + rows["ci_low"].map(percent) + ", " + rows["ci_high"].map(percent) + "]"
+        shown[head] = cells.where(rows[name].notna(), "–")
+    return said, pd.DataFrame(shown)
 
 
 def _picture(file: Path) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from the picture alone, 1 from the words alone, and in between the two nearest o
 from __future__ import annotations
 
 import io
-import time
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,12 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from cirlib.analysis import zero_shot
-from cirlib.models.attention import attention_maps
 from cirlib.models.clip import TwoTowers
 from cirlib.models.devices import autocast
 from cirlib.models.image_encoding import ImageEncoder
@@ -29,35 +27,27 @@ from cirlib.models.qformer import QFormerComposer
 from cirlib.models.qformer_embedding import embed_gallery, trained_composer
 from cirlib.retrieval.similarity import similarity
 from cirlib.study.errors import StudyError
-from cirlib.study.methods import QFORMER, ZERO_SHOT, of_family
+from cirlib.study.methods import METHODS, QFORMER, ZERO_SHOT
 from cirlib.study.pictures import open_rgb, to_rgb
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MOST_BYTES = 8 * 2**20  # a notebook server takes 10 MB in one message
 MOST_PIXELS = 50_000_000
-MOST_WORDS = 200
 MOST_CHARACTERS = 2000
 
 
 class SearchError(StudyError, ValueError):
-    """What was given cannot be searched with; the message is for who searches."""
+    """What was given cannot be searched with; the message says what is allowed, to who searches."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A picture to start from.
+    """A picture to start from."""
 
-    Attributes:
-        image: its id in the gallery; None for an upload.
-        picture: as a person would see it.
-        embedding: in the two-tower space, (D,).
-        tokens: what the Q-Former reads, (T, C).
-    """
-
-    image: str | None
+    image: str | None  # its id in the gallery; None for an upload
     picture: Image.Image
-    embedding: Tensor
-    tokens: Tensor
+    embedding: Tensor  # in the two-tower space, (D,)
+    tokens: Tensor  # what the Q-Former reads, (T, C)
 
 
 @dataclass(frozen=True)
@@ -71,20 +61,11 @@ class Hit:
     words_alone: float
 
 
-@dataclass(frozen=True)
-class Found:
-    """The answer of one method, best first."""
-
-    method: str
-    hits: list[Hit]
-    milliseconds: float
-
-
 class Search:
     """A study's gallery and models, opened once; every method answers from cached embeddings.
 
     Attributes:
-        methods: what can be searched with: the zero-shot baselines, and the trained Q-Formers there are.
+        methods: the zero-shot baselines, and the trained Q-Formers there are.
         galleries: category → its image ids. files: every image id → its file.
     """
 
@@ -96,8 +77,9 @@ class Search:
         self.images = list(self.files)  # M
         self._row = {image: row for row, image in enumerate(self.images)}
         checkpoints = prepared.stage.results("qformer") / "checkpoints"
-        self._trained = [name for name in of_family(QFORMER) if (checkpoints / name).is_dir()]
-        self.methods = of_family(ZERO_SHOT) + self._trained
+        trained = [name for name, method in METHODS.items() if method.family == QFORMER]
+        self._trained = [name for name in trained if (checkpoints / name).is_dir()]
+        self.methods = [name for name, method in METHODS.items() if method.family == ZERO_SHOT] + self._trained
         self._composers: dict[str, tuple[QFormerComposer, Tensor]] = {}
 
     @property
@@ -109,17 +91,15 @@ class Search:
         return self.prepared.stage.read_choice("qformer", "best_run.json")["run"] if has_dev else self._trained[-1]
 
     @cached_property
-    def towers(self) -> TwoTowers:
-        """The two-tower model."""
+    def _towers(self) -> TwoTowers:
         return self.prepared.towers()
 
     @cached_property
-    def vision(self) -> ImageEncoder:
-        """The vision tower whose tokens the Q-Former reads."""
+    def _vision(self) -> ImageEncoder:
         return self.prepared.vision_tower()
 
     @cached_property
-    def embeddings(self) -> Tensor:
+    def _embeddings(self) -> Tensor:
         """The gallery in the two-tower space, (M, D)."""
         return self.prepared.clip[self.images]
 
@@ -129,42 +109,29 @@ class Search:
         return zero_shot.baselines(self.prepared.stage.read_choice("zero_shot", "weights.json"))
 
     def reference(self, image: str) -> Reference:
-        """A gallery image to start from.
-
-        Raises:
-            SearchError: there is none of this id.
-        """
+        """A gallery image to start from."""
         if image not in self._row:
             raise SearchError(f"There is no image {image!r} in the gallery.")
-        embedding, tokens = self.embeddings[self._row[image]], self.prepared.tokens[[image]][0]
+        embedding, tokens = self._embeddings[self._row[image]], self.prepared.tokens[[image]][0]
         return Reference(image, open_rgb(self.files[image]), embedding, tokens)
 
     def upload(self, content: bytes, name: str = "The file") -> Reference:
-        """A picture of one's own to start from, encoded by the study's own towers.
-
-        Raises:
-            SearchError: it is no picture, or too large; the sentence says what is allowed.
-        """
+        """A picture of one's own to start from, encoded by the study's own towers."""
         picture = open_upload(content, name)
-        with torch.inference_mode():
-            embedding, tokens = (
+        with torch.no_grad():
+            encoded = (
                 tower.encode_pixels(tower.transform(picture)[None])[0].float().cpu()
-                for tower in (self.towers, self.vision)
+                for tower in (self._towers, self._vision)
             )
-        return Reference(None, picture, embedding.clone(), tokens.clone())
+            return Reference(None, picture, *encoded)
 
     def search(
         self, reference: Reference, text: str, method: str, *, category: str | None = None, balance: float = 0.0,
         count: int = 10,
-    ) -> Found:  # fmt: skip
-        """The ``count`` best images of a category's gallery (of all where None), never the reference itself.
-
-        Raises:
-            SearchError: an edit without words or with too many, an unknown method or category, a balance outside
-                [-1, 1].
-        """
-        self._check(method, category, balance)
-        text, start = _checked_text(text), time.perf_counter()
+    ) -> list[Hit]:  # fmt: skip
+        """The ``count`` best images of a category's gallery (of all where None), never the reference itself."""
+        text = " ".join(text.split())
+        self._check(method, text, category, balance)
         picture, own, words, gallery = self._queries(method, reference, text)
         end = picture if balance < 0 else words
         mixed = normalize((1 - abs(balance)) * own + abs(balance) * end, dim=-1)  # (D,)
@@ -172,33 +139,26 @@ class Search:
         candidates = gallery[[self._row[image] for image in pool]]  # (M, D) or (M, Q, D)
         scores = similarity(torch.stack([mixed, picture, words]), candidates)  # (3, M)
         best = scores[0].topk(min(count, len(pool))).indices
-        hits = [
+        return [
             Hit(pool[row], self.files[pool[row]], *three)
             for row, three in zip(best.tolist(), scores[:, best].T.tolist(), strict=True)
         ]
-        return Found(method, hits, 1000 * (time.perf_counter() - start))
 
-    def attention(
-        self, reference: Reference, text: str, method: str, image: str
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        """The query tokens' mean attention over the reference with the edit, and over ``image``: (S, S) each.
-
-        None where the method has no query tokens.
-        """
+    def attention(self, reference: Reference, text: str, method: str, image: str) -> list[np.ndarray] | None:
+        """Mean attention over the reference with the edit, and over ``image``, (S, S); None without query tokens."""
         if method not in self._trained:
             return None
         composer, _ = self._composer(method)
         device, tokens = composer.device, self.prepared.tokens
-        over = attention_maps(composer, reference.tokens[None].to(device), [text])
-        found = attention_maps(composer, tokens.read(tokens.rows([image]), device))
-        return over[0].mean(0).cpu().numpy(), found[0].mean(0).cpu().numpy()
+        over = composer.attention_maps(reference.tokens[None].to(device), [text])
+        found = composer.attention_maps(tokens.read(tokens.rows([image]), device))
+        return [maps[0].mean(0).cpu().numpy() for maps in (over, found)]
 
-    def warm(self, method: str) -> None:
-        """Loads what the first answer of ``method`` would wait for."""
-        self._check(method, None, 0)
-        self._queries(method, self.reference(self.images[0]), "warm")
-
-    def _check(self, method: str, category: str | None, balance: float) -> None:
+    def _check(self, method: str, text: str, category: str | None, balance: float) -> None:
+        if not text:
+            raise SearchError("Type what should be different, for example: is blue with long sleeves.")
+        if len(text) > MOST_CHARACTERS:
+            raise SearchError(f"The edit has {len(text):,} characters, at most {MOST_CHARACTERS:,} are read.")
         if method not in self.methods:
             raise SearchError(f"There is no method {method!r}, there are: {', '.join(self.methods)}.")
         if category is not None and category not in self.galleries:
@@ -215,7 +175,7 @@ class Search:
                 picture, own = composer.embed_queries(tokens.expand(2, -1, -1), ["", text]).float().cpu()
                 words = composer.embed_texts([text])[0].float().cpu()
         else:
-            picture, words, gallery = reference.embedding, self.towers.encode_texts([text])[0], self.embeddings
+            picture, words, gallery = reference.embedding, self._towers.encode_texts([text])[0], self._embeddings
             own = self._baselines[method](picture[None], words[None])[0]
         # what comes out of bf16 or float16 has length 1 only nearly
         return *(normalize(query, dim=-1) for query in (picture, own, words)), gallery
@@ -231,40 +191,20 @@ class Search:
 def open_upload(content: bytes, name: str = "The file") -> Image.Image:
     """The picture that was uploaded, upright and in RGB; only the first of an animation.
 
-    Raises:
-        SearchError: it is too large, no picture of the allowed types, or cut off.
-
     >>> open_upload(write_image(folder / "cat.png", size=(48, 64)).read_bytes()).size
     (48, 64)
     """
-    allowed = (
-        f"Pictures of type {', '.join(FORMATS)} up to {MOST_BYTES >> 20} MB and {MOST_PIXELS // 10**6} megapixels."
-    )
-    if len(content) > MOST_BYTES:
-        raise SearchError(f"{name} has {len(content) / 2**20:.0f} MB. {allowed}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
-        if image.width * image.height <= MOST_PIXELS:
-            return to_rgb(image)
-        reason = f"is {image.width:,} × {image.height:,} pixels"
-    except Image.DecompressionBombError:
-        reason = "has far too many pixels"
-    except UnidentifiedImageError:
-        reason = "is not a picture that can be read"
-    except (OSError, SyntaxError, ValueError) as error:
-        reason = f"is damaged: {error}"
-    raise SearchError(f"{name} {reason}. {allowed}")
-
-
-def _checked_text(text: str) -> str:
-    """The edit without superfluous blanks; SearchError where it has no words, or too many."""
-    words = text.split()
-    if not words:
-        raise SearchError("Type what should be different, for example: is blue with long sleeves.")
-    if len(words) > MOST_WORDS:
-        raise SearchError(f"The edit has {len(words)} words, at most {MOST_WORDS} are read.")
-    if len(text) > MOST_CHARACTERS:
-        raise SearchError(f"The edit has {len(text):,} characters, at most {MOST_CHARACTERS:,} are read.")
-    return " ".join(words)
+    reason = f"has {len(content) / 2**20:.0f} MB"
+    if len(content) <= MOST_BYTES:
+        try:
+            with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+                image = Image.open(io.BytesIO(content), formats=FORMATS)
+            if image.width * image.height <= MOST_PIXELS:
+                return to_rgb(image)
+            reason = "has too many pixels"
+        except Image.DecompressionBombError:
+            reason = "has too many pixels"
+        except (OSError, SyntaxError, ValueError):
+            reason = "is not a picture that can be read, or a damaged one"
+    kinds = f"{', '.join(FORMATS)} up to {MOST_BYTES >> 20} MB and {MOST_PIXELS // 10**6} megapixels"
+    raise SearchError(f"{name} {reason}. Pictures of type {kinds}.")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import base64
 import html
 import io
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import ipywidgets as widgets
 import numpy as np
+import pandas as pd
 from PIL import Image, ImageOps
 
-from cirlib.app.search import MOST_BYTES, Found, Hit, Reference, Search, SearchError
+from cirlib.app.search import MOST_BYTES, Hit, Reference, Search, SearchError
 from cirlib.figures import heated
 from cirlib.study.methods import method_label
 from cirlib.study.pictures import open_rgb
@@ -25,8 +27,7 @@ BALANCE = "left: the picture counts more; middle: as the study has it; right: th
 STYLE = Path(__file__).with_name("search_page.css")
 
 
-@dataclass(frozen=True)
-class Turn:
+class Turn(NamedTuple):
     """One step of a conversation: from a reference, with an edit (empty before one was typed)."""
 
     reference: Reference
@@ -59,12 +60,12 @@ class Column:
     """One method's answer: which method, its best images, the time it took, and why."""
 
     def __init__(self, page: SearchPage, name: str, method: str) -> None:
-        self.page, self.found = page, None
+        self.page = page
         options = [(method_label(m), m) for m in page.search.methods]
         self.method = widgets.Dropdown(options=options, value=method, description="method")
         self.method.observe(lambda _: self.answer(), "value")
         self.time, self.why = widgets.HTML(), widgets.HTML()
-        self.tiles = Tiles(name, lambda number: page.go_on(self.found.hits[number]))
+        self.tiles = Tiles(name, lambda number: page.go_on(self.hits[number]))
         self.reasons = widgets.Accordion([self.why], titles=("why these",), selected_index=None)
         self.reasons.observe(lambda _: self._explain(), "selected_index")
         self.widget = widgets.VBox([widgets.Box([self.method, self.time]), self.tiles.widget, self.reasons])
@@ -72,63 +73,59 @@ class Column:
 
     def answer(self) -> None:
         """Searches as the page asks; before an edit was typed there is nothing to show."""
-        self.found = self.page.ask(self.method.value) if self.page.turn.text else None
-        hits = self.found.hits if self.found else []
+        page, turn = self.page, self.page.turn
+        category = None if page.category.value == ALL else page.category.value
+        options = {"category": category, "balance": page.balance.value, "count": page.hits}
+        start, ask = time.perf_counter(), page.search.search
+        self.hits = ask(turn.reference, turn.text, self.method.value, **options) if turn.text else []
+        seconds = time.perf_counter() - start
         self.tiles.show(
-            [open_rgb(hit.file) for hit in hits],
-            [f"{rank} · {hit.score:.3f}" for rank, hit in enumerate(hits, start=1)],
-            [f"rank {rank}, {hit.image}: go on from this one" for rank, hit in enumerate(hits, start=1)],
+            [open_rgb(hit.file) for hit in self.hits],
+            [f"{rank} · {hit.score:.3f}" for rank, hit in enumerate(self.hits, start=1)],
+            [f"rank {rank}, {hit.image}: go on from this one" for rank, hit in enumerate(self.hits, start=1)],
         )
-        self.time.value = f"{self.found.milliseconds:.0f}&nbsp;ms" if self.found else ""
+        self.time.value = f"{1000 * seconds:.0f}&nbsp;ms" if self.hits else ""
         self._explain()
 
     def _explain(self) -> None:
         self.why.value = ""
-        if self.found is None or self.reasons.selected_index is None:
+        if not self.hits or self.reasons.selected_index is None:
             return
-        turn, best = self.page.turn, self.found.hits[0]
-        maps = self.page.search.attention(turn.reference, turn.text, self.found.method, best.image)
-        self.why.value = _parts_table(self.found) + (_attention(turn.reference, best, *maps) if maps else "")
+        (reference, text), best = self.page.turn, self.hits[0]
+        scores = [(hit.score, hit.picture_alone, hit.words_alone) for hit in self.hits]
+        names = ["score", "picture alone", "words alone"]
+        table = pd.DataFrame(scores, range(1, len(scores) + 1), names).rename_axis("rank", axis=1)
+        self.why.value = table.to_html(float_format="{:.3f}".format, border=0)
+        if maps := self.page.search.attention(reference, text, self.method.value, best.image):
+            self.why.value += _figure(heated(reference.picture, maps[0]), "where it looks, with the edit")
+            self.why.value += _figure(heated(open_rgb(best.file), maps[1]), "and in the first result")
 
 
 class SearchPage:
-    """The whole page; show :attr:`widget`.
-
-    Args:
-        left, right: methods of the two columns.
-        hits: results shown of each.
-
-    Raises:
-        SearchError: there is no such method.
-    """
+    """The whole page; show :attr:`widget`. ``left``, ``right``: methods of the columns, with so many ``hits`` each."""
 
     def __init__(self, search: Search, left: str, right: str, hits: int = 10) -> None:
-        for method in (left, right):
-            search.warm(method)
+        for method in (left, right):  # loads it, so that the time of its first answer is that of an answer
+            search.search(search.reference(search.images[0]), "warm", method)
         self.search, self.hits = search, hits
         self.random = np.random.default_rng(search.study.seed)
-        self.offered: list[str] = []
         triplet = next(iter(search.prepared.splits.reported.values())).triplets[0]
-        self.turns = [Turn(search.reference(triplet.reference), " ".join(" and ".join(triplet.captions).split()))]
+        first = Turn(search.reference(triplet.reference), " ".join(" and ".join(triplet.captions).split()))
+        self.turns = [first]
         self._make_controls()
         self.columns = [Column(self, "left", left), Column(self, "right", right)]
         self.widget = self._layout()
         self.shuffle()
-        self.refresh()
+        self.show([first])
 
     @property
     def turn(self) -> Turn:
         """Where the conversation is."""
         return self.turns[-1]
 
-    def ask(self, method: str) -> Found:
-        """A method's answer to the turn."""
-        category = None if self.category.value == ALL else self.category.value
-        options = {"category": category, "balance": self.balance.value, "count": self.hits}
-        return self.search.search(self.turn.reference, self.turn.text, method, **options)
-
-    def refresh(self) -> None:
-        """Shows the turn: its reference, its edit, what each method finds, and the way here."""
+    def show(self, turns: list[Turn]) -> None:
+        """Shows a conversation: the last turn's reference and edit, what each method finds, and the way here."""
+        self.turns = turns
         self.reference.value = _figure(self.turn.reference.picture, self.turn.reference.image or "your picture")
         self.edit.value = self.turn.text
         self.back.disabled = len(self.turns) == 1
@@ -137,34 +134,22 @@ class SearchPage:
             [turn.text[:14] + "…" * (len(turn.text) > 14) for turn in self.turns[:-1]],
             [f"back to here: {turn.text}" for turn in self.turns[:-1]],
         )
-        self._try(self._answer)
+        self._answer()
 
     def type(self, text: str) -> None:
         """Searches with another edit of the same reference."""
         text = " ".join(text.split())
-        if not text or text != self.turn.text:
+        if text != self.turn.text:
             self.turns[-1] = Turn(self.turn.reference, text)
-            self._try(self._answer)
+            self._answer()
 
     def start(self, open_reference: Callable[[], Reference]) -> None:
         """Starts anew from a gallery image or a picture of one's own, with the edit as it is."""
-
-        def begin() -> None:
-            self.turns = [Turn(open_reference(), self.turn.text)]
-            self.refresh()
-
-        self._try(begin)
+        self._try(lambda: self.show([Turn(open_reference(), self.turn.text)]))
 
     def go_on(self, hit: Hit) -> None:
         """Makes a result the next reference; the edit is to be typed."""
-        self.turns.append(Turn(self.search.reference(hit.image), ""))
-        self.refresh()
-
-    def go_back(self, number: int = -1) -> None:
-        """Back to a turn, by default the one before."""
-        if len(self.turns) > 1:
-            del self.turns[range(len(self.turns) - 1)[number] + 1 :]
-            self.refresh()
+        self.show([*self.turns, Turn(self.search.reference(hit.image), "")])
 
     def shuffle(self) -> None:
         """Offers other references of the category."""
@@ -181,28 +166,23 @@ class SearchPage:
                 widget.observe(lambda _: does(), "value")
             return widget
 
-        def search() -> None:
-            self._try(self._answer)
-
-        wide, names = widgets.Layout(width="auto"), list(self.search.galleries)
+        names = list(self.search.galleries)
         self.reference, self.status = widgets.HTML(), widgets.HTML().add_class("cir-status")
-        edit = widgets.Text(placeholder=WORDS, continuous_update=False, layout=wide)
+        edit = widgets.Text(placeholder=WORDS, continuous_update=False, layout={"width": "auto"})
         self.edit = act(edit, lambda: self.type(edit.value))
-        self.go = act(widgets.Button(description="Search", button_style="primary", icon="search"), search)
+        self.go = act(widgets.Button(description="Search", button_style="primary", icon="search"), self._answer)
         self.balance = act(widgets.FloatSlider(
             value=0, min=-1, max=1, step=0.25, continuous_update=False, readout=False, description="picture",
             tooltip=BALANCE,
-        ), search)  # fmt: skip
+        ), self._answer)  # fmt: skip
         category = widgets.Dropdown(options=[*names, ALL] if len(names) > 1 else names, description="category")
-        self.category = act(category, lambda: (self.shuffle(), search()))
+        self.category = act(category, lambda: (self.shuffle(), self._answer()))
         self.other = act(widgets.Button(description="Other references", icon="random"), self.shuffle)
-        self.file = act(
-            widgets.FileUpload(accept="image/*", description="Upload", tooltip=f"up to {MOST_BYTES >> 20} MB"),
-            self._upload,
-        )
-        self.back = act(widgets.Button(description="Back", icon="arrow-left"), self.go_back)
+        upload = widgets.FileUpload(accept="image/*", description="Upload", tooltip=f"up to {MOST_BYTES >> 20} MB")
+        self.file = act(upload, self._upload)
+        self.back = act(widgets.Button(description="Back", icon="arrow-left"), lambda: self.show(self.turns[:-1]))
         self.picks = Tiles("picks", lambda n: self.start(lambda: self.search.reference(self.offered[n])))
-        self.history = Tiles("history", self.go_back)
+        self.history = Tiles("history", lambda n: self.show(self.turns[: n + 1]))
 
     def _layout(self) -> widgets.Widget:
         balance = widgets.Box([self.balance, widgets.Label("words")])
@@ -222,8 +202,7 @@ class SearchPage:
             self.start(lambda: self.search.upload(bytes(first["content"]), first["name"]))
 
     def _answer(self) -> None:
-        for column in self.columns:
-            column.answer()
+        self._try(lambda: [column.answer() for column in self.columns])
         if not self.turn.text:
             self.status.value = WORDS
 
@@ -246,23 +225,6 @@ def _thumbnail(picture: Image.Image, side: int) -> str:
 def _figure(picture: Image.Image, name: str, side: int = 168) -> str:
     image = f'<img src="{_thumbnail(picture, side)}" width="{side}" height="{side}" alt="{html.escape(name)}">'
     return f"<figure>{image}<br>{html.escape(name)}</figure>"
-
-
-def _parts_table(found: Found) -> str:
-    """What each hit scores with both, with the picture alone, with the words alone."""
-    rows = "".join(
-        f"<tr><th scope=row>{rank}</th><td>{hit.score:.3f}</td><td>{hit.picture_alone:.3f}</td>"
-        f"<td>{hit.words_alone:.3f}</td></tr>"
-        for rank, hit in enumerate(found.hits, start=1)
-    )
-    head = "".join(f"<th scope=col>{name}</th>" for name in ("rank", "score", "picture alone", "words alone"))
-    return f"<table><tr>{head}</tr>{rows}</table>"
-
-
-def _attention(reference: Reference, hit: Hit, over: np.ndarray, found: np.ndarray) -> str:
-    """The query tokens' attention over the reference with the edit, and over the best result."""
-    before = _figure(heated(reference.picture, over), "where it looks, with the edit")
-    return before + _figure(heated(open_rgb(hit.file), found), "and in the first result")
 
 
 def _wrapped(*children: widgets.Widget) -> widgets.Box:

@@ -1,4 +1,4 @@
-"""A headless Chromium, servers to look at, and what every page must have."""
+"""A headless Chromium, and servers to look at."""
 
 from __future__ import annotations
 
@@ -19,20 +19,18 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.remote.webdriver import WebDriver
 from small_studies import ROOT
 
-ARTIFACTS = ROOT / "test-artifacts"
 PHONE, DESK = (390, 1400), (1280, 1400)
 
 
 def require_chromium() -> None:
     """Skips the test where there is no browser."""
-    lacking = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
-    if lacking:
+    if lacking := [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]:
         pytest.skip(f"no {' and no '.join(lacking)}: apt install chromium chromium-driver")
 
 
 @contextmanager
-def chromium(size: tuple[int, int] = DESK, dark: bool = False) -> Iterator[WebDriver]:
-    """A browser window of ``size`` pixels; ``dark``: as a person who prefers dark pages has it."""
+def chromium(name: str, size: tuple[int, int] = DESK, dark: bool = False) -> Iterator[WebDriver]:
+    """A window of ``size`` pixels, as a person sees it who prefers ``dark`` pages; ends as test-artifacts/<name>.png"""
     require_chromium()
     options = webdriver.ChromeOptions()
     options.binary_location = str(shutil.which("chromium"))
@@ -47,17 +45,10 @@ def chromium(size: tuple[int, int] = DESK, dark: bool = False) -> Iterator[WebDr
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         driver.set_page_load_timeout(120)
         yield driver
-    except BaseException:
-        screenshot(driver, "failed")
-        raise
     finally:
+        (ROOT / "test-artifacts").mkdir(exist_ok=True)
+        driver.save_screenshot(str(ROOT / "test-artifacts" / f"{name}.png"))
         driver.quit()
-
-
-def screenshot(driver: WebDriver, name: str) -> None:
-    """Keeps what is seen as ``test-artifacts/<name>.png``."""
-    ARTIFACTS.mkdir(exist_ok=True)
-    driver.save_screenshot(str(ARTIFACTS / f"{name}.png"))
 
 
 @contextmanager
@@ -68,25 +59,19 @@ def served(root: Path, *command: str) -> Iterator[int]:
         port = probe.getsockname()[1]
     line = [sys.executable, "-m", *(part.format(port=port) for part in command)]
     home = {"JUPYTER_CONFIG_DIR": str(root / ".jupyter"), "JUPYTER_DATA_DIR": str(root / ".jupyter-data")}
-    with (root / "server.log").open("w") as log:
+    log = root / "server.log"
+    with log.open("w") as out:
         server = subprocess.Popen(
-            line, cwd=root, env=os.environ | home, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            line, cwd=root, env=os.environ | home, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
-        _wait_for(server, port, root / "server.log")
+        for _ in range(240):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert server.poll() is None, log.read_text()[-2000:]
+            time.sleep(0.5)
         yield port
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
-
-
-def _wait_for(server: subprocess.Popen, port: int, log: Path) -> None:
-    for _ in range(240):
-        if server.poll() is not None:
-            raise RuntimeError(f"the server ended: {log.read_text()[-2000:]}")
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        except OSError:
-            time.sleep(0.5)
-    raise RuntimeError(f"no server on port {port}: {log.read_text()[-2000:]}")

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from cirlib import figures
-from cirlib.app.environment import commit, hardware, versions
+from cirlib.app.environment import commit
 from cirlib.app.report import ResultError
 from cirlib.app.report_page import LONGEST, write_report
 from cirlib.retrieval.scoring import summarise
@@ -22,12 +22,12 @@ from cirlib.retrieval.scoring import summarise
 def project(tmp_path, make_scored) -> Path:
     """A study of which nothing is there but its result table and one figure."""
     (tmp_path / "params.yaml").write_text("name: small\ndata: {root: raw}\n")
-    (tmp_path / "results" / "small" / "data_prep").mkdir(parents=True)
-    (tmp_path / "results" / "small" / "notebooks").mkdir()
+    for folder in ("data_prep", "notebooks"):
+        (tmp_path / "results" / "small" / folder).mkdir(parents=True)
     scored = [
-        make_scored(method, c, [0, 40], complete=method != "<b>odd</b>")
+        make_scored(method, category, [0, 40], complete=method == "sum")
         for method in ("sum", "<b>odd</b>")
-        for c in ("hat", "shoe")
+        for category in ("hat", "shoe")
     ]
     summarise(scored).to_csv(tmp_path / "results" / "small" / "summary.csv", index=False)
     figures.save(figures.rank_histogram({"sum": [1, 5]}, gallery_size=50), tmp_path / "figures/small/qformer/ranks.png")
@@ -52,8 +52,8 @@ def test_the_report_says_what_has_not_run_and_escapes_what_it_shows(project):
 DAMAGED = {
     "results/small/paper_vs_ours.csv": ["a,b\n1,2\n"],
     "results/small/data_prep/counts.csv": [b"\xff\xfe\x00\x01", 'a,b\n"1'],
-    "results/small/notebooks/01.ipynb": ["", "{", "[]"],
-    "figures/small/qformer/ranks.png": ["", "no picture", 1000],
+    "results/small/notebooks/01.ipynb": ["", "[]"],
+    "figures/small/qformer/ranks.png": ["", 1000],
 }
 
 
@@ -68,30 +68,22 @@ def test_a_damaged_file_of_results_is_named_in_one_sentence(project, name, conte
 
 
 def test_fractions_are_shown_as_per_cent_with_their_interval_and_long_tables_cut(project):
-    rows = {
-        "group": "a",
-        "queries": range(100),
-        "value": 0.25,
-        "ci_low": 0.1,
-        "ci_high": 0.4,
-        "p": None,
-        "command": "x",
-    }
-    pd.DataFrame(rows).to_csv(project / "results" / "small" / "data_prep" / "counts.csv")
+    values = {"value": [0.25] * 99 + [None], "ci_low": 0.1, "ci_high": 0.4}
+    rows = {"group": "a", "queries": range(100), **values, "p": 0.12345, "command": "x"}
+    pd.DataFrame(rows)[::-1].to_csv(project / "results" / "small" / "data_prep" / "counts.csv")
     text = write_report(project).read_text()
     shown = cells(text)
-    assert shown.count("25.0 [10.0, 40.0]") == LONGEST and f"The first {LONGEST} of 100 rows." in text
+    assert shown.count("25.0 [10.0, 40.0]") == LONGEST - 1 and f"The first {LONGEST} of 100 rows." in text
+    assert shown.count("–") == 1 and "0.1235" in shown
     assert "value (%)" in shown and "queries" in shown and "ci_low" not in shown and "command" not in shown
     assert "50.0 [0.0, 100.0]" in shown  # recall@10 of a category
 
 
 def test_a_picture_says_in_words_what_its_file_says(project):
-    figure = figures.rank_histogram({"sum": [1, 5, 40]}, gallery_size=50)
-    figures.save(figure, project / "figures/small/qformer/ranks.png")
     Image.new("RGB", (4, 3)).save(project / "figures/small/qformer/bare.png")
     text = write_report(project).read_text()
     assert 'alt="bare" width="4" height="3"' in text and 'src="data:image/png;base64,' in text
-    assert figures.alt_text(figure)[:60] in text
+    assert 'alt="How far down is the target?. ' in text
     assert "<figcaption>How far down is the target?</figcaption>" in text
 
 
@@ -100,14 +92,8 @@ def test_times_and_links_come_from_the_executed_notebooks(project):
         content = {"metadata": metadata, "cells": [], "nbformat": 4, "nbformat_minor": 5}
         (project / "results" / "small" / "notebooks" / f"{name}.ipynb").write_text(json.dumps(content))
     text = write_report(project).read_text()
-    assert re.search(r"01_a</th><td>12</td>", text) and "02_b</th>" not in text
-    assert 'href="html/01_a.html"' in text and (project / "results" / "small" / "html" / "02_b.html").is_file()
-
-
-def test_the_environment_names_machine_and_packages():
-    machine, packages = dict(hardware()), dict(versions())
-    assert int(machine["cores"]) >= 1 and machine["processor"] and machine["GPU"]
-    assert packages["torch"].startswith("2.") and "pandas" in packages
+    assert '<a href="html/01_a.html">01_a, 12 s</a>' in text and ">02_b</a>" in text
+    assert (project / "results" / "small" / "html" / "02_b.html").is_file()
 
 
 def test_the_commit_is_said_with_what_changed_since(tmp_path):
