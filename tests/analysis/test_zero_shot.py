@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cirlib.analysis import zero_shot
 from cirlib.benchmarks import PROTOCOLS
-from cirlib.models.clip import load_clip, slerp, weighted_sum
+from cirlib.models.clip import load_clip, weighted_sum
 from cirlib.models.prepared import Prepared
 from cirlib.retrieval.scoring import score, summarise
 from cirlib.study.parameters import Evaluation
@@ -35,9 +35,6 @@ def fan(make_benchmark):
     return make
 
 
-# ------------------------------------------------------------------ the weight and the methods
-
-
 def test_a_weight_is_the_mean_dev_recall_of_the_categories(fan):
     dev = {"hat": fan("hat", 58, 25, 85), "shoe": fan("shoe", 70, 40, 89)}
     table = zero_shot.sweep([0.0, 0.5, 0.7, 1.0], dev, KEPT)
@@ -48,10 +45,9 @@ def test_a_weight_is_the_mean_dev_recall_of_the_categories(fan):
     assert zero_shot.best_weights(table) == {"sum": 0.7, "slerp": 0.7}
 
 
-@pytest.mark.parametrize("weights", [[0.8, 0.6], [0.6, 0.8]])
-def test_each_mix_has_a_weight_of_its_own_and_of_equal_ones_the_smaller_is_taken(fan, weights):
+def test_each_mix_has_a_weight_of_its_own_and_of_equal_ones_the_smaller_is_taken(fan):
     """At weight 0.8 slerp asks at 72°, the sum at 76°: between the target at 65° and ten images at 82° lies 73.5°."""
-    table = zero_shot.sweep(weights, {"hat": fan("hat", 65, 20, 82)}, KEPT)
+    table = zero_shot.sweep([0.8, 0.6], {"hat": fan("hat", 65, 20, 82)}, KEPT)
     found = table.set_index(["method", "weight"])["dev/recall@10"]
     assert found["slerp"].to_dict() == {0.8: 1.0, 0.6: 1.0}
     assert found["sum"].to_dict() == {0.8: 0.0, 0.6: 1.0}
@@ -59,31 +55,16 @@ def test_each_mix_has_a_weight_of_its_own_and_of_equal_ones_the_smaller_is_taken
 
 
 def test_without_a_dev_part_the_weight_is_one_half():
-    table = zero_shot.sweep([0.1, 0.9], {}, KEPT)
-    assert table.columns.tolist() == ["method", "weight", "dev/recall@10"] and len(table) == 0
-    assert zero_shot.best_weights(table) == {"sum": 0.5, "slerp": 0.5}
-
-
-def test_the_four_methods_compose_at_their_own_weights():
-    image, text = unit(0, 10), unit(90, 50)
-    methods = zero_shot.baselines({"sum": 0.2, "slerp": 0.9})
-    assert list(methods) == ["image_only", "text_only", "sum", "slerp"]
-    assert torch.equal(methods["image_only"](image, text), image)
-    assert torch.equal(methods["text_only"](image, text), text)
-    assert torch.equal(methods["sum"](image, text), weighted_sum(image, text, 0.2))
-    assert torch.equal(methods["slerp"](image, text), slerp(image, text, 0.9))
+    assert zero_shot.best_weights(zero_shot.sweep([0.1, 0.9], {}, KEPT)) == {"sum": 0.5, "slerp": 0.5}
 
 
 def test_every_method_is_scored_on_every_category(fan):
     embedded = {"hat": fan("hat", 58, 25, 85), "shoe": fan("shoe", 70, 40, 89)}
-    scored = zero_shot.score_baselines({"sum": 0.7, "slerp": 0.5}, embedded, KEPT)
+    scored = zero_shot.score_baselines(zero_shot.baselines({"sum": 0.7, "slerp": 0.5}), embedded, KEPT)
     methods = ("image_only", "text_only", "sum", "slerp")
     assert [(one.method, one.category) for one in scored] == [(m, c) for m in methods for c in embedded]
     # from 0° the reference and ten images are nearer, from 90° ten are; slerp at 45° meets shoe's ten at 40° first
     assert [one.ranks.above.tolist() for one in scored] == [[11], [11], [10], [10], [0], [0], [0], [10]]
-
-
-# ------------------------------------------------------------------ a two-tower model
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +89,6 @@ def test_queries_and_gallery_are_embedded_row_for_row_and_several_texts_averaged
         towers.encode_texts([form.format(i) for i in range(3)])
         for form in ("is {} sizes bigger and has stripes", "has stripes and is {} sizes bigger")
     )
-    assert not torch.allclose(one, two, atol=1e-3)
     both = zero_shot.embed(encoded, towers, parts, "both_orders")
     torch.testing.assert_close(both["hat"].texts, torch.nn.functional.normalize(one + two, dim=-1))
     for category, queries in zero_shot.embed(encoded, towers, parts, "and").items():

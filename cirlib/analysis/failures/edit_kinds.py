@@ -18,13 +18,10 @@ _SLEEVE_LENGTH = re.compile(r"\b(?:long|longer|short|shorter)(?= (?!and )(?:\w+ 
 
 
 @cache
-def lexicon(group: str) -> dict[str, str]:
+def _lexicon(group: str) -> dict[str, str]:
     """Term → kind, of a group of kinds: ``subject`` (what changes) or ``manner`` (how that is said).
 
     A term is a word or a phrase; ``*`` at its end allows more letters.
-
-    >>> lexicon("manner")["without"], list(dict.fromkeys(lexicon("manner").values()))
-    ('negation', ['negation', 'comparison'])
     """
     table = pd.read_csv(LEXICON)
     rows = table[table["group"] == group].itertuples()
@@ -57,12 +54,12 @@ def kind_names() -> list[str]:
     >>> kind_names()[0], kind_names()[-1]
     ('colour', 'several at once')
     """
-    return [*dict.fromkeys([*lexicon("subject").values(), UNCLASSIFIED, *lexicon("manner").values(), SEVERAL])]
+    return [*dict.fromkeys([*_lexicon("subject").values(), UNCLASSIFIED, *_lexicon("manner").values(), SEVERAL])]
 
 
 def _found(group: str, captions: Sequence[str]) -> list[str]:
-    spoken = {kind for caption in captions for kind in _read(lexicon(group), caption)}
-    return [kind for kind in dict.fromkeys(lexicon(group).values()) if kind in spoken]
+    spoken = {kind for caption in captions for kind in _read(_lexicon(group), caption)}
+    return [kind for kind in dict.fromkeys(_lexicon(group).values()) if kind in spoken]
 
 
 def _read(terms: Mapping[str, str], caption: str) -> Iterator[str]:

@@ -13,7 +13,6 @@ from cirlib import figures
 from cirlib.analysis.failures.query_table import K, select_method
 from cirlib.benchmarks import join_captions
 from cirlib.figures import Picture
-from cirlib.models.attention import attention_maps
 from cirlib.models.prepared import Prepared
 from cirlib.models.qformer import QFormerComposer
 from cirlib.models.qformer_embedding import trained_composer
@@ -86,7 +85,7 @@ def _attention_rows(
         store.read(store.rows(list(images)), composer.device)
         for images in (queries["reference"], queries["targets"].str[0])
     )
-    on_reference, on_target = attention_maps(composer, references, texts).cpu(), attention_maps(composer, targets).cpu()
+    on_reference, on_target = composer.attention_maps(references, texts).cpu(), composer.attention_maps(targets).cpu()
     scoring = _scoring_tokens(composer, references, texts, targets)
     rows, titles = [], []
     for number, row in enumerate(queries.itertuples()):
@@ -94,7 +93,8 @@ def _attention_rows(
         reference, target = row.benchmark.path(row.reference), row.benchmark.path(row.targets[0])
         cells = [Picture(reference, "reference"), _edit_text(row.captions)]
         cells.append(Picture(reference, "all tokens", heat=before.mean(0).numpy()))
-        cells.append(Picture(reference, "outlier token", heat=before[_outlier(before)].numpy()))
+        outlier = (before - before.mean(0)).abs().sum((1, 2)).argmax()  # by total variation
+        cells.append(Picture(reference, "outlier token", heat=before[outlier].numpy()))
         cells += [None, Picture(target, "target"), Picture(target, "all tokens", heat=after.mean(0).numpy())]
         if scoring is not None:
             cells.append(Picture(target, "scoring token", heat=after[scoring[number]].numpy()))
@@ -108,11 +108,6 @@ def _scoring_tokens(composer: QFormerComposer, references: Tensor, texts: list[s
     """The target token that each query scores by, (B,); None where a target is one vector."""
     embedded = composer.embed_targets(targets)  # (B, D) or (B, Q, D)
     return None if embedded.ndim == 2 else own_similarity(composer.embed_queries(references, texts), embedded).argmax(1)
-
-
-def _outlier(maps: Tensor) -> int:
-    """The token whose map (of Q, S, S) is furthest from the mean of all in total variation."""
-    return int((maps - maps.mean(0)).abs().sum((1, 2)).argmax())
 
 
 def _edit_text(captions: tuple[str, ...]) -> str:

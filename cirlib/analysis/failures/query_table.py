@@ -41,10 +41,7 @@ def query_table(scored: Sequence[Scored]) -> pd.DataFrame:
 
 
 def select_method(queries: pd.DataFrame, method: str) -> pd.DataFrame:
-    """The rows of one method.
-
-    Raises:
-        ParameterError: the study has no such method.
+    """The rows of one method; a ParameterError where the study has no such one.
 
     >>> select_method(pd.DataFrame({"method": ["sum", "slerp"], "rank": [3, 4]}), "sum")["rank"].tolist()
     [3]
@@ -57,20 +54,19 @@ def select_method(queries: pd.DataFrame, method: str) -> pd.DataFrame:
 
 
 def by_kind(queries: pd.DataFrame) -> pd.DataFrame:
-    """Recall@10 by kind of edit; a query counts with every kind its edit is of.
+    """Recall@10 by kind of edit, a row a group: group, queries, value, ci_low, ci_high, chance (fractions of 1).
 
-    Returns:
-        a row a group: group, queries, value, ci_low, ci_high, chance (fractions of 1), as from :func:`by_question`.
+    A query counts with every kind its edit is of.
 
     >>> by_kind(query_table([make_scored("sum", "hat", [0, 40])]))[["group", "value"]].values.tolist()
     [['colour', 0.5]]
     """
     several = queries.explode("kinds")
-    return _recall_by(several, several["kinds"], kind_names())
+    return _recall_by(several, pd.Categorical(several["kinds"], kind_names()))
 
 
 def by_question(queries: pd.DataFrame, store: FeatureStore) -> pd.DataFrame:
-    """Recall@10 by words, number of things changed, and likeness of reference and target, the column ``by`` first.
+    """:func:`by_kind`'s table by words, number of things changed, and likeness of reference and target, as ``by``.
 
     Words and likeness (the cosine of the two images' embeddings in ``store``) are in fifths of the queries.
 
@@ -78,14 +74,14 @@ def by_question(queries: pd.DataFrame, store: FeatureStore) -> pd.DataFrame:
     >>> by_question(pd.DataFrame(edit | {"recall": 1.0, "chance": 0.1}), prepared.clip)["group"].tolist()[:2]
     ['2', '1']
     """
-    words = [sum(len(caption.split()) for caption in captions) for captions in queries["captions"]]
+    words = [len(" ".join(captions).split()) for captions in queries["captions"]]
     numbers = [str(number) for number in range(MANY)] + [f"{MANY} or more"]
     changed = [numbers[min(MANY, len(subjects(captions)))] for captions in queries["captions"]]
     cosines = (store[list(queries["reference"])] * store[[targets[0] for targets in queries["targets"]]]).sum(-1)
     tables = {
-        "words in the captions": _recall_by(queries, *_fifths(words, "{:.0f}")),
-        "things the edit changes": _recall_by(queries, changed, numbers),
-        "likeness of reference and target": _recall_by(queries, *_fifths(cosines.tolist(), "{:.2f}")),
+        "words in the captions": _recall_by(queries, _fifths(words, "{:.0f}")),
+        "things the edit changes": _recall_by(queries, pd.Categorical(changed, numbers)),
+        "likeness of reference and target": _recall_by(queries, _fifths(cosines.tolist(), "{:.2f}")),
     }
     return pd.concat(tables, names=["by"]).reset_index("by").reset_index(drop=True)
 
@@ -97,21 +93,20 @@ def miss_table(queries: pd.DataFrame) -> pd.DataFrame:
     [['hat-query-1', 'colour', 41]]
     """
     missed = queries[queries["recall"] < 1].sort_values("rank", ascending=False, kind="stable", ignore_index=True)
-    columns = ["category", "query", "kinds", "reason", "rank", "captions", "reference", "target", "top"]
+    columns = "category query kinds reason rank captions reference target top"
     return missed.assign(
         kinds=missed["kinds"].str.join(", "),
         captions=missed["captions"].str.join(" / "),
         target=missed["targets"].str[0],
         top=missed["top"].str.join(" "),
-    ).reindex(columns=columns)
+    ).reindex(columns=columns.split())
 
 
 def exchanges(scored: Sequence[Scored], methods: Sequence[str], seed: int = 0) -> pd.DataFrame:
     """Every pair of methods: the queries that both, only one, or neither has among its first ten, and a paired test.
 
-    Returns:
-        columns first, second, both, only_first, only_second, neither (counts), difference (of the mean over
-        categories, fraction of 1), p, p_holm.
+    Columns: first, second; both, only_first, only_second, neither (counts); difference (of the mean over categories,
+    fraction of 1), p, p_holm.
 
     >>> pair = [make_scored("sum", "hat", [0, 40]), make_scored("slerp", "hat", [0, 0])]
     >>> exchanges(pair, ["sum", "slerp"])[["both", "only_second", "difference"]].values.tolist()
@@ -125,27 +120,26 @@ def exchanges(scored: Sequence[Scored], methods: Sequence[str], seed: int = 0) -
         one, other = found[first], found[second]
         counts = [int(part.sum()) for part in (one & other, one & ~other, ~one & other, ~one & ~other)]
         rows.append([first, second, *counts, test["difference"], test["p"]])
-    columns = ["first", "second", "both", "only_first", "only_second", "neither", "difference", "p"]
-    table = pd.DataFrame(rows, columns=columns)
+    columns = "first second both only_first only_second neither difference p"
+    table = pd.DataFrame(rows, columns=columns.split())
     return table.assign(p_holm=holm(table["p"].tolist()))
 
 
-def _recall_by(queries: pd.DataFrame, groups: Sequence[str], order: Sequence[str]) -> pd.DataFrame:
-    """A row a group that has queries, in ``order``; ``groups``: of each query its group."""
+def _recall_by(queries: pd.DataFrame, groups: pd.Categorical) -> pd.DataFrame:
+    """A row a group that has queries, in their order; ``groups``: of each query its group."""
     rows = []
-    for name, inside in queries.assign(group=groups).groupby("group"):
+    for name, inside in queries.assign(group=groups).groupby("group", observed=True):
         value = inside["recall"].to_numpy()
         rows.append([name, len(value), value.mean(), *bootstrap_ci(value), inside["chance"].mean()])
-    table = pd.DataFrame(rows, columns=["group", "queries", "value", "ci_low", "ci_high", "chance"])
-    return table.sort_values("group", key=lambda column: column.map(list(order).index), ignore_index=True)
+    return pd.DataFrame(rows, columns=["group", "queries", "value", "ci_low", "ci_high", "chance"])
 
 
-def _fifths(values: Sequence[float], form: str) -> tuple[list[str], list[str]]:
-    """Of each query the fifth that its value is in, and the fifths in order; fewer where many values are equal."""
+def _fifths(values: Sequence[float], form: str) -> pd.Categorical:
+    """Of each query the fifth that its value is in; fewer than five where many values are equal."""
     flat = np.asarray(values, float)
     bins = pd.qcut(flat, min(BINS, len(np.unique(flat))), duplicates="drop").codes
     names = []
     for number in range(bins.max() + 1):
         low, high = (form.format(end) for end in (flat[bins == number].min(), flat[bins == number].max()))
         names.append(low if low == high else f"{low} to {high}")
-    return [names[code] for code in bins], list(dict.fromkeys(names))
+    return pd.Categorical([names[code] for code in bins], dict.fromkeys(names))

@@ -8,7 +8,7 @@ it whether the garment is kept. That is an estimate; where both are known, a tab
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import pandas as pd
 
@@ -23,7 +23,7 @@ NEAR_MISS = "near miss in one attribute"
 ALSO_RIGHT = "arguably right too"
 NEITHER = "part of the edit, another garment"
 REASONS = (IGNORED_EDIT, PART_OF_EDIT, IGNORED_REFERENCE, NEAR_MISS, ALSO_RIGHT, NEITHER)
-AGREEMENT = 0.5  # share of words that two edits must have in common to ask the same
+AGREEMENT = 0.5  # share of all their words that two edits must have in common to ask the same
 DONE = 0.5  # of the way from the reference to the target
 ASIDE = 0.8  # of the mean distance between reference and target: further aside is another garment
 
@@ -33,10 +33,11 @@ def add_reasons(queries: pd.DataFrame, prepared: Prepared) -> pd.DataFrame:
 
     ``likely_reason`` is by likeness; ``reason`` is by attributes where the data has them, else the same.
 
-    >>> add_reasons(pd.DataFrame(columns=["method", "category", "top"]), prepared).columns.tolist()[-2:]
+    >>> add_reasons(pd.DataFrame(columns=["method", "category", "top", "targets"]), prepared).columns.tolist()[-2:]
     ['reason', 'likely_reason']
     """
-    queries = queries.assign(found=_first_wrong(queries))
+    ranked = zip(queries["top"], queries["targets"], strict=True)  # the best image that is no target is judged
+    queries = queries.assign(found=[next((i for i in top if i not in targets), top[0]) for top, targets in ranked])
     likely, known = pd.Series("", queries.index), prepared.attributes
     for _, rows in queries.groupby(["method", "category"], sort=False):
         likely[rows.index] = _by_likeness(rows, prepared.clip)
@@ -48,23 +49,17 @@ def add_reasons(queries: pd.DataFrame, prepared: Prepared) -> pd.DataFrame:
 
 
 def _by_attributes(reference: Mapping[str, str], target: Mapping[str, str], found: Mapping[str, str]) -> str:
-    """The reason that one image was retrieved instead of the target.
-
-    ``arguably right too``: every attribute is as the target's. ``ignored the edit``: of what the edit changes, nothing
-    is as asked. ``near miss``: one attribute is off. ``ignored the reference``: everything asked for, but two or more
-    things changed that nobody spoke of. The rest did part of the edit: of the same garment where at most one such
-    thing changed, else of another.
-    """
+    """The reason that one image was retrieved instead of the target."""
     changed = [name for name in target if target[name] != reference[name]]
     undone = sum(found[name] != target[name] for name in changed)
     lost = sum(found[name] != target[name] for name in target if name not in changed)
     if undone + lost == 0:
         return ALSO_RIGHT
-    if undone == len(changed):
+    if undone == len(changed):  # of what the edit changes, nothing is as asked
         return IGNORED_EDIT
     if undone + lost == 1:
         return NEAR_MISS
-    if undone == 0:
+    if undone == 0:  # everything asked for, but two or more things changed that nobody spoke of
         return IGNORED_REFERENCE
     return PART_OF_EDIT if lost <= 1 else NEITHER
 
@@ -126,24 +121,14 @@ def confusions(queries: pd.DataFrame, attributes: ImageAttributes) -> dict[str, 
     return tables
 
 
-def _first_wrong(queries: pd.DataFrame) -> list[str]:
-    """The best-ranked image of each query that is not among its targets; the best where all that are known are."""
-    return [next((image for image in row.top if image not in row.targets), row.top[0]) for row in queries.itertuples()]
-
-
 def _asked_alike(queries: pd.DataFrame) -> list[bool]:
     """Whether another query in much the same words has the image found as its target."""
-    asked: dict[str, list[Sequence[str]]] = {}
-    for row in queries.itertuples():
-        for target in row.targets:
-            asked.setdefault(target, []).append(row.captions)
+    words = [set(re.findall(r"\w+", " ".join(captions).lower())) for captions in queries["captions"]]
+    asked: dict[str, list[set[str]]] = {}
+    for own, targets in zip(words, queries["targets"], strict=True):
+        for target in targets:
+            asked.setdefault(target, []).append(own)
     return [
-        any(_word_overlap(captions, other) >= AGREEMENT for other in asked.get(image, ()))
-        for captions, image in zip(queries["captions"], queries["found"], strict=True)
+        any(len(own & other) / max(1, len(own | other)) >= AGREEMENT for other in asked.get(image, ()))
+        for own, image in zip(words, queries["found"], strict=True)
     ]
-
-
-def _word_overlap(first: Sequence[str], second: Sequence[str]) -> float:
-    """Words that two edits share, as a fraction of all words of either, in [0, 1]."""
-    one, other = (set(re.findall(r"\w+", " ".join(captions).lower())) for captions in (first, second))
-    return len(one & other) / max(1, len(one | other))

@@ -17,9 +17,6 @@ def paper_vs_ours(summary: pd.DataFrame, study: str) -> pd.DataFrame:
 
     Published numbers are FashionIQ's. What another study measured stands below with that study's name as ``data``.
 
-    Args:
-        summary: the study's result table. study: its name.
-
     Returns:
         ``source`` (paper, published, ours; "ours elsewhere" for another study), ``method``, ``data``,
         ``recall@10`` and ``recall@50`` (means of the categories, fractions of 1) with ``…/ci_low`` and ``…/ci_high``
@@ -32,16 +29,13 @@ def paper_vs_ours(summary: pd.DataFrame, study: str) -> pd.DataFrame:
     published = pd.read_csv(PUBLISHED).assign(data=FASHIONIQ, complete=True)
     rows = [_ours(summary, method, study) for method in METHODS]
     if study != FASHIONIQ:
-        rows = [_not_run(method) for method in METHODS] + rows
+        nothing = summary.head(0)
+        rows = [_ours(nothing, method, FASHIONIQ) for method in METHODS] + rows
     return pd.concat([published, pd.DataFrame(rows)], ignore_index=True)
 
 
-def _not_run(method: str) -> dict:
-    return {"source": "ours", "method": METHODS[method].label, "data": FASHIONIQ, "protocol": "not run"}
-
-
 def _ours(summary: pd.DataFrame, method: str, study: str) -> dict:
-    row = _not_run(method) | {"data": study}
+    row = {"source": "ours", "method": METHODS[method].label, "data": study, "protocol": "not run"}
     if study != FASHIONIQ:
         row |= {"source": "ours elsewhere", "method": f"{METHODS[method].label} ({study})"}
     own = summary[(summary["method"] == method) & summary["metric"].isin(("recall@10", "recall@50"))]

@@ -16,10 +16,7 @@ STAGES = tuple(dict.fromkeys(method.stage for method in METHODS.values()))  # th
 
 
 def read_summaries(stage: Stage) -> pd.DataFrame:
-    """The summaries of the study's stages one after the other.
-
-    Raises:
-        StageError: one of them has not run.
+    """The summaries of the study's stages one after the other; a StageError where one has not run.
 
     >>> read_summaries(stage)
     Traceback (most recent call last):
@@ -32,9 +29,6 @@ def read_summaries(stage: Stage) -> pd.DataFrame:
 def read_scored(stage: Stage, parts: Mapping[str, Benchmark]) -> list[Scored]:
     """Every method of the study on the reported queries ``parts``, a category each.
 
-    Raises:
-        StageError: a stage has not run.
-
     >>> read_scored(stage, prepared.splits.reported)
     Traceback (most recent call last):
     cirlib.study.errors.StageError: qformer needs results/small/zero_shot/ranks.csv, which is missing: ...
@@ -46,9 +40,8 @@ def read_scored(stage: Stage, parts: Mapping[str, Benchmark]) -> list[Scored]:
 def best_method(summary: pd.DataFrame) -> str:
     """The method with the highest mean recall@10.
 
-    >>> rows = {"method": ["sum", "slerp"], "category": "mean", "metric": "recall@10", "value": [0.3, 0.4]}
-    >>> best_method(pd.DataFrame(rows))
-    'slerp'
+    >>> best_method(pd.read_csv(results / "summary.csv"))
+    'qformer_hard_negatives'
     """
     return str(_mean_recall(summary).idxmax())
 
@@ -56,9 +49,8 @@ def best_method(summary: pd.DataFrame) -> str:
 def best_of_families(summary: pd.DataFrame) -> dict[str, str]:
     """Family → its best method in the study; families without one are left out.
 
-    >>> rows = {"method": ["sum", "slerp"], "category": "mean", "metric": "recall@10", "value": [0.3, 0.4]}
-    >>> best_of_families(pd.DataFrame(rows))
-    {'zero-shot': 'slerp'}
+    >>> best_of_families(pd.read_csv(results / "summary.csv"))["zero-shot"]
+    'slerp'
     """
     return _mean_recall(summary).groupby(lambda method: METHODS[method].family, sort=False).idxmax().to_dict()
 

@@ -6,14 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cirlib.analysis.failures.query_table import (
-    by_kind,
-    by_question,
-    exchanges,
-    miss_table,
-    query_table,
-    select_method,
-)
+from cirlib.analysis.failures.query_table import by_kind, by_question, exchanges, miss_table, query_table, select_method
 from cirlib.study.errors import ParameterError
 
 
@@ -40,12 +33,8 @@ def alike(queries: pd.DataFrame, make_store, folder):
 
 def test_a_row_says_what_was_asked_and_found(queries):
     row = queries.iloc[2]
-    assert (row["method"], row["category"], row["query"], row["captions"]) == (
-        "m",
-        "hat",
-        "hat-query-2",
-        ("is longer",),
-    )
+    asked = row[["method", "category", "query", "captions"]].tolist()
+    assert asked == ["m", "hat", "hat-query-2", ("is longer",)]
     assert (row["reference"], row["targets"], row["top"]) == ("hat-2", ("hat-3",), ["hat-4", "hat-3"])
     assert (row["rank"], row["recall"], row["chance"]) == (11, 0.25, 0.1)  # 9 above and the middle of 3 tied
 
@@ -110,11 +99,6 @@ def test_misses_are_the_queries_not_surely_among_the_first_the_worst_on_top(quer
     assert (first["reference"], first["target"], first["top"]) == ("hat-1", "hat-2", "hat-3 hat-2")
 
 
-def test_where_nothing_is_missed_the_table_is_empty_but_has_its_columns(queries):
-    table = miss_table(queries[queries["recall"] == 1])
-    assert len(table) == 0 and {"category", "query", "kinds", "reason", "rank", "captions"} <= set(table.columns)
-
-
 def test_exchanges_count_who_finds_what_and_test_the_difference(make_scored):
     first = make_scored("sum", "hat", [0, 0, 50, 50, 50, 50])
     second = make_scored("qformer", "hat", [0, 50, 0, 0, 0, 50])
@@ -122,4 +106,3 @@ def test_exchanges_count_who_finds_what_and_test_the_difference(make_scored):
     assert [row[name] for name in ("both", "only_first", "only_second", "neither")] == [1, 1, 3, 1]
     assert row["difference"] == pytest.approx(2 / 6)
     assert 0 < row["p"] <= 1 and row["p_holm"] == row["p"]
-    assert exchanges([first], ["sum"]).empty

@@ -9,18 +9,9 @@ import pytest
 import torch
 
 from cirlib.analysis.failures.query_table import query_table
-from cirlib.analysis.failures.reasons import (
-    ALSO_RIGHT,
-    IGNORED_EDIT,
-    IGNORED_REFERENCE,
-    NEAR_MISS,
-    NEITHER,
-    PART_OF_EDIT,
-    REASONS,
-    add_reasons,
-    confusions,
-    reason_table,
-)
+from cirlib.analysis.failures.reasons import REASONS, add_reasons, confusions, reason_table
+
+IGNORED_EDIT, PART_OF_EDIT, IGNORED_REFERENCE, NEAR_MISS, ALSO_RIGHT, NEITHER = REASONS
 
 
 def garment(colour="red", sleeves="long", neck="crew", fit="slim") -> dict[str, str]:
@@ -42,8 +33,7 @@ def judged(make_store, tmp_path):
 @pytest.mark.parametrize(
     ("found", "reason"),
     [
-        (garment(), IGNORED_EDIT),  # the reference
-        (garment(fit="wide"), IGNORED_EDIT),  # its look-alike
+        (garment(fit="wide"), IGNORED_EDIT),  # a look-alike of the reference
         (garment("green", "short"), NEAR_MISS),
         (garment("blue", "long"), NEAR_MISS),
         (garment("blue", "short", "boat"), NEAR_MISS),  # one thing more, that nobody spoke of
@@ -68,12 +58,10 @@ def test_one_change_not_made_ignores_the_edit_and_is_no_near_miss(make_scored, j
 @pytest.mark.parametrize(
     ("found", "reason"),
     [
-        ([0.1, 0.1], IGNORED_EDIT),
-        ([0.9, 0.1], NEAR_MISS),
-        ([0.9, 1.2], IGNORED_REFERENCE),
-        ([0.1, 1.2], NEITHER),
         ([0.4, 0.7], IGNORED_EDIT),
         ([0.6, 0.7], NEAR_MISS),
+        ([0.9, 1.2], IGNORED_REFERENCE),
+        ([0.1, 1.2], NEITHER),
     ],
 )
 def test_the_way_in_the_image_space_stands_in_for_attributes(make_scored, judged, found, reason):
@@ -100,7 +88,6 @@ def test_the_table_of_reasons_counts_each_methods_misses_only():
     assert table.loc[("sum", IGNORED_EDIT), "misses"] == 2 and table.loc[("sum", NEITHER), "misses"] == 0
     assert table.loc["sum", "value"].sum() == pytest.approx(1) and table.loc[("slerp", NEAR_MISS), "value"] == 1
     assert table.loc["sum"].index.tolist() == list(REASONS)
-    assert reason_table(queries.head(1)).empty
 
 
 def test_confusions_count_wanted_against_first_retrieved_and_leave_out_what_no_edit_changes(make_scored):
