@@ -13,25 +13,16 @@ from cirlib import figures
 TRAJECTORY = Path(__file__).resolve().parents[2] / "results" / "garments" / "dpo_grid" / "full" / "trajectory.csv"
 
 
-def history_of_runs() -> pd.DataFrame:
-    recalls = {"qformer": [np.nan, 0.6, 0.5], "plain": [0.1, 0.2, 0.3]}
-    rows = [(run, i, 3.0 - i, recall) for run, values in recalls.items() for i, recall in enumerate(values)]
-    return pd.DataFrame(rows, columns=["run", "epoch", "loss", "dev/recall@10"])
-
-
 def test_learning_curves_mark_the_best_epoch_of_each_run_whatever_the_index(texts):
-    figure = figures.learning_curves(history_of_runs().set_index(np.zeros(6, dtype=int)))
+    recalls = {"qformer": [np.nan, 0.6, 0.5], "plain": [0.1, 0.2, 0.3], "unmeasured": [np.nan] * 3}
+    rows = [(run, i, 3.0 - i, recall) for run, values in recalls.items() for i, recall in enumerate(values)]
+    history = pd.DataFrame(rows, columns=["run", "epoch", "loss", "dev/recall@10"], index=np.zeros(9, int))
+    figure = figures.learning_curves(history)
     loss, dev = figure.axes
     best = [found.get_offsets().tolist() for found in dev.collections if found.get_label() == "_best"]
-    assert best == [[[1.0, 60.0]], [[2.0, 30.0]]]
-    assert len(loss.lines) == len(dev.lines) == 2
+    assert best == [[[1.0, 60.0]], [[2.0, 30.0]]] and len(loss.lines) == 3
     assert dev.lines[0].get_xdata().tolist() == [1, 2]  # the epoch that was not measured is left out
-    assert {"Q-Former (best: epoch 1, 60.0 %)", "plain (best: epoch 2, 30.0 %)"} <= set(texts(figure))
-
-
-def test_learning_curves_without_any_dev_recall_mark_nothing():
-    figure = figures.learning_curves(history_of_runs().assign(**{"dev/recall@10": np.nan}))
-    assert not any(axes.collections for axes in figure.axes)
+    assert {"Q-Former (best: epoch 1, 60.0 %)", "plain (best: epoch 2, 30.0 %)", "unmeasured"} <= set(texts(figure))
 
 
 def test_dpo_curves_show_rewards_and_accuracy_and_smooth_long_ones_over_the_raw_values(lines):

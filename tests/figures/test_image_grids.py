@@ -21,9 +21,8 @@ def tiles(figure: Figure, label: str) -> list[Axes]:
 def test_triplet_grid_shows_each_reference_edit_and_target(images, texts):
     edit = "the same dress in blue, with long sleeves and a much wider skirt"
     figure = figures.triplet_grid([(images[0], edit, images[1]), (images[2], "is red", images[3])] * 2)
-    assert len(tiles(figure, "reference")) == len(tiles(figure, "edit")) == len(tiles(figure, "target")) == 4
-    assert texts(figure).count(edit) == 2
-    assert texts(figure).count("reference") == 2  # one head a column of triplets
+    assert [len(tiles(figure, label)) for label in ("reference", "edit", "target")] == [4, 4, 4]
+    assert texts(figure).count(edit) == texts(figure).count("reference") == 2  # one head a column of triplets
     assert len({axes.get_position().y0 for axes in tiles(figure, "target")}) == 2
 
 

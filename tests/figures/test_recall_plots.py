@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -13,17 +13,16 @@ from cirlib import figures
 from cirlib.figures.style import FigureError
 
 
-def summary_of(methods: tuple[str, ...] = ("sum", "qformer"), **changes: Any) -> pd.DataFrame:
+def summary_of(methods: tuple[str, ...] = ("sum", "qformer"), protocol: str = "original") -> pd.DataFrame:
     """Recall@1 and @10 of dress, shirt and the mean; the same numbers in every category but the gallery."""
-    rows = []
-    for i, method in enumerate(methods):
-        for category, gallery in (("mean", 450), ("dress", 400), ("shirt", 500)):
-            for k, value in ((1, 0.2 + 0.1 * i), (10, 0.4 + 0.1 * i)):
-                numbers = {"value": value, "ci_low": value - 0.05, "ci_high": value + 0.03}
-                names = {"method": method, "category": category, "metric": f"recall@{k}"}
-                counts = {"queries": 1200, "gallery": gallery, "chance": k / gallery}
-                rows.append(names | numbers | counts | {"protocol": "original", "complete": True} | changes)
-    return pd.DataFrame(rows)
+    galleries = {"mean": 450, "dress": 400, "shirt": 500}
+    rows = [
+        (method, category, f"recall@{k}", value + 0.1 * i, galleries[category], k / galleries[category])
+        for (i, method), category, (k, value) in product(enumerate(methods), galleries, ((1, 0.2), (10, 0.4)))
+    ]
+    table = pd.DataFrame(rows, columns=["method", "category", "metric", "value", "gallery", "chance"])
+    limits = {"ci_low": table["value"] - 0.05, "ci_high": table["value"] + 0.03}
+    return table.assign(queries=1200, protocol=protocol, complete=True, **limits)
 
 
 def test_recall_bars_show_values_intervals_and_chance_of_each_category(texts):
