@@ -3,29 +3,13 @@
 from pathlib import Path
 
 from . import circo, cirr, fashioniq
-from .base import Benchmark, BenchmarkError, Triplet, check_choice
-from .completeness import drop_missing, lost_queries, mark_unusable, require_complete
-from .protocols import PROTOCOLS, EvaluationProtocol, join_captions, query_texts, sample_join
+from .base import PROTOCOLS_OF_GALLERY, Benchmark, BenchmarkError, Triplet, check_choice
+from .protocols import PROTOCOLS, join_captions, query_texts, sample_join
 
 __all__ = [
-    "NAMES",
-    "PROTOCOLS",
-    "SPLITS",
-    "Benchmark",
-    "BenchmarkError",
-    "EvaluationProtocol",
-    "Triplet",
-    "categories",
-    "check_choice",
-    "drop_missing",
-    "join_captions",
-    "load_benchmark",
-    "lost_queries",
-    "mark_unusable",
-    "query_texts",
-    "require_complete",
-    "sample_join",
-]
+    "NAMES", "PROTOCOLS", "SPLITS", "Benchmark", "BenchmarkError", "Triplet", "categories", "join_captions",
+    "load_benchmark", "query_texts", "sample_join",
+]  # fmt: skip
 
 SPLITS = {"fashioniq": fashioniq.SPLITS, "cirr": cirr.SPLITS, "circo": circo.SPLITS, "custom": fashioniq.SPLITS}
 NAMES = tuple(SPLITS)
@@ -45,22 +29,20 @@ def load_benchmark(
         protocol: "original", the gallery of the split file; or "val_split", only the queries' references and
             targets (FashionIQ and custom data). Load a train split so: no other image of it is ever opened.
 
-    Missing *images* are no error here: `Benchmark.missing` has them, `require_complete` stops on them.
-
-    Raises:
-        BenchmarkError: an unknown name, split, category or protocol; an annotation file that is absent or wrong;
-            a query that names an image outside the gallery. The sentence says what, where, what is allowed.
+    Missing *images* are no error here: see `Benchmark.missing` and `Benchmark.drop_missing`. Raises `BenchmarkError`
+    for an unknown name, split or protocol, and where an annotation file is absent or wrong.
 
     >>> len(load_benchmark("custom", stage.images, split="val", category="hat").triplets)
     3
     """
     check_choice(name, NAMES, "benchmark")
+    check_choice(split, SPLITS[name], "split")
+    check_choice(protocol, PROTOCOLS_OF_GALLERY if name in _BY_CATEGORY else ("original",), f"protocol of {name}")
     if name in _BY_CATEGORY:
-        return fashioniq.load(root, split=split, category=category, protocol=protocol, name=name)
-    check_choice(protocol, ("original",), f"protocol of {name}")
+        return fashioniq.load(Path(root), name, split, category, protocol)
     if category is not None:
         raise BenchmarkError(f"Unknown category {category!r}: {name} has no categories, allowed is None.")
-    return cirr.load(root, split=split) if name == "cirr" else circo.load(root, split=split)
+    return (cirr if name == "cirr" else circo).load(Path(root), split)
 
 
 def categories(name: str, root: str | Path, split: str = "val") -> list[str]:
@@ -71,4 +53,4 @@ def categories(name: str, root: str | Path, split: str = "val") -> list[str]:
     """
     check_choice(name, NAMES, "benchmark")
     check_choice(split, SPLITS[name], "split")
-    return fashioniq.categories(root, split) if name in _BY_CATEGORY else []
+    return fashioniq.categories(Path(root), split) if name in _BY_CATEGORY else []

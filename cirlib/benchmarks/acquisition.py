@@ -26,24 +26,22 @@ def acquire(stage: Stage) -> None:
     >>> acquire(stage)  # nothing is missing
     """
     data, root = stage.study.data, stage.images
-    drawing = stage.study.data_prep.drawing
-    if drawing is not None:
+    if drawing := stage.study.data_prep.drawing:
         draw_garments(root, drawing, image_size=stage.study.models.image_size, seed=stage.study.seed)
     if data.fetch:
         fetch_annotations(root)
     wanted = missing_images(stage)
-    if not wanted:
+    if not wanted or not (data.images or data.fetch):
         return
-    if data.images is not None:
+    if data.images:
         source = data.images if "://" in data.images else stage.root / Path(data.images).expanduser()
-        how, outcomes = f"taken from {data.images}", take_images(source, wanted, root / "images")
-    elif data.fetch:
-        how, outcomes = "fetched", _fetch_linked(root, wanted)
+        outcomes = take_images(source, wanted, root / "images")
     else:
-        return
+        outcomes = _fetch_linked(root, wanted)
+    how = f"taken from {data.images}" if data.images else "fetched"
     kinds = Counter(outcome.kind for outcome in outcomes.values())
-    rest = "".join(f", {number:,} {kind}" for kind, number in kinds.items() if kind != "there")
-    rest += f", {absent:,} not in it" if (absent := len(wanted) - len(outcomes)) else ""
+    kinds["not in it"] = len(wanted) - len(outcomes)
+    rest = "".join(f", {number:,} {kind}" for kind, number in kinds.items() if number and kind != "there")
     print(f"{kinds['there']:,} of {len(wanted):,} images {how}{rest}")
 
 
@@ -64,7 +62,7 @@ def audit_study(stage: Stage) -> Audit:
     >>> audit_study(stage).complete
     True
     """
-    report = audit(_parts(stage, "original"), categories=stage.study.data.categories)
+    report = audit(_parts(stage, "original"), stage.study.data.categories)
     stage.data.mkdir(parents=True, exist_ok=True)
     write_json(report.undecodable, unusable_file(stage), indent=1)
     return report

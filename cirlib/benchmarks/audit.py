@@ -11,14 +11,13 @@ import pandas as pd
 from cirlib.study.files import write_table
 
 from .base import Benchmark
-from .completeness import lost_queries, mark_unusable
 from .image_checks import ImageCheck, check_images, count_duplicates
 from .protocols import join_captions
 
 PUBLISHED = Path(__file__).with_name("published_counts.csv")  # counted from the annotation files
-COUNTS = ("queries", "gallery", "val_split_gallery")
+COUNTS = ["queries", "gallery", "val_split_gallery"]
 DUPLICATES = ("duplicated_targets", "exact_groups", "exact_images", "near_pairs", "near_images")
-SHARED = ("galleries", "triplets_in_gallery", "triplets")
+SHARED = ["galleries", "triplets_in_gallery", "triplets"]
 
 
 @dataclass(frozen=True)
@@ -27,8 +26,8 @@ class Audit:
 
     `table`: a row a split and category. val_split_gallery: images that are a reference or a target, where targets are
     public. missing, undecodable: gallery images, in train (which nobody searches) those that queries use.
-    lost_queries: see the function. duplicated_targets: queries with a target that has an exact copy elsewhere in the
-    gallery; these and the counts of `count_duplicates` are empty where no image was opened, and in train.
+    lost_queries: those that these cost. duplicated_targets: queries with a target that has an exact copy elsewhere in
+    the gallery; these and the counts of `count_duplicates` are empty where no image was opened, and in train.
     `overlaps`: a row a pair of split and category ("all": together). galleries: images in both galleries;
     triplets_in_gallery: in a query of the first and the gallery of the second; triplets: in queries of both.
     `missing`, `undecodable`: image id → reason. `mismatches`: a sentence for each count that is not the published one;
@@ -43,7 +42,7 @@ class Audit:
 
     @property
     def complete(self) -> bool:
-        """Whether every image is there and, as far as checked, can be decoded."""
+        """Whether every image is there and can be decoded."""
         return not self.missing and not self.undecodable
 
     def verdict(self) -> str:
@@ -60,14 +59,14 @@ class Audit:
 
     def gaps(self) -> pd.DataFrame:
         """Every image that is not there or cannot be decoded, and why: ``image``, ``kind``, ``reason``."""
-        rows = [(image, "missing", reason) for image, reason in self.missing.items()]
-        rows += [(image, "undecodable", reason) for image, reason in self.undecodable.items()]
+        kinds = {"missing": self.missing, "undecodable": self.undecodable}
+        rows = [(image, kind, reason) for kind, images in kinds.items() for image, reason in images.items()]
         return pd.DataFrame(rows, columns=["image", "kind", "reason"])
 
     def leaks(self) -> pd.DataFrame:
         """The pairs of split and category that share images, those that share most first."""
-        shared = self.overlaps[(self.overlaps[[*SHARED]] > 0).any(axis=1)]
-        return shared.sort_values([*SHARED], ascending=False, kind="stable", ignore_index=True)
+        shared = self.overlaps[(self.overlaps[SHARED] > 0).any(axis=1)]
+        return shared.sort_values(SHARED, ascending=False, kind="stable", ignore_index=True)
 
     def write(self, folder: Path) -> None:
         """``audit.csv``, ``overlaps.csv`` and ``missing_images.csv``."""
@@ -75,29 +74,20 @@ class Audit:
             write_table(table, folder / f"{name}.csv")
 
 
-def audit(
-    parts: Sequence[Benchmark],
-    *,
-    categories: Sequence[str] | None = None,
-    check_decode: bool = True,
-    workers: int | None = None,
-) -> Audit:
-    """Counts everything there is to count and, with `check_decode`, opens every image file that a study needs.
+def audit(parts: Sequence[Benchmark], categories: Sequence[str] | None = None) -> Audit:
+    """Counts everything there is to count and opens every image file that a study needs.
 
     Args:
         parts: one a split and category, each with its original gallery.
         categories: those that are compared with the published counts; None is all that are published.
-        workers: decoding threads, by default one a core.
 
     >>> audit(list(prepared.splits.reported.values())).table["queries"].tolist()
     [3, 3]
     """
-    missing, files = {}, {}
-    for part in parts:
-        for image in (image for image in part.gallery if image in _needed(part)):
-            found = part.images[image]
-            (missing if isinstance(found, str) else files)[image] = found
-    checks = check_images(files, workers=workers) if check_decode else {}
+    needed = [(part, _needed(part)) for part in parts]
+    images = {image: part.images[image] for part, used in needed for image in part.gallery if image in used}
+    checks = check_images({image: file for image, file in images.items() if isinstance(file, Path)})
+    missing = {image: reason for image, reason in images.items() if isinstance(reason, str)}
     undecodable = {image: check.problem for image, check in checks.items() if check.problem is not None}
     table = pd.DataFrame([_row(part, undecodable, checks) for part in parts])
     return Audit(table, _overlaps(parts), missing, undecodable, _mismatches(table, parts[0].name, categories))
@@ -129,7 +119,7 @@ def _row(part: Benchmark, undecodable: Mapping[str, str], checks: Mapping[str, I
         "max_words": words.max(),
         "missing": len(needed & part.missing.keys()),
         "undecodable": len(needed & undecodable.keys()),
-        "lost_queries": len(lost_queries(mark_unusable(part, undecodable))),
+        "lost_queries": len(part.mark_unusable(undecodable).lost_queries),
         **dict.fromkeys(DUPLICATES),
     }
     if not checks or part.split == "train":
@@ -156,22 +146,19 @@ def _overlaps(parts: Sequence[Benchmark]) -> pd.DataFrame:
 
 
 def _mismatches(table: pd.DataFrame, name: str, categories: Sequence[str] | None) -> list[str] | None:
-    published = pd.read_csv(PUBLISHED, dtype={"category": object}).query("benchmark == @name")
+    published = pd.read_csv(PUBLISHED, keep_default_na=False, na_values={key: [""] for key in COUNTS})
+    published = published.query("benchmark == @name")
     if published.empty:
         return None
     wanted = published["split"].isin(table["split"]) & (published["category"].isin(categories) if categories else True)
-    found = table.set_index([table["split"], table["category"].fillna("")]).to_dict("index")
-    sentences = []
-    for expected in published[wanted].fillna({"category": ""}).to_dict("records"):
-        where = expected["split"], expected["category"]
-        row, place = found.get(where), " ".join(where).strip()
-        if row is None:
-            sentences.append(f"{place}: no annotations, expected {expected['queries']} queries.")
-        for key in COUNTS if row else ():
-            if not pd.isna(expected[key]) and row[key] != expected[key]:
-                said = f"{key.replace('_', ' ')} {row[key]:.0f}, expected {expected[key]:.0f}"
-                sentences.append(f"{place}: {said}.")
-    return sentences
+    keys = ["split", "category"]
+    expected, found = (t.fillna({"category": ""}).melt(keys, COUNTS, "count") for t in (published[wanted], table))
+    both = expected.dropna().merge(found, how="left", on=[*keys, "count"]).fillna(0)
+    return [
+        f"{split} {category} {count.replace('_', ' ')}: {is_now:.0f}, expected {should:.0f}."
+        for split, category, count, should, is_now in both.itertuples(index=False)
+        if is_now != should
+    ]
 
 
 def _number(value: float) -> str:

@@ -1,7 +1,7 @@
 """What every loader gives: queries, a gallery and its image files. And the check of a name against those allowed."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -67,14 +67,51 @@ class Benchmark:
         """The images that are a reference or a target."""
         return {image for t in self.triplets for image in (t.reference, *t.targets)}
 
+    @cached_property
+    def lost_queries(self) -> set[str]:
+        """The ids of queries that cannot be scored: the reference is missing, or every target is."""
+        gone = self.missing.keys()
+        return {t.id for t in self.triplets if t.reference in gone or (t.targets and gone >= set(t.targets))}
+
     def path(self, image: str) -> Path:
         """The file of an image; `BenchmarkError` where the id is unknown or the image is missing."""
-        if image not in self.images:
-            raise BenchmarkError(f"{self.name} {self.split}: no image has the id {image!r}.")
-        found = self.images[image]
+        found = self.images.get(image, "it is not in the gallery")
         if isinstance(found, str):
             raise BenchmarkError(f"{self.name} {self.split}: image {image!r} is missing: {found}.")
         return found
+
+    def mark_unusable(self, reasons: Mapping[str, str]) -> "Benchmark":
+        """The same with more images missing: image id → the reason. Ids of no gallery image are passed over."""
+        return replace(self, images=self.images | {i: r for i, r in reasons.items() if i in self.images})
+
+    def drop_missing(self, allow: bool = False) -> "Benchmark":
+        """What is there: without missing gallery images and the queries that they cost, and then not `complete`.
+
+        A query keeps the targets and subset members that are left. Raises `BenchmarkError`, which counts what is
+        missing, unless that is allowed (``data.allow_missing``) and leaves something to score.
+        """
+        gone, lost = self.missing, self.lost_queries
+        if self.complete and not gone:
+            return self
+        said = f"{self.name} {self.split}: the gallery of {len(self.gallery)} images is known to be partial."
+        for image, reason in list(gone.items())[:1]:
+            said = (
+                f"{self.name} {self.split}: {len(gone)} of {len(self.gallery)} gallery images are missing, which costs "
+                f"{len(lost)} of {len(self.triplets)} queries (the first is {image!r}: {reason})."
+            )
+        if not allow:
+            raise BenchmarkError(
+                f"{said} Set data.allow_missing to true to go on without them; every number is then marked incomplete."
+            )
+        if len(lost) == len(self.triplets):
+            raise BenchmarkError(f"{said} Nothing is left to evaluate.")
+        triplets = [
+            replace(t, **{key: tuple(i for i in getattr(t, key) if i not in gone) for key in ("targets", "subset")})
+            for t in self.triplets
+            if t.id not in lost
+        ]
+        images = {image: self.images[image] for image in self.gallery if image not in gone}
+        return replace(self, triplets=triplets, gallery=list(images), images=images, complete=False)
 
 
 def check_choice(value: str, allowed: Iterable[str], what: str) -> None:

@@ -8,22 +8,20 @@ A query's id is its pairid, as the test server takes it. The target is `target_h
 scores it. `Triplet.subset` holds the five other members of the query's image set, without the reference.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, TypeAdapter, model_validator
+from pydantic import BaseModel
 
-from .annotations import Captions, Text, check_triplets, read_annotations
-from .base import Benchmark, Triplet, check_choice
-from .image_files import scan_images
+from .annotations import Text, Texts, check_triplets, read_annotations
+from .base import Benchmark, Triplet
+from .image_files import locate
 
 SPLITS = ("train", "val", "test1")
-IMAGE_FOLDERS = {"train": "train", "val": "dev", "test1": "test1"}
 VERSION = "rc2"
 
 
 class _ImageSet(BaseModel):
-    members: Captions
+    members: Texts
 
 
 class _TestQuery(BaseModel):
@@ -31,53 +29,37 @@ class _TestQuery(BaseModel):
     reference: Text
     caption: str
     img_set: _ImageSet
-
-    @model_validator(mode="after")
-    def _reference_is_a_member(self):
-        if self.reference not in self.img_set.members:
-            raise ValueError("the reference must be one of 'members'")
-        return self
-
-    def triplet(self, *targets: str) -> Triplet:
-        subset = tuple(member for member in self.img_set.members if member != self.reference)
-        return Triplet(str(self.pairid), self.reference, (self.caption,), targets, None, subset)
+    target_hard: Text = ""  # test targets are not public
 
 
 class _Query(_TestQuery):
     target_hard: Text
 
 
-QUERIES, TEST_QUERIES = TypeAdapter(list[_Query]), TypeAdapter(list[_TestQuery])
-FILES = TypeAdapter(dict[str, Text])
-
-
-def load(root: str | Path, *, split: str) -> Benchmark:
+def load(root: Path, split: str) -> Benchmark:
     """One split of CIRR; `test1` has no targets.
 
-    >>> load(folder, split="dev")
+    >>> load(Path("nowhere"), "val")
     Traceback (most recent call last):
-    cirlib.benchmarks.base.BenchmarkError: Unknown split 'dev': allowed are train, val, test1.
+    cirlib.benchmarks.base.BenchmarkError: No file nowhere/captions/cap.rc2.val.json: expected CIRR's queries.
     """
-    root = Path(root)
-    check_choice(split, SPLITS, "split")
     source = root / "captions" / f"cap.{VERSION}.{split}.json"
-    queries = read_annotations(source, TEST_QUERIES if split == "test1" else QUERIES, "CIRR's queries")
-    files = read_annotations(
-        root / "image_splits" / f"split.{VERSION}.{split}.json", FILES, "an object from image id to image file"
-    )
-    triplets = [q.triplet() if split == "test1" else q.triplet(q.target_hard) for q in queries]
+    queries = read_annotations(source, list[_TestQuery] if split == "test1" else list[_Query], "CIRR's queries")
+    split_file = root / "image_splits" / f"split.{VERSION}.{split}.json"
+    files = read_annotations(split_file, dict[str, Text], "an object from image id to image file")
+    triplets = [
+        Triplet(
+            str(query.pairid),
+            query.reference,
+            (query.caption,),
+            (query.target_hard,) if query.target_hard else (),
+            category=None,
+            subset=tuple(member for member in query.img_set.members if member != query.reference),
+        )
+        for query in queries
+    ]
     check_triplets(triplets, list(files), source)
-    return Benchmark("cirr", split, triplets, list(files), _locate(root, files, split))
-
-
-def _locate(root: Path, files: Mapping[str, str], split: str) -> dict[str, Path | str]:
-    """Each id → its file, by name: the extension and folder may differ from those the split file gives."""
-    folders = (root / "images", root / "img_raw", root / IMAGE_FOLDERS[split])
-    there = [folder for folder in folders if folder.is_dir()]
-    if not there:
-        return dict.fromkeys(files, f"no folder {' or '.join(map(str, folders))}")
-    found: dict[str, Path] = {}
-    for folder in reversed(there):
-        found |= scan_images(folder)
-    reason = f"no file under {' or '.join(f.name + '/' for f in there)} has this name"
-    return {image: found.get(Path(file).stem, reason) for image, file in files.items()}
+    # By name alone: the extension and folder may differ from those the split file gives.
+    folders = [root / name for name in ("images", "img_raw", "dev" if split == "val" else split)]
+    images = locate({image: Path(file).stem for image, file in files.items()}, *folders)
+    return Benchmark("cirr", split, triplets, list(files), images)

@@ -8,13 +8,12 @@ import csv
 import io
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from threading import BoundedSemaphore
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import httpx
 from PIL import Image, UnidentifiedImageError
@@ -27,15 +26,13 @@ EXTENSION_OF = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 MIN_SIDE = 8  # pixels; shops answer with a picture of one pixel where they have none
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}  # statuses that may pass
 USER_AGENT = "cirlib (a study of composed image retrieval)"
-
-Kind = Literal["there", "dead", "broken", "unreachable"]
-WORTH: tuple[Kind, ...] = ("dead", "broken", "unreachable")  # asking again, least first
+WORTH = ("dead", "broken", "unreachable")  # asking again, least first
 
 
 class DownloadOutcome(NamedTuple):
     """What became of one image: ``there``, or why not."""
 
-    kind: Kind
+    kind: str  # "there" or one of WORTH
     reason: str = ""
 
 
@@ -69,9 +66,6 @@ def fetch_images(
     """
     limits = limits or RequestLimits()
     folder.mkdir(parents=True, exist_ok=True)
-    outcomes = {image: outcome for image, outcome in _read_dead_links(dead_links).items() if image in links}
-    wanted = [image for image in links if image not in outcomes]
-    hosts = {_host(url): BoundedSemaphore(limits.per_host) for image in wanted for url in links[image]}
     client = httpx.Client(
         timeout=limits.timeout,
         limits=httpx.Limits(max_connections=limits.connections),
@@ -79,15 +73,25 @@ def fetch_images(
         max_redirects=5,
         headers={"User-Agent": USER_AGENT},
     )
-    with client, ThreadPoolExecutor(limits.connections) as pool:
-        fetch = partial(_fetch_image, partial(_download, client, hosts, limits), limits)
-        jobs = {pool.submit(fetch, links[image], folder / image): image for image in wanted}
+    with (
+        client,
+        dead_links.open("a+", newline="", buffering=1) as listed,
+        ThreadPoolExecutor(limits.connections) as pool,
+    ):
+        listed.seek(0)
+        rows = [row for row in csv.reader(listed) if len(row) == 3]  # a line cut off by a kill is left out
+        outcomes = {image: DownloadOutcome(kind, reason) for image, kind, reason in rows[1:] if image in links}
+        wanted = [image for image in links if image not in outcomes]
+        hosts = {_host(url): BoundedSemaphore(limits.per_host) for image in wanted for url in links[image]}
+        writer = csv.writer(listed, lineterminator="\n")
+        writer.writerows([] if rows else [("image", "kind", "reason")])
+        jobs = {pool.submit(_fetch_image, client, hosts, limits, links[i], folder / i): i for i in wanted}
         try:
-            for job in tqdm(as_completed(jobs), total=len(jobs), desc="fetching images", unit="image"):
-                image, outcome = jobs[job], job.result()
-                outcomes[image] = outcome
-                if outcome.kind in ("dead", "broken"):
-                    _add_dead_link(dead_links, image, outcome)
+            for job in tqdm(as_completed(jobs), "fetching images", total=len(jobs), unit="image"):
+                image = jobs[job]
+                outcomes[image] = job.result()
+                if outcomes[image].kind in ("dead", "broken"):
+                    writer.writerow((image, *outcomes[image]))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
     return outcomes
@@ -117,65 +121,42 @@ def save_picture(content: bytes, stem: Path, max_bytes: float = math.inf) -> Dow
     return DownloadOutcome("there")
 
 
-def _read_dead_links(path: Path) -> dict[str, DownloadOutcome]:
-    if not path.is_file():
-        return {}
-    with path.open(newline="") as stream:
-        rows = [row for row in csv.reader(stream) if len(row) == 3][1:]  # a line cut off by a kill is left out
-    return {image: DownloadOutcome(kind, reason) for image, kind, reason in rows}  # type: ignore[arg-type]
-
-
-def _add_dead_link(path: Path, image: str, outcome: DownloadOutcome) -> None:
-    new = not path.is_file()
-    with path.open("a", newline="") as stream:
-        rows = [("image", "kind", "reason")] if new else []
-        csv.writer(stream, lineterminator="\n").writerows([*rows, (image, *outcome)])
-
-
 def _host(url: str) -> str:
     return url.partition("://")[2].partition("/")[0].lower()
 
 
 def _fetch_image(
-    download: Callable[[str], bytes], limits: RequestLimits, urls: Sequence[str], stem: Path
+    client: httpx.Client, hosts: Mapping[str, BoundedSemaphore], limits: RequestLimits, urls: Sequence[str], stem: Path
 ) -> DownloadOutcome:
     """The first link that gives a picture; else the outcome that is most worth another run."""
-    outcomes: list[DownloadOutcome] = []
+    stop, wait = stop_after_attempt(limits.tries), wait_exponential(multiplier=limits.pause)
+    retrying = Retrying(stop=stop, wait=wait, retry=retry_if_exception(_is_transient), reraise=True)
+    outcomes = []
     for url in urls:
         try:
-            outcomes.append(save_picture(download(url), stem, limits.max_bytes))
+            content = retrying(_download, client, hosts[_host(url)], limits, url)
+            outcomes.append(save_picture(content, stem, limits.max_bytes))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            outcomes.append(DownloadOutcome("unreachable" if _is_transient(error) else "dead", _reason(error)))
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            outcomes.append(DownloadOutcome("unreachable" if _is_transient(error) else "dead", reason))
         if outcomes[-1].kind == "there":
             return outcomes[-1]
     outcomes = outcomes or [DownloadOutcome("dead", "no link is known")]
     return max(outcomes, key=lambda outcome: WORTH.index(outcome.kind))
 
 
-def _download(client: httpx.Client, hosts: Mapping[str, BoundedSemaphore], limits: RequestLimits, url: str) -> bytes:
-    """What a link answers, asked for as often as the limits allow; of one too large only the beginning.
-
-    Raises `httpx.HTTPError` (no answer, an error status, a body cut off or too slow) or `httpx.InvalidURL`.
-    """
-
-    def ask() -> bytes:
+def _download(client: httpx.Client, host: BoundedSemaphore, limits: RequestLimits, url: str) -> bytes:
+    """What a link answers; of an answer too large only the beginning."""
+    with host, client.stream("GET", url) as response:
         end, content = time.monotonic() + limits.deadline, b""
-        with hosts[_host(url)], client.stream("GET", url) as response:
-            response.raise_for_status()
-            for chunk in response.iter_bytes():
-                content += chunk
-                if time.monotonic() > end:
-                    raise httpx.ReadTimeout(f"not whole after {limits.deadline:g} s")
-                if len(content) > limits.max_bytes:
-                    break
-        return content
-
-    return Retrying(
-        stop=stop_after_attempt(limits.tries),
-        wait=wait_exponential(multiplier=limits.pause),
-        retry=retry_if_exception(_is_transient),
-        reraise=True,
-    )(ask)
+        response.raise_for_status()
+        for chunk in response.iter_bytes():
+            content += chunk
+            if time.monotonic() > end:
+                raise httpx.ReadTimeout(f"not whole after {limits.deadline:g} s")
+            if len(content) > limits.max_bytes:
+                break
+    return content
 
 
 def _is_transient(error: BaseException) -> bool:
@@ -183,9 +164,3 @@ def _is_transient(error: BaseException) -> bool:
         return error.response.status_code in TRANSIENT
     lasting = httpx.TooManyRedirects | httpx.UnsupportedProtocol
     return isinstance(error, httpx.HTTPError) and not isinstance(error, lasting)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, httpx.HTTPStatusError):
-        return f"the server answers {error.response.status_code} {error.response.reason_phrase}".rstrip()
-    return str(error) or type(error).__name__

@@ -21,7 +21,7 @@ def fetch_annotations(root: Path) -> None:
     """
     store = published_files(root)
     wanted = [name for name in store.registry if not (root / name).exists()]
-    for name in tqdm(wanted, desc="fetching annotations", unit="file", disable=not wanted):
+    for name in tqdm(wanted, "fetching annotations", unit="file", disable=not wanted):
         try:
             store.fetch(name, downloader=pooch.HTTPDownloader(timeout=20))
         except (OSError, ValueError) as error:  # those of requests are OSErrors; ValueError: another checksum
@@ -47,8 +47,6 @@ def published_files(root: Path) -> pooch.Pooch:
 def read_links(root: Path) -> dict[str, list[str]]:
     """Image id → its links, from ``image_url/asin2url.*.txt`` (id, white space, link; one a line).
 
-    Raises `BenchmarkError` where there is no such file, or a line is no id and link.
-
     >>> (folder / "image_url").mkdir(); _ = (folder / "image_url/asin2url.hat.txt").write_text("a  http://x/1.jpg")
     >>> read_links(folder)
     {'a': ['http://x/1.jpg']}
@@ -58,10 +56,9 @@ def read_links(root: Path) -> dict[str, list[str]]:
         raise BenchmarkError(f"No file {root / 'image_url'}/asin2url.*.txt: expected FashionIQ's lists of image links.")
     links: dict[str, dict[str, None]] = {}
     for file in files:
-        for number, line in enumerate(file.read_text().splitlines(), start=1):
-            parts = line.split()
-            if parts and (len(parts) != 2 or not parts[1].startswith(("http://", "https://"))):
-                raise BenchmarkError(f"{file}, line {number}: expected an image id and its link, found {line[:80]!r}.")
-            if parts:
-                links.setdefault(parts[0], {})[parts[1]] = None
+        for line in filter(str.strip, file.read_text().splitlines()):
+            image, *link = line.split()
+            if len(link) != 1 or not link[0].startswith(("http://", "https://")):
+                raise BenchmarkError(f"{file}: expected an image id and its link a line, found {line[:80]!r}.")
+            links.setdefault(image, {})[link[0]] = None
     return {image: list(found) for image, found in links.items()}

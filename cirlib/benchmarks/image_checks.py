@@ -1,7 +1,6 @@
 """Looks at image files: can each be decoded, and which ones are the same picture?"""
 
 import hashlib
-import io
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -12,7 +11,7 @@ from pathlib import Path
 import faiss
 import imagehash
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm.auto import tqdm
 
 from cirlib.study.pictures import to_rgb
@@ -35,40 +34,15 @@ class ImageCheck:
     colours: bytes = b""  # 48 levels, the 4 x 4 RGB thumbnail
 
 
-def check_image(path: Path) -> ImageCheck:
-    """Decodes a file completely and hashes it. Never raises for a bad file.
-
-    >>> check_image(folder / "a.jpg").problem
-    'cannot be read: No such file or directory'
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        return ImageCheck(f"cannot be read: {error.strerror or error}")
-    if not data:
-        return ImageCheck("the file is empty")
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.draft("RGB", (64, 64))  # JPEG: decodes at reduced size, but reads all of the data
-            picture = to_rgb(image)
-    except UnidentifiedImageError:
-        return ImageCheck("the content is not an image of a known format")
-    except Exception as error:  # Pillow's decoders raise many types on damaged data
-        return ImageCheck(f"cannot be decoded: {error}")
-    bits = np.packbits(imagehash.phash(picture).hash).tobytes()
-    colours = picture.resize((COLOUR_SIDE, COLOUR_SIDE), Image.Resampling.BOX).tobytes()
-    return ImageCheck(None, hashlib.sha256(data).digest(), bits, colours)
-
-
-def check_images(files: Mapping[str, Path], *, workers: int | None = None) -> dict[str, ImageCheck]:
-    """`check_image` on every file, in threads (as many as cores unless given), with a progress bar.
+def check_images(files: Mapping[str, Path]) -> dict[str, ImageCheck]:
+    """Decodes every file completely and hashes it, with a progress bar. Never raises for a bad file.
 
     >>> check_images({"a": write_image(folder / "a.jpg")})["a"].problem is None
     True
     """
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        checks = pool.map(check_image, files.values())
-        return dict(zip(files, tqdm(checks, total=len(files), desc="decode images"), strict=True))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        checks = pool.map(_check_image, files.values())
+        return dict(zip(files, tqdm(checks, "decode images", total=len(files)), strict=True))
 
 
 def count_duplicates(gallery: Iterable[str], checks: Mapping[str, ImageCheck]) -> dict[str, int]:
@@ -94,6 +68,19 @@ def count_duplicates(gallery: Iterable[str], checks: Mapping[str, ImageCheck]) -
         "near_pairs": len(near),
         "near_images": len(np.unique(near)),
     }
+
+
+def _check_image(path: Path) -> ImageCheck:
+    try:
+        digest = hashlib.sha256(path.read_bytes()).digest()
+        with Image.open(path) as image:
+            image.draft("RGB", (64, 64))  # JPEG: decodes at reduced size, but reads all of the data
+            picture = to_rgb(image)
+    except Exception as error:  # Pillow's decoders raise many types on damaged data
+        return ImageCheck(f"cannot be decoded: {error}")
+    bits = np.packbits(imagehash.phash(picture).hash).tobytes()
+    colours = picture.resize((COLOUR_SIDE, COLOUR_SIDE), Image.Resampling.BOX).tobytes()
+    return ImageCheck(None, digest, bits, colours)
 
 
 def _near_pairs(checks: list[ImageCheck]) -> np.ndarray:

@@ -1,14 +1,14 @@
 """Image ids to files: an image's id is its file's name without extension."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 EXTENSIONS = (".jpg", ".png", ".jpeg", ".webp")
 
 
-def scan_images(folder: Path) -> dict[str, Path]:
-    """Every image under a folder, at any depth: file name without extension → file.
+def scan_images(*folders: Path) -> dict[str, Path]:
+    """Every image under the folders, at any depth: file name without extension → file.
 
     Extensions count in any case. Of files of one name the least deep wins, then the extension that comes first in
     `EXTENSIONS`. Links that lead nowhere are left out.
@@ -16,25 +16,24 @@ def scan_images(folder: Path) -> dict[str, Path]:
     >>> scan_images(folder)
     {}
     """
-    found: dict[str, tuple[tuple[int, int, str], Path]] = {}
-    for where, _, files in os.walk(folder):
-        for file in files:
-            stem, extension = os.path.splitext(file)
-            path = os.path.join(where, file)
-            if (kind := extension.lower()) not in EXTENSIONS or (os.path.islink(path) and not os.path.exists(path)):
-                continue
-            rank = (where.count(os.sep), EXTENSIONS.index(kind), path)
-            if stem not in found or rank < found[stem][0]:
-                found[stem] = (rank, Path(path))
-    return {stem: path for stem, (_, path) in found.items()}
+    files = [os.path.join(where, name) for folder in folders for where, _, names in os.walk(folder) for name in names]
+    ranked = [
+        (file.count(os.sep), EXTENSIONS.index(kind), file)
+        for file in files
+        if (kind := os.path.splitext(file)[1].lower()) in EXTENSIONS and os.path.exists(file)
+    ]
+    paths = [Path(file) for *_, file in sorted(ranked, reverse=True)]
+    return {path.stem: path for path in paths}  # the last of a name stays
 
 
-def locate(gallery: Iterable[str], folder: Path) -> dict[str, Path | str]:
-    """Each id of a gallery → its file under `folder`, or the reason why there is none.
+def locate(stems: Mapping[str, str], *folders: Path) -> dict[str, Path | str]:
+    """Image id → the file under the folders that has the name given for it, or the reason why there is none.
 
-    >>> locate(["a"], Path("nowhere"))
-    {'a': 'no folder nowhere'}
+    >>> locate({"7": "000000000007"}, Path("nowhere"))
+    {'7': 'no folder nowhere'}
     """
-    reason = f"no file under {folder.name}/ has this name" if folder.is_dir() else f"no folder {folder}"
-    files = scan_images(folder)
-    return {image: files.get(image, reason) for image in gallery}
+    there = [f"{folder.name}/" for folder in folders if folder.is_dir()]
+    reason = f"no file under {' or '.join(there)} has this name"
+    reason = reason if there else f"no folder {' or '.join(map(str, folders))}"
+    files = scan_images(*folders)
+    return {image: files.get(stem, reason) for image, stem in stems.items()}

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm.auto import tqdm
 
-from cirlib.study.errors import WriteError
+from cirlib.study.errors import StudyError
 
 from .base import BenchmarkError
 from .downloads import DownloadOutcome, RequestLimits, save_picture
@@ -35,11 +35,10 @@ def take_images(source: str | Path, wanted: Iterable[str], folder: Path) -> dict
     """
     left = dict.fromkeys(wanted)
     path = _snapshot(str(source)) if str(source).startswith(HUB) else Path(source).expanduser()
-    if not path.exists():
-        raise BenchmarkError(f"No {path}: expected a folder, an archive, or {HUB}<owner>/<name>.")
-    folder.mkdir(parents=True, exist_ok=True)
-    outcomes = _link(path, left, folder) if path.is_dir() else {}
-    for archive in _archives(path):
+    outcomes = _link(path, left, folder)
+    for archive in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if not archive.is_file() or not archive.name.lower().endswith(ARCHIVES):
+            continue
         try:
             _take_from(archive, left.keys() - outcomes.keys(), folder, outcomes)
         except BenchmarkError as error:
@@ -48,8 +47,9 @@ def take_images(source: str | Path, wanted: Iterable[str], folder: Path) -> dict
             print(f"{error} It is passed over.")
     if left and not outcomes:
         raise BenchmarkError(
-            f"{source} has none of the {len(left)} images that are wanted, as {next(iter(left))!r}: expected files of "
-            f"these names ({', '.join(EXTENSIONS)}), in it or in archives in it ({', '.join(ARCHIVES)})."
+            f"{source} has none of the {len(left)} images that are wanted, as {next(iter(left))!r}: expected a folder, "
+            f"an archive ({', '.join(ARCHIVES)}) or {HUB}<owner>/<name> with files of these names "
+            f"({', '.join(EXTENSIONS)})."
         )
     return outcomes
 
@@ -67,6 +67,7 @@ def _snapshot(source: str) -> Path:
 
 
 def _link(source: Path, wanted: Iterable[str], folder: Path) -> dict[str, DownloadOutcome]:
+    folder.mkdir(parents=True, exist_ok=True)
     found = scan_images(source)
     there = [image for image in wanted if image in found]
     for image in there:
@@ -76,14 +77,6 @@ def _link(source: Path, wanted: Iterable[str], folder: Path) -> dict[str, Downlo
     return dict.fromkeys(there, DownloadOutcome("there"))
 
 
-def _archives(path: Path) -> list[Path]:
-    if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.is_file() and file.name.lower().endswith(ARCHIVES))
-    if not path.name.lower().endswith(ARCHIVES):
-        raise BenchmarkError(f"{path} is no archive that can be read: allowed are {', '.join(ARCHIVES)}.")
-    return [path]
-
-
 def _take_from(archive: Path, wanted: set[str], folder: Path, outcomes: dict[str, DownloadOutcome]) -> None:
     name = archive.name.lower()
     read = _of_zip if name.endswith(".zip") else _of_parquet if name.endswith(".parquet") else _of_tar
@@ -91,7 +84,7 @@ def _take_from(archive: Path, wanted: set[str], folder: Path, outcomes: dict[str
         for image, content in read(archive, wanted):
             if image not in outcomes or outcomes[image].kind != "there":
                 outcomes[image] = save_picture(content, folder / image, MAX_BYTES)
-    except (BenchmarkError, WriteError):
+    except StudyError:
         raise
     except Exception as error:  # a damaged archive makes its reader raise nearly anything
         raise BenchmarkError(f"{archive} cannot be read: {error}.") from error
@@ -100,16 +93,15 @@ def _take_from(archive: Path, wanted: set[str], folder: Path, outcomes: dict[str
 def _of_zip(archive: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
     """The id and content of the wanted images, those that lie least deep first; of one too large only the beginning."""
     with zipfile.ZipFile(archive) as opened:
-        members = sorted(opened.infolist(), key=lambda member: member.filename.count("/"))
-        for member in tqdm(members, desc=archive.name, unit="file"):
-            if not member.is_dir() and (image := _image(member.filename)) in wanted:
+        for member in tqdm(sorted(opened.namelist(), key=lambda name: name.count("/")), archive.name, unit="file"):
+            if (image := _image(member)) in wanted:
                 with opened.open(member) as content:
                     yield image, content.read(MAX_BYTES + 1)
 
 
 def _of_tar(archive: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
     with tarfile.open(archive) as opened:
-        for member in tqdm(opened, desc=archive.name, unit="file"):
+        for member in tqdm(opened, archive.name, unit="file"):
             if member.isfile() and (image := _image(member.name)) in wanted:
                 yield image, opened.extractfile(member).read(MAX_BYTES + 1)
 
@@ -117,7 +109,7 @@ def _of_tar(archive: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
 def _image(member: str) -> str | None:
     """The image id that a member's name says, None where it is no image."""
     path = PurePosixPath(member)
-    return path.stem if path.suffix.lower() in EXTENSIONS else None
+    return path.stem if path.suffix.lower() in EXTENSIONS and not member.endswith("/") else None
 
 
 def _of_parquet(archive: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
@@ -128,7 +120,7 @@ def _of_parquet(archive: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
     def columns(*kinds) -> list[str]:
         return [f.name for f in table.schema_arrow if any(is_kind(f.type) for is_kind in kinds)]
 
-    with pq.ParquetFile(archive) as table, tqdm(total=table.metadata.num_rows, desc=archive.name, unit="row") as bar:
+    with pq.ParquetFile(archive) as table, tqdm(None, archive.name, table.metadata.num_rows, unit="row") as bar:
         images = columns(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_struct)
         names = columns(pa.types.is_string, pa.types.is_large_string, pa.types.is_integer)
         if len(images) != 1:
@@ -136,21 +128,16 @@ def _of_parquet(archive: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
         for batch in table.iter_batches(64, columns=names + images):
             bar.update(batch.num_rows)
             for row in batch.to_pylist():
-                yield from _of_row(row, images[0], wanted, archive)
+                cell = row.pop(images[0])
+                content, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
+                found = _named(wanted, path, *row.values())
+                if len(found) > 1:
+                    raise BenchmarkError(f"{archive}: a row names {' and '.join(sorted(found))}, expected one image.")
+                if found and content:
+                    yield found.pop(), content
 
 
-def _of_row(row: dict, column: str, wanted: set[str], archive: Path) -> Iterator[tuple[str, bytes]]:
-    cell = row.pop(column)
-    content, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
-    ids = {name: _wanted(value, wanted) for name, value in {column: path, **row}.items()}
-    found = {name: image for name, image in ids.items() if image is not None}
-    if len(set(found.values())) > 1:
-        raise BenchmarkError(f"{archive}: columns {' and '.join(found)} name different images, expected one id a row.")
-    if found and isinstance(content, bytes):
-        yield next(iter(found.values())), content
-
-
-def _wanted(name: object, wanted: set[str]) -> str | None:
-    """The wanted image that a cell names, by its id or as a file."""
-    text = "" if name is None else str(name)
-    return next((image for image in (text, PurePosixPath(text).stem) if image in wanted), None)
+def _named(wanted: set[str], *cells: object) -> set[str]:
+    """The wanted images that the cells name, by their id or as a file."""
+    texts = [str(cell) for cell in cells if cell is not None]
+    return {next((name for name in (text, PurePosixPath(text).stem) if name in wanted), "") for text in texts} - {""}

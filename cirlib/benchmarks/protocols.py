@@ -6,49 +6,39 @@ about 7 points of FashionIQ's R@10.
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import NamedTuple
 
 import numpy as np
 
 from .base import Benchmark, check_choice
 
-CaptionStyle = Literal["and", "both_orders", "first", "template"]
-CAPTION_STYLES: tuple[str, ...] = get_args(CaptionStyle)
+CAPTION_STYLES = ("and", "both_orders", "first", "template")
 REFERENCES = ("kept", "removed")
 
 
-@dataclass(frozen=True)
-class EvaluationProtocol:
-    """How a benchmark is scored.
+class EvaluationProtocol(NamedTuple):
+    """How a benchmark is scored."""
 
-    `gallery`: "original" (the split file) or "val_split" (only the queries' references and targets).
-    `reference`: "kept" in the gallery, or "removed" from each query's own ranking.
-    `captions`: how a query's captions become text, see `join_captions`.
-    `used_by`: the public code that scores so.
-    """
-
-    gallery: Literal["original", "val_split"]
-    reference: Literal["kept", "removed"]
-    captions: CaptionStyle
-    used_by: str
+    gallery: str  # "original" (the split file) or "val_split" (only the queries' references and targets)
+    reference: str  # "kept" in the gallery, or "removed" from each query's own ranking
+    captions: str  # how a query's captions become text, see `join_captions`
+    used_by: str  # the public code that scores so
 
 
 # `pic2word` writes "cap2 and cap1" in one order only, and `magiclens` joins without stripping or
 # capitals: the nearest style stands for each.
-PROTOCOLS: dict[str, EvaluationProtocol] = {
-    name: EvaluationProtocol(*parts)
-    for name, parts in {
-        "clip4cir": ("original", "kept", "and", "CLIP4Cir, Bi-BLIP4CIR, SPRC"),
-        "searle": ("original", "kept", "template", "SEARLE, LinCIR"),
-        "pic2word": ("original", "kept", "template", "Pic2Word (which joins in one order only)"),
-        "magiclens": ("original", "kept", "and", "MagicLens, CIReVL (which neither strip nor capitalise)"),
-        "covr": ("original", "removed", "and", "CoVR, HABIT"),
-        "val_split": ("val_split", "kept", "and", "older FashionIQ papers"),
-        "first_caption": ("original", "kept", "first", "no paper: what one caption is worth"),
-        "cirr": ("original", "removed", "and", "CIRR's test server"),
-        "circo": ("original", "kept", "and", "CIRCO's test server"),
-    }.items()
+PROTOCOLS = {
+    "clip4cir": EvaluationProtocol("original", "kept", "and", "CLIP4Cir, Bi-BLIP4CIR, SPRC"),
+    "searle": EvaluationProtocol("original", "kept", "template", "SEARLE, LinCIR"),
+    "pic2word": EvaluationProtocol("original", "kept", "template", "Pic2Word (which joins in one order only)"),
+    "magiclens": EvaluationProtocol(
+        "original", "kept", "and", "MagicLens, CIReVL (which neither strip nor capitalise)"
+    ),
+    "covr": EvaluationProtocol("original", "removed", "and", "CoVR, HABIT"),
+    "val_split": EvaluationProtocol("val_split", "kept", "and", "older FashionIQ papers"),
+    "first_caption": EvaluationProtocol("original", "kept", "first", "no paper: what one caption is worth"),
+    "cirr": EvaluationProtocol("original", "removed", "and", "CIRR's test server"),
+    "circo": EvaluationProtocol("original", "kept", "and", "CIRCO's test server"),
 }
 
 
@@ -104,10 +94,8 @@ def sample_join(captions: Sequence[str], rng: np.random.Generator | random.Rando
     if not parts:
         return ""
     draw = rng.random()
-    if draw < 0.25:
-        return _sentence(parts)
     if draw < 0.5:
-        return _sentence(parts[::-1])
+        return _sentence(parts if draw < 0.25 else parts[::-1])
     return parts[int((draw - 0.5) * 2 * len(parts))].capitalize()
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from cirlib.study.stage import Stage
 
 from . import SPLITS, categories, load_benchmark
 from .base import Benchmark, BenchmarkError
-from .completeness import drop_missing, mark_unusable, require_complete
 
 
 @dataclass(frozen=True)
@@ -33,31 +32,30 @@ class Splits:
         return {image: part.path(image) for part in self.parts() for image in part.gallery}
 
 
-def load_splits(
-    study: Study, root: Path, *, gallery: str | None = None, unusable: Mapping[str, str] | None = None
-) -> Splits:
-    """The study's data as its parameters describe it.
+def load_splits(stage: Stage, gallery: str | None = None) -> Splits:
+    """The study's data as its parameters describe it, with another ``gallery`` protocol where one is given.
 
-    Args:
-        root: the folder with the benchmark's files. gallery: another gallery protocol than the study's.
-        unusable: image id → why its file cannot be used; such an image counts as missing.
+    Raises `BenchmarkError` where files or images are missing and ``data.allow_missing`` does not allow it. Images of
+    `unusable_file` are missing too.
 
-    Raises `BenchmarkError` where files or images are missing and ``data.allow_missing`` does not allow it.
-
-    >>> list(load_splits(stage.study, stage.images).reported)
+    >>> list(load_splits(stage).reported)
     ['hat', 'shoe']
     """
-    reported = load_parts(study, root, study.data.split, gallery or study.evaluation.gallery)
-    reported = {category: _usable(part, study, unusable or {}) for category, part in reported.items()}
-    if hidden := next((part for part in reported.values() if not all(t.targets for t in part.triplets)), None):
-        raise BenchmarkError(
-            f"{hidden.name} {hidden.split} has no public targets, so nothing can be scored on it: "
-            "set data.split to val."
-        )
-    train, dev = {}, {}
-    for category, part in load_parts(study, root, "train", "val_split").items():
-        part = _usable(part, study, unusable or {})
-        train[category], dev[category] = hold_out(part, study.data.dev_fraction, study.seed)
+    study, file = stage.study, unusable_file(stage)
+    unusable = json.loads(file.read_text()) if file.exists() else {}
+
+    def load(split: str, gallery: str) -> dict[str, Benchmark]:
+        parts = load_parts(study, stage.images, split, gallery).items()
+        return {name: part.mark_unusable(unusable).drop_missing(study.data.allow_missing) for name, part in parts}
+
+    reported = load(study.data.split, gallery or study.evaluation.gallery)
+    for part in reported.values():
+        if not all(t.targets for t in part.triplets):
+            raise BenchmarkError(f"{part.name} {part.split} has no public targets to score: set data.split to val.")
+    halves = {
+        name: hold_out(part, study.data.dev_fraction, study.seed) for name, part in load("train", "val_split").items()
+    }
+    train, dev = ({name: pair[half] for name, pair in halves.items()} for half in (0, 1))
     return Splits(train, dev, reported)
 
 
@@ -69,26 +67,20 @@ def load_parts(study: Study, root: Path, split: str, gallery: str) -> dict[str, 
     >>> [len(part.gallery) for part in load_parts(stage.study, stage.images, "train", "val_split").values()]
     [8, 8]
     """
-    data = study.data
-    if split == "train" and split not in SPLITS[data.benchmark]:
+    name = study.data.benchmark
+    if split not in SPLITS[name] and split == "train":
         return {}
-    found = categories(data.benchmark, root, split)
-    wanted = data.categories or found
-    if split == "train" and data.benchmark != "cirr":
+    found = categories(name, root, split)
+    wanted = study.data.categories or found
+    if split == "train" and name != "cirr":
         names = {category: category for category in found if category in wanted}
     else:
-        names = {category: category for category in wanted} or {data.benchmark: None}
+        names = {category: category for category in wanted} or {name: None}
         gallery = "original" if split == "train" else gallery
     return {
-        name: load_benchmark(data.benchmark, root, split=split, category=category, protocol=gallery)
-        for name, category in names.items()
+        part: load_benchmark(name, root, split=split, category=category, protocol=gallery)
+        for part, category in names.items()
     }
-
-
-def _usable(part: Benchmark, study: Study, unusable: Mapping[str, str]) -> Benchmark:
-    part = mark_unusable(part, unusable)
-    require_complete(part, study.data.allow_missing)
-    return drop_missing(part)
 
 
 def unusable_file(stage: Stage) -> Path:

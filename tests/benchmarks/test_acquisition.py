@@ -11,7 +11,7 @@ from made_pictures import picture
 
 from cirlib.benchmarks import BenchmarkError, fashioniq_files
 from cirlib.benchmarks.acquisition import acquire, audit_study, missing_images
-from cirlib.benchmarks.splits import load_splits, unusable_file
+from cirlib.benchmarks.splits import load_splits
 from cirlib.study.parameters import Study
 from cirlib.study.pictures import open_rgb
 
@@ -31,12 +31,6 @@ def with_data(stage, **data):
     study = stage.study.model_dump()
     study["data"] |= data
     return type(stage)(**vars(stage) | {"study": Study.model_validate(study)})
-
-
-def splits_of(stage):
-    """The splits as a later stage opens them."""
-    file = unusable_file(stage)
-    return load_splits(stage.study, stage.images, unusable=json.loads(file.read_text()) if file.exists() else {})
 
 
 def test_only_what_the_study_uses_is_missing(gap):
@@ -70,7 +64,7 @@ def test_where_nothing_says_where_from_nothing_is_done_and_the_study_stops_with_
     stage, _ = gap
     acquire(stage)
     with pytest.raises(BenchmarkError, match=r"1 of 6 gallery images are missing.*data.allow_missing"):
-        splits_of(stage)
+        load_splits(stage)
 
 
 def test_an_image_that_cannot_be_decoded_counts_as_missing_in_every_later_stage(custom_stage):
@@ -78,22 +72,16 @@ def test_an_image_that_cannot_be_decoded_counts_as_missing_in_every_later_stage(
     (stage.images / "images" / "shoe-val-5.jpg").write_bytes(b"<html>")
     report = audit_study(stage)
     assert list(report.undecodable) == ["shoe-val-5"]
-    with pytest.raises(BenchmarkError, match=r"'shoe-val-5': the content is not an image"):
-        splits_of(stage)
-    allowed = splits_of(with_data(stage, allow_missing=True)).reported["shoe"]
+    with pytest.raises(BenchmarkError, match=r"'shoe-val-5': cannot be decoded"):
+        load_splits(stage)
+    allowed = load_splits(with_data(stage, allow_missing=True)).reported["shoe"]
     assert (len(allowed.gallery), allowed.complete) == (5, False)
 
 
-def test_the_report_reads_as_a_table_and_lists_every_gap(gap):
+def test_the_report_reads_as_a_table(gap):
     stage, _ = gap
     (stage.images / "images" / "hat-val-2.jpg").write_bytes(b"")
-    report = audit_study(stage)
-    gaps = report.gaps()
-    assert sorted(zip(gaps["image"], gaps["kind"], strict=True)) == [
-        ("hat-val-1", "missing"), ("hat-val-2", "undecodable"), ("shoe-train-0", "missing"),
-    ]  # fmt: skip
-    assert gaps["reason"].str.len().min() > 10
-    table = report.overview()
+    table = audit_study(stage).overview()
     assert table.columns.tolist() == ["train hat", "train shoe", "val hat", "val shoe"]
     assert table.loc[["queries", "missing", "undecodable", "exact groups"], "val hat"].tolist() == ["3", "1", "1", "0"]
     assert table.loc[["missing", "exact groups"], "train shoe"].tolist() == ["1", ""]
@@ -111,7 +99,7 @@ def test_a_catalogue_is_drawn_with_the_studys_size_and_seed(custom_stage, tmp_pa
     written = json.loads((tmp_path / "drawn" / "drawn.json").read_text())
     assert {name: written[name] for name in drawing} == drawing
     assert (written["seed"], written["image_size"]) == (5, 32)
-    images = splits_of(stage).images()
+    images = load_splits(stage).images()
     assert len(images) == 3 * (3 + 5)
     assert {open_rgb(path).size for path in images.values()} == {(32, 32)}
     times = {path: path.stat().st_mtime_ns for path in images.values()}
@@ -149,7 +137,7 @@ def test_a_study_that_fetches_gets_annotations_and_images_from_their_servers(
     assert f"{len(ids) - 1} of {len(ids)} images fetched, 1 dead" in capsys.readouterr().out
     listed = (raw / "dead_links.csv").read_text().splitlines()
     assert listed[0] == "image,kind,reason"
-    assert sorted(listed[1:]) == [f"{image},dead,the server answers 404 NOT FOUND" for image in sorted(dead)]
+    assert sorted(line.split(",")[:2] for line in listed[1:]) == [[image, "dead"] for image in sorted(dead)]
     assert missing_images(stage) == ["dress-val-4"]
     httpserver.clear_log()
     acquire(stage)

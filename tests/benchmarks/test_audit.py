@@ -11,14 +11,14 @@ from cirlib.benchmarks import categories, load_benchmark
 from cirlib.benchmarks.audit import Audit, audit
 
 
-def audited(name, root, splits=("train", "val"), only=None, **options) -> Audit:
+def audited(name, root, splits=("train", "val"), only=None) -> Audit:
     """Every split and category of a benchmark."""
     parts = [
         load_benchmark(name, root, split=split, category=category)
         for split in splits
         for category in only or categories(name, root, split) or [None]
     ]
-    return audit(parts, categories=only, **options)
+    return audit(parts, only)
 
 
 def row(report, split, category):
@@ -34,7 +34,7 @@ def overlap(report, first, second):
 # ------------------------------------------------------------------ the real annotations
 @pytest.fixture(scope="module")
 def fashioniq(real_data):
-    return audited("fashioniq", real_data("fashioniq"), ("train", "val", "test"), check_decode=False)
+    return audited("fashioniq", real_data("fashioniq"), ("train", "val", "test"))
 
 
 def test_real_fashioniq_has_every_published_count(fashioniq):
@@ -48,16 +48,12 @@ def test_real_fashioniq_odd_captions(fashioniq):
     assert total["identical_captions"][["val", "train"]].tolist() == [17, 112]
 
 
-def test_real_fashioniq_leaks_from_train_to_val(fashioniq):
+def test_real_fashioniq_leaks(fashioniq):
     assert overlap(fashioniq, ("train", "all"), ("val", "all")) == (811, 400, 212)
     for category in ("dress", "shirt", "toptee"):
         assert overlap(fashioniq, ("train", category), ("val", category)) == (0, 0, 0)
-
-
-def test_real_shirt_and_toptee_share_121_val_images(fashioniq):
     assert overlap(fashioniq, ("val", "shirt"), ("val", "toptee"))[0] == 121
     assert overlap(fashioniq, ("val", "dress"), ("val", "shirt"))[0] == 0
-    assert overlap(fashioniq, ("val", "dress"), ("val", "toptee"))[0] == 0
 
 
 def test_real_fashioniq_without_images_is_reported_as_all_missing(fashioniq):
@@ -69,7 +65,7 @@ def test_real_fashioniq_without_images_is_reported_as_all_missing(fashioniq):
 
 
 def test_real_cirr_has_every_published_count(real_data):
-    assert audited("cirr", real_data("cirr"), ("val", "test1"), check_decode=False).mismatches == []
+    assert audited("cirr", real_data("cirr"), ("val", "test1")).mismatches == []
 
 
 # ------------------------------------------------------------------ small data
@@ -85,7 +81,7 @@ def with_images(small_fashioniq, write_image):
 
 
 def test_a_whole_study_is_complete_and_reports_no_gaps(with_images):
-    report = audited("fashioniq", with_images, workers=2)
+    report = audited("fashioniq", with_images)
     assert report.complete and report.gaps().empty
     assert row(report, "val", "dress")[["exact_groups", "near_pairs", "duplicated_targets"]].tolist() == [0, 0, 0]
     assert row(report, "train", "dress")[["exact_groups", "duplicated_targets"]].isna().all()
@@ -99,19 +95,8 @@ def test_missing_and_undecodable_images_are_counted_with_what_they_cost(with_ima
     report = audited("fashioniq", with_images)
     assert row(report, "val", "dress")[["missing", "undecodable", "lost_queries"]].tolist() == [1, 2, 2]
     assert list(report.missing) == ["dress-val-2"]
-    assert report.undecodable == {
-        "dress-val-1": "the content is not an image of a known format",
-        "dress-val-4": "the file is empty",
-    }
-    assert not report.complete
+    assert list(report.undecodable) == ["dress-val-1", "dress-val-4"] and not report.complete
     assert report.gaps()["kind"].tolist() == ["missing", "undecodable", "undecodable"]
-
-
-def test_without_decoding_no_image_is_opened(with_images):
-    (with_images / "images" / "dress-val-1.png").write_text("<html>moved</html>")
-    report = audited("fashioniq", with_images, check_decode=False)
-    assert report.complete
-    assert report.table["exact_groups"].isna().all()
 
 
 def test_duplicates_in_a_gallery_and_targets_with_a_twin_are_counted(with_images):
@@ -125,13 +110,13 @@ def test_captions_are_described(small_fashioniq, write_json):
     captions = [["", "is blue"], ["is red.", " is red. "], ["a b c", "d"]]
     queries = [{"candidate": "dress-val-0", "target": "dress-val-1", "captions": pair} for pair in captions]
     write_json(small_fashioniq / "captions" / "cap.dress.val.json", queries)
-    dress = row(audited("fashioniq", small_fashioniq, ("val",), check_decode=False), "val", "dress")
+    dress = row(audited("fashioniq", small_fashioniq, ("val",)), "val", "dress")
     assert dress[["empty_captions", "identical_captions", "max_words"]].tolist() == [1, 1, 5]
     assert dress["mean_words"] == pytest.approx((2 + 5 + 5) / 3)
 
 
 def test_images_shared_between_parts_are_counted_at_three_levels(small_fashioniq):
-    report = audited("fashioniq", small_fashioniq, check_decode=False)
+    report = audited("fashioniq", small_fashioniq)
     assert len(report.overlaps) == 15 + 1
     assert overlap(report, ("train", "shirt"), ("val", "toptee")) == (1, 0, 0)
     assert overlap(report, ("train", "all"), ("val", "all")) == (1, 0, 0)
@@ -141,37 +126,24 @@ def test_images_shared_between_parts_are_counted_at_three_levels(small_fashioniq
 
 def test_counts_unlike_the_published_ones_are_said(small_fashioniq):
     (small_fashioniq / "captions" / "cap.shirt.val.json").unlink()
-    report = audited("fashioniq", small_fashioniq, ("val",), check_decode=False)
-    assert "val dress: queries 2, expected 2017." in report.mismatches
-    assert "val toptee: val split gallery 4, expected 2902." in report.mismatches
-    assert "val shirt: no annotations, expected 2038 queries." in report.mismatches
-    assert len(report.mismatches) == 7 and report.verdict().startswith("Not as published: val dress")
-    alone = audited("fashioniq", small_fashioniq, ("val",), ["dress"], check_decode=False)
-    assert len(alone.mismatches) == 3
-    own = audited("custom", small_fashioniq, ("val",), check_decode=False)
-    assert own.verdict() == "No counts are published for these data."
-
-
-def test_a_split_without_targets_has_no_val_split_gallery(small_fashioniq):
-    report = audited("fashioniq", small_fashioniq, ("test",), check_decode=False)
-    assert report.table["val_split_gallery"].isna().all()
+    report = audited("fashioniq", small_fashioniq, ("val",))
+    assert "val dress queries: 2, expected 2017." in report.mismatches
+    assert "val toptee val split gallery: 4, expected 2902." in report.mismatches
+    assert "val shirt queries: 0, expected 2038." in report.mismatches
+    assert len(report.mismatches) == 9 and report.verdict().startswith("Not as published: val dress")
+    assert len(audited("fashioniq", small_fashioniq, ("val",), ["dress"]).mismatches) == 3
+    assert audited("custom", small_fashioniq, ("val",)).verdict() == "No counts are published for these data."
 
 
 def test_the_files_have_the_columns_that_others_read(with_images, tmp_path):
     report = audited("fashioniq", with_images)
     report.write(tmp_path)
-    assert (
-        (tmp_path / "audit.csv")
-        .read_text()
-        .startswith(
-            "split,category,queries,gallery,val_split_gallery,empty_captions,identical_captions,repeated_queries,"
-            "mean_words,max_words,missing,undecodable,lost_queries,duplicated_targets,exact_groups,exact_images,"
-            "near_pairs,near_images\ntrain,dress,2,5,4,0,1,0,5.5,"
-        )
+    heads = {file.name: file.read_text().splitlines()[0] for file in tmp_path.glob("*.csv")}
+    assert heads["audit.csv"] == (
+        "split,category,queries,gallery,val_split_gallery,empty_captions,identical_captions,repeated_queries,"
+        "mean_words,max_words,missing,undecodable,lost_queries,duplicated_targets,exact_groups,exact_images,"
+        "near_pairs,near_images"
     )
-    assert (
-        (tmp_path / "overlaps.csv")
-        .read_text()
-        .startswith("first_split,first_category,second_split,second_category,galleries,triplets_in_gallery,triplets\n")
-    )
+    columns = "first_split,first_category,second_split,second_category,galleries,triplets_in_gallery,triplets"
+    assert heads["overlaps.csv"] == columns
     assert (tmp_path / "missing_images.csv").read_text() == "image,kind,reason\n"

@@ -137,7 +137,7 @@ def test_links_are_tried_in_order_until_one_gives_a_picture(server, tmp_path):
 def test_of_several_bad_links_the_one_worth_asking_again_decides(server, tmp_path):
     links = {"a": [server.url_for("/failing"), server.url_for("/gone")]}
     assert fetch_images(links, tmp_path, tmp_path / "dead.csv", QUICK)["a"].kind == "unreachable"
-    assert not (tmp_path / "dead.csv").exists()
+    assert (tmp_path / "dead.csv").read_text() == "image,kind,reason\n"
 
 
 def test_dead_links_are_not_asked_again_but_unreachable_ones_are(server, tmp_path):

@@ -12,7 +12,8 @@ import pytest
 from cirlib.benchmarks import BenchmarkError, fashioniq_files
 from cirlib.benchmarks.fashioniq_files import fetch_annotations, published_files, read_links
 
-CONTENT = {"captions/cap.dress.val.json": b"[]", "image_url/broken_links/a.jpg": b"picture"}
+NAME = "captions/cap.dress.val.json"
+CONTENT = {NAME: b"[]", "image_url/broken_links/a.jpg": b"picture"}
 
 
 @pytest.fixture
@@ -29,34 +30,24 @@ def publication(httpserver, tmp_path, monkeypatch):
     return httpserver
 
 
-def test_files_that_are_not_there_are_fetched_once(publication, tmp_path):
-    fetch_annotations(tmp_path / "raw")
+def test_files_that_are_not_there_are_fetched_once(publication, tmp_path, write_json):
     fetch_annotations(tmp_path / "raw")
     assert {name: (tmp_path / "raw" / name).read_bytes() for name in CONTENT} == CONTENT
-    assert len(publication.log) == 2
+    write_json(tmp_path / "raw" / NAME, [1])  # what is there is left as it is
+    fetch_annotations(tmp_path / "raw")
+    assert (tmp_path / "raw" / NAME).read_text() == "[1]" and len(publication.log) == 2
 
 
-def test_what_is_there_is_left_as_it_is(publication, tmp_path):
-    mine = tmp_path / "captions" / "cap.dress.val.json"
-    mine.parent.mkdir()
-    mine.write_text("[1]")
-    fetch_annotations(tmp_path)
-    assert mine.read_text() == "[1]"
-
-
-def test_another_content_than_the_published_is_refused_and_not_kept(publication, tmp_path):
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [({"response_data": b"[1]"}, "SHA256 hash"), ({"status": 404}, r"404.*Put FashionIQ's captions")],
+)
+def test_what_is_not_the_published_file_is_refused_and_not_kept(publication, tmp_path, answer, said):
     publication.clear_all_handlers()
-    publication.expect_request(re.compile(".*")).respond_with_data(b"[1]")
-    with pytest.raises(BenchmarkError, match=r"captions/cap\.dress\.val\.json could not be fetched: SHA256 hash"):
+    publication.expect_request(re.compile(".*")).respond_with_data(**answer)
+    with pytest.raises(BenchmarkError, match=rf"captions/cap\.dress\.val\.json could not be fetched: .*{said}"):
         fetch_annotations(tmp_path / "raw")
     assert not [path for path in (tmp_path / "raw").rglob("*") if path.is_file()]
-
-
-def test_a_file_that_cannot_be_had_is_named_with_the_way_out(publication, tmp_path):
-    publication.clear_all_handlers()
-    publication.expect_request(re.compile(".*")).respond_with_data(status=404)
-    with pytest.raises(BenchmarkError, match=r"404.*Put FashionIQ's captions/cap\.dress\.val\.json into"):
-        fetch_annotations(tmp_path)
 
 
 def test_the_real_files_are_the_published_ones(real_data):
@@ -74,18 +65,22 @@ def test_every_real_image_has_a_link(real_data):
     assert all(re.fullmatch(r"https?://\S+", link) for found in links.values() for link in found)
 
 
+def write_links(root, **lists: str) -> None:
+    (root / "image_url").mkdir()
+    for category, text in lists.items():
+        (root / "image_url" / f"asin2url.{category}.txt").write_text(text)
+
+
 def test_links_of_several_lists_are_joined_without_repeats(tmp_path):
-    (tmp_path / "image_url").mkdir()
-    (tmp_path / "image_url" / "asin2url.dress.txt").write_text("a \t http://x/1.jpg\nb \t http://x/2.jpg\n\n")
-    (tmp_path / "image_url" / "asin2url.shirt.txt").write_text("a http://x/1.jpg\nb http://x/3.jpg\n")
+    dress = "a \t http://x/1.jpg\nb \t http://x/2.jpg\n\n"
+    write_links(tmp_path, dress=dress, shirt="a http://x/1.jpg\nb http://x/3.jpg\n")
     assert read_links(tmp_path) == {"a": ["http://x/1.jpg"], "b": ["http://x/2.jpg", "http://x/3.jpg"]}
 
 
 @pytest.mark.parametrize("line", ["a", "a http://x/1.jpg more", "a ftp://x/1.jpg"])
 def test_a_line_that_is_no_link_is_named(tmp_path, line):
-    (tmp_path / "image_url").mkdir()
-    (tmp_path / "image_url" / "asin2url.dress.txt").write_text(f"b http://x/2.jpg\n{line}\n")
-    with pytest.raises(BenchmarkError, match=r"asin2url\.dress\.txt, line 2: expected an image id and its link"):
+    write_links(tmp_path, dress=f"b http://x/2.jpg\n{line}\n")
+    with pytest.raises(BenchmarkError, match=rf"asin2url\.dress\.txt: expected an image id and its link.*{line}"):
         read_links(tmp_path)
 
 

@@ -167,7 +167,7 @@ def test_a_table_of_several_images_a_row_is_refused(tmp_path):
 def test_a_row_that_names_several_images_is_refused(tmp_path):
     rows = [{"caption": "a", "reference": "b", "img": picture()}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "i.parquet")
-    with pytest.raises(BenchmarkError, match="columns caption and reference name different images"):
+    with pytest.raises(BenchmarkError, match="a row names a and b, expected one image"):
         take_images(tmp_path / "i.parquet", WANTED, tmp_path / "images")
 
 
@@ -223,7 +223,7 @@ def test_a_full_disk_is_not_told_as_a_damaged_archive(tmp_path, monkeypatch, nam
         take_images(tmp_path / name, WANTED, tmp_path / "images")
 
 
-@pytest.mark.parametrize(("name", "said"), [("nowhere", "expected a folder, an archive"), ("i.rar", "allowed are")])
+@pytest.mark.parametrize(("name", "said"), [("nowhere", "expected a folder, an archive"), ("i.rar", r"\.zip, \.tar")])
 def test_what_is_no_source_is_refused(tmp_path, name, said):
     (tmp_path / "i.rar").write_bytes(b"Rar!")
     with pytest.raises(BenchmarkError, match=said):
