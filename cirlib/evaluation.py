@@ -56,15 +56,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"wrote {file}")
             return 0
         scored = _score_files("run", options.run, benchmarks, options.reference)
-        scored += _score_files("against", options.against, benchmarks, options.reference) if options.against else []
-        summary, tests = summarise(scored), _compare_runs(scored) if options.against else None
+        tests = None
+        if options.against:
+            scored += _score_files("against", options.against, benchmarks, options.reference)
+            tests = compare(scored, "against", [m for m in scored[0].metrics if all(m in o.metrics for o in scored)])
+        summary = summarise(scored)
         if options.out:
             write_summary(summary, options.out)
             if tests is not None:
                 write_table(tests, options.out / "tests.csv")
-    except FileExistsError as error:
-        print(f"{error.filename} is a file, expected a folder", file=sys.stderr)
-        return 2
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -102,11 +102,6 @@ def _score_files(
         raise RunError(f"{method}: {len(files)} files for {len(benchmarks)} categories, expected one file each.")
     pairs = zip(files, benchmarks, strict=True)
     return [score_run(file, benchmark, method=method, reference=reference) for file, benchmark in pairs]
-
-
-def _compare_runs(scored: Sequence[Scored]) -> pd.DataFrame:
-    """The paired tests of two runs, in every metric that both have."""
-    return compare(scored, "against", [m for m in scored[0].metrics if all(m in one.metrics for one in scored)])
 
 
 def _show(scored: Sequence[Scored], summary: pd.DataFrame, tests: pd.DataFrame | None) -> None:

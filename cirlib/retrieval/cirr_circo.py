@@ -5,25 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 from cirlib.benchmarks import Benchmark
+from cirlib.retrieval import recall_and_precision as metrics
 from cirlib.retrieval.ranks import Ranks
-from cirlib.retrieval.recall_and_precision import (
-    average_precision_at_k,
-    chance_average_precision,
-    chance_recall,
-    recall_at_k,
-)
 
 CIRR_MEAN = "mean of recall@5 and recall_subset@1"  # the number CIRR's methods are ordered by
 
 
 def target_pairs(benchmark: Benchmark) -> tuple[list[int], list[str]]:
-    """Every target of every query: the queries' numbers (P,) and the targets' ids (P,), a query's first target first.
+    """Every target of every query: the queries' numbers (P,) and the targets' ids (P,); all queries' first come first.
 
     >>> target_pairs(make_scored("sum", "hat", [0, 9]).benchmark)
     ([0, 1], ['hat-1', 'hat-2'])
     """
-    pairs = [(n, target) for n, triplet in enumerate(benchmark.triplets) for target in triplet.targets]
-    return [n for n, _ in pairs], [target for _, target in pairs]
+    pairs = [(place, n, target) for n, t in enumerate(benchmark.triplets) for place, target in enumerate(t.targets)]
+    return [n for _, n, _ in sorted(pairs)], [target for _, _, target in sorted(pairs)]
 
 
 def extra_values(benchmark: Benchmark, ranks: Ranks, within: Ranks | None) -> dict[str, np.ndarray]:
@@ -36,11 +31,11 @@ def extra_values(benchmark: Benchmark, ranks: Ranks, within: Ranks | None) -> di
     {}
     """
     if benchmark.name == "cirr":
-        values = {f"recall_subset@{k}": recall_at_k(within, k).numpy() for k in (1, 2, 3)}
-        return values | {CIRR_MEAN: (recall_at_k(ranks, 5).numpy() + values["recall_subset@1"]) / 2}
+        values = {f"recall_subset@{k}": metrics.recall_at_k(within, k).numpy() for k in (1, 2, 3)}
+        return values | {CIRR_MEAN: (metrics.recall_at_k(ranks, 5).numpy() + values["recall_subset@1"]) / 2}
     if benchmark.name == "circo":
         query, _ = target_pairs(benchmark)
-        return {f"map@{k}": average_precision_at_k(ranks, query, k).numpy() for k in (5, 10, 25, 50)}
+        return {f"map@{k}": metrics.average_precision_at_k(ranks, query, k).numpy() for k in (5, 10, 25, 50)}
     return {}
 
 
@@ -50,9 +45,8 @@ def field_size(metric: str, benchmark: Benchmark, candidates: int) -> float:
     >>> field_size("recall@10", make_scored("sum", "hat", [0]).benchmark, 100)
     100
     """
-    if metric.startswith("recall_subset@"):
-        return float(np.mean([len(triplet.subset) for triplet in benchmark.triplets]))
-    return candidates
+    in_subset = metric.startswith("recall_subset@")
+    return float(np.mean([len(triplet.subset) for triplet in benchmark.triplets])) if in_subset else candidates
 
 
 def chance(metric: str, benchmark: Benchmark, candidates: int) -> float:
@@ -65,8 +59,8 @@ def chance(metric: str, benchmark: Benchmark, candidates: int) -> float:
         return float(np.mean([chance(m, benchmark, candidates) for m in ("recall@5", "recall_subset@1")]))
     name, _, number = metric.partition("@")
     k, triplets = int(number), benchmark.triplets
-    if name == "recall_subset":
-        return float(np.mean([chance_recall(k, len(t.subset)) for t in triplets]))
     if name == "map":
-        return float(np.mean([chance_average_precision(k, len(t.targets), candidates) for t in triplets]))
-    return chance_recall(k, candidates)
+        return float(np.mean([metrics.chance_average_precision(k, len(t.targets), candidates) for t in triplets]))
+    if name == "recall_subset":
+        return float(np.mean([metrics.chance_recall(k, len(t.subset)) for t in triplets]))
+    return metrics.chance_recall(k, candidates)

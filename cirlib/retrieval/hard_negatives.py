@@ -12,11 +12,9 @@ from tqdm.auto import trange
 
 from cirlib.benchmarks.base import check_choice
 from cirlib.retrieval.neighbours import Floats, IndexKind, Neighbours, Rows
-from cirlib.retrieval.ranks import Array, check_shapes, checked_norms
-from cirlib.retrieval.row_lists import RowLists, padded_rows
+from cirlib.retrieval.ranks import Array, RowLists, check_shapes, checked_norms, padded_rows
 
-MAX_QUERIES_AT_ONCE = 1024
-MAX_CANDIDATES_AT_ONCE = 2**21  # queries × depth of one search: some 150 MB
+MAX_QUERIES_AT_ONCE, MAX_CANDIDATES_AT_ONCE = 1024, 2**21  # queries, and queries × depth of one search: some 150 MB
 DEEPER = 4  # how many times deeper the next search looks when filters left too few
 
 
@@ -56,12 +54,11 @@ def mine_hard_negatives(
 
     Args:
         queries, gallery: (N, D) and (M, D), or (M, T, D): an image given as tokens counts once, by its best token.
-        positives: per query the gallery rows that are never negatives (the target, and for composed queries the
-            reference): N rows, N lists of rows, or (N, P) padded with -1.
-        range_max: how deep to look, at least ``range_min + num_negatives``. None: sentence-transformers' default,
-            ``range_min + P + num_negatives``, or with margins or ``max_score`` ``range_min + P + 10 * num_negatives``;
-            then queries left with too few are looked up 4 times deeper, and again, until they have enough or the
-            gallery ends. That is slow where most queries rank their positives low: a number bounds it.
+        positives: N rows, N lists of rows, or (N, P) padded with -1, that are never a query's negatives: its target,
+            and for composed queries its reference.
+        range_max: how deep to look. None: sentence-transformers' default, ``range_min + P + num_negatives``, with
+            margins or ``max_score`` ``range_min + P + 10 * num_negatives``; then 4 times deeper, and again, for queries
+            left with too few. That is slow where most queries rank their positives low: a number bounds it.
         absolute_margin, relative_margin: a negative scores at most ``positive - absolute_margin``, and at most
             ``positive - |positive| * relative_margin``, of the query's lowest-scoring positive, as in NV-Retriever
             (Moreira et al. 2024), whose best setting is ``relative_margin=0.05``.

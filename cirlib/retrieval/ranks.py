@@ -7,7 +7,7 @@ than its rounding tie. So copies of an image always tie, and block sizes never c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cirlib.retrieval.row_lists import RowLists, padded_rows
 from cirlib.retrieval.similarity import own_similarity, similarity
 from cirlib.study.errors import StudyError
 
 Array = Tensor | NDArray[Any]
+RowLists = Tensor | NDArray[np.integer] | Sequence[int] | Sequence[Iterable[int]]
 
 BLOCK_VECTORS, QUERIES_AT_ONCE = 1024, 256  # scored at a time, so that the scores stay in the cache
 VALUES_AT_ONCE = 2**22  # of chosen images in float64: 32 MB
@@ -28,7 +28,7 @@ LARGEST_NORM = 2.0**63  # the dot product of two such vectors still fits float32
 
 
 class FeatureError(StudyError, ValueError):
-    """Features cannot be scored; the message names the first row that is wrong."""
+    """Features cannot be scored."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,9 @@ class Ranks:
     above: Tensor  # (N,) int64 on the CPU
     tied: Tensor  # (N,)
 
-    def __len__(self) -> int:
-        return len(self.above)
+    def first(self, count: int) -> Ranks:
+        """Of the first so many queries."""
+        return Ranks(self.above[:count], self.tied[:count])
 
 
 @torch.no_grad()
@@ -126,8 +127,36 @@ def top_rows(queries: Tensor, gallery: Array, exclude: RowLists | None, k: int) 
     return rows.tolist()
 
 
+def padded_rows(rows: RowLists | None, num_queries: int, num_gallery: int, name: str) -> NDArray[np.int64]:
+    """Gallery rows a query as one table (N, P), sorted, without repeats, padded with -1 at the end.
+
+    Args:
+        rows: N rows, N lists of rows, or (N, P) of which -1 counts as none; None: no rows. name: for messages.
+
+    >>> padded_rows([[4, 2, 2], [3]], num_queries=2, num_gallery=5, name="positives").tolist()
+    [[2, 4], [3, -1]]
+    """
+    entries = [[]] * num_queries if rows is None else _plain(rows)
+    if len(entries) != num_queries:
+        raise ValueError(f"{name} must be given for all {num_queries} queries, got {len(entries)}")
+    lists: list[list[int]] = []
+    for query, own in enumerate(map(_plain, entries)):
+        found = [_plain(row) for row in (own if isinstance(own, Iterable) else [own])]
+        if not all(type(row) is int and -1 <= row < num_gallery for row in found):
+            raise ValueError(f"query {query}: {name} must be rows of the gallery (0 … {num_gallery - 1}), got {own!r}")
+        lists.append(sorted({*found} - {-1}))
+    padded = np.full((num_queries, max(map(len, lists), default=0)), -1, np.int64)  # (N, P)
+    for query, own in enumerate(lists):
+        padded[query, : len(own)] = own
+    return padded
+
+
+def _plain(rows: Any) -> Any:
+    return rows.tolist() if isinstance(rows, Tensor | np.ndarray | np.generic) else rows
+
+
 class _Search:
-    """The checked inputs of one search, on the device that does the work, and each target's own score."""
+    """The checked inputs, on the device that does the work, and each target's own score."""
 
     def __init__(self, queries: Array, gallery: Array, targets: RowLists, exclude: RowLists | None) -> None:
         check_shapes(queries, gallery)
@@ -166,15 +195,14 @@ class _Search:
 
 
 def check_shapes(queries: Array, gallery: Array) -> None:
-    """Refuses what are not floats of the shapes (N, D) and (M, D) or (M, T, D).
+    """Refuses what are no floats (N, D) and (M, D) or (M, T, D).
 
     >>> check_shapes(torch.ones(2, 8), torch.ones(0, 8))
     Traceback (most recent call last):
     cirlib.retrieval.ranks.FeatureError: expected at least one image, got (2, 8) and (0, 8)
     """
     for name, features in (("queries", queries), ("gallery", gallery)):
-        if not isinstance(features, Tensor | np.ndarray) or "float" not in str(features.dtype):
-            kind = getattr(features, "dtype", type(features).__name__)
+        if "float" not in (kind := str(getattr(features, "dtype", type(features).__name__))):
             raise FeatureError(f"{name} must be an array or a tensor of floating-point numbers, got {kind}")
     shapes = f"got {tuple(queries.shape)} and {tuple(gallery.shape)}"
     if queries.ndim != 2 or gallery.ndim not in (2, 3) or queries.shape[1] != gallery.shape[-1]:
@@ -186,8 +214,7 @@ def check_shapes(queries: Array, gallery: Array) -> None:
 def checked_norms(vectors: Tensor, side: str, rows: Sequence[int] | Tensor | None = None) -> Tensor:
     """Float64 norms (B,) of vectors (B, D), or of the longest token of (B, T, D).
 
-    Raises:
-        FeatureError: one is NaN, infinite or larger than float32 scores allow; names it by ``rows`` (B,), or its place.
+    Refuses one that is NaN, infinite or larger than float32 scores allow; names it by ``rows`` (B,), or its place.
 
     >>> checked_norms(torch.tensor([[3.0, 4.0]]), "query").tolist()
     [5.0]
@@ -195,19 +222,17 @@ def checked_norms(vectors: Tensor, side: str, rows: Sequence[int] | Tensor | Non
     parts = vectors.split(1024)  # torch makes a float64 copy
     norms = torch.cat([torch.linalg.vector_norm(part, dim=-1, dtype=torch.float64) for part in parts])  # (B,) or (B, T)
     norms = norms.amax(1) if norms.ndim == 2 else norms  # (B,), NaN where any token has one
-    bad = (~(norms <= LARGEST_NORM)).nonzero()
-    if len(bad):
-        first = int(bad[0])
+    if len(bad := (~(norms <= LARGEST_NORM)).nonzero()):
+        row = int(bad[0] if rows is None else rows[int(bad[0])])
         raise FeatureError(
-            f"{side} row {first if rows is None else int(rows[first])} has NaN, infinite or too large values: its norm "
-            f"is {float(norms[first])}, at most {LARGEST_NORM:.1e} is allowed"
+            f"{side} row {row} has NaN, infinite or too large values: its norm is {norms[bad[0]].item()}"
         )
     return norms
 
 
 def _blocks(gallery: Array, device: torch.device) -> Iterator[tuple[int, Tensor]]:
     """The gallery in pieces, (B, D) or (B, T, D) as they are stored, and the row that each begins with."""
-    step = max(1, BLOCK_VECTORS // (gallery.shape[1] if gallery.ndim == 3 else 1))
+    step = max(1, BLOCK_VECTORS // int(np.prod(gallery.shape[1:-1])))
     for start in range(0, len(gallery), step):
         yield start, _take(gallery, slice(start, start + step), device)
 

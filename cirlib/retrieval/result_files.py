@@ -56,31 +56,26 @@ def write_summary(summary: pd.DataFrame, folder: Path) -> None:
 
 
 def read_ranks(path: Path, benchmarks: Mapping[str, Benchmark], evaluation: Evaluation) -> list[Scored]:
-    """The ``ranks.csv`` of :func:`write_results`, back on the same benchmarks.
-
-    Raises:
-        BenchmarkError: the file is cut off, or is of other categories or queries than ``benchmarks``.
+    """The ``ranks.csv`` of :func:`write_results`, back on the same benchmarks; a BenchmarkError where it is of others.
 
     >>> summary = write_results([one := make_scored("sum", "hat", [3])], folder)
     >>> read_ranks(folder / "ranks.csv", {"hat": one.benchmark}, Evaluation())[0].target_ranks
     [4]
     """
+    removed, scored = evaluation.reference == "removed", []
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        parts = table.groupby(["method", "category"], sort=False)
-        return [_scored(*names, part, benchmarks[names[1]], evaluation) for names, part in parts]
+        for (method, category), part in table.groupby(["method", "category"], sort=False):
+            benchmark = benchmarks[category]
+            if part["query"].tolist() != [triplet.id for triplet in benchmark.triplets]:
+                raise ValueError("other queries")
+            ranks = Ranks(*(torch.from_numpy(part[name].to_numpy(np.int64)) for name in ("above", "tied")))
+            top = [shlex.split(ids) for ids in part["top"]]
+            extra = {metric: part[metric].to_numpy(np.float64) for metric in part.columns[len(RANK_COLUMNS) :]}
+            scored.append(Scored(method, category, benchmark, ranks, protocol_name(evaluation), removed, top, extra))
     except (ValueError, KeyError, TypeError) as error:
         raise BenchmarkError(
             f"{path} is cut off or was measured on other data than the study's: run `dvc repro --force "
             f"{path.parent.name}`."
         ) from error
-
-
-def _scored(method: str, category: str, part: pd.DataFrame, benchmark: Benchmark, evaluation: Evaluation) -> Scored:
-    if part["query"].tolist() != [triplet.id for triplet in benchmark.triplets]:
-        raise ValueError("other queries")
-    ranks = Ranks(*(torch.from_numpy(part[name].to_numpy(np.int64)) for name in ("above", "tied")))
-    top = [shlex.split(ids) for ids in part["top"]]
-    extra = {metric: part[metric].to_numpy(np.float64) for metric in part.columns[len(RANK_COLUMNS) :]}
-    removed = evaluation.reference == "removed"
-    return Scored(method, category, benchmark, ranks, protocol_name(evaluation), removed, top, extra)
+    return scored

@@ -43,15 +43,11 @@ class Embeddings(NamedTuple):
 
 
 def read_run(run: str | Path | Mapping[str, Any], benchmark: Benchmark, *, removed: bool) -> Embeddings | Lists:
-    """A run, checked and row for row the benchmark's queries (and gallery).
+    """A run, checked and row for row the benchmark's queries (and gallery); else a :class:`RunError`.
 
     Args:
         run: a file, or its content: query id → image ids, or the arrays by name.
         removed: whether the reference is struck out of each list.
-
-    Raises:
-        RunError: no readable file; ids that are repeated, unknown or missing; a list too short; arrays of wrong shape,
-            of another name or with NaN.
 
     >>> hats = make_scored("sum", "hat", [0], size=3).benchmark  # one query, from hat-0 to hat-1
     >>> read_run({"hat-query-0": ["hat-2", "hat-0", "hat-1"]}, hats, removed=True)
@@ -77,43 +73,32 @@ def list_ranks(lists: Lists, targets: Sequence[str], sizes: Sequence[int]) -> Ra
     return Ranks(torch.tensor(above), torch.zeros(len(above), dtype=torch.long))
 
 
-# ------------------------------------------------------------------ files
 def _read(path: Path) -> Any:
-    readers = {".json": _read_json, ".npz": _read_npz, ".safetensors": _read_safetensors}
     suffix = path.suffix.lower()
-    if suffix not in readers:
-        raise RunError(f"expected a file that ends in {', '.join(readers)}.")
+    if suffix not in (".json", ".npz", ".safetensors"):
+        raise RunError("expected a file that ends in .json, .npz or .safetensors.")
     if not path.is_file():
         raise RunError("no such file.")
     try:
-        return readers[suffix](path)
+        if suffix == ".json":
+            return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique_keys)
+        if suffix == ".npz":
+            zipfile.ZipFile(path).close()  # else numpy takes it for a pickle
+            with np.load(path) as archive:
+                return dict(archive)
+        with safe_open(path, framework="pt") as file:
+            ids = {name: json.loads(text) for name, text in (file.metadata() or {}).items() if name in NAMES[2:]}
+            return {name: file.get_tensor(name) for name in file.keys()} | ids  # noqa: SIM118
     except Exception as error:  # a damaged file makes its reader raise nearly anything, MemoryError included
         reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
         raise RunError(f"not a readable {suffix} file ({reason}).") from None
 
 
-def _read_json(path: Path) -> Any:
-    def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        _check_unique([key for key, _ in pairs], "query")
-        return dict(pairs)
-
-    return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _check_unique([key for key, _ in pairs], "query")
+    return dict(pairs)
 
 
-def _read_npz(path: Path) -> dict[str, Any]:
-    zipfile.ZipFile(path).close()  # else numpy takes it for a pickle
-    with np.load(path) as archive:
-        return dict(archive)
-
-
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    with safe_open(path, framework="pt") as file:
-        content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        notes = file.metadata() or {}
-    return content | {name: json.loads(notes[name]) for name in NAMES[2:] if name in notes}
-
-
-# ------------------------------------------------------------------ embeddings
 def _embeddings(content: Mapping[str, Any], benchmark: Benchmark) -> Embeddings:
     if lacking := next((name for name in NAMES[:2] if name not in content), None):
         raise RunError(f"no array {lacking!r}, expected queries (N, D) and gallery (M, D) or (M, T, D).")
@@ -141,7 +126,6 @@ def _in_order(features: Tensor | np.ndarray, ids: Any, wanted: Sequence[str], si
     return found[[row[image] for image in wanted]]
 
 
-# ------------------------------------------------------------------ ranked ids
 def _lists(content: Any, benchmark: Benchmark, removed: bool) -> Lists:
     if isinstance(content, Mapping) and benchmark.name == "cirr":  # a server's file is a run too
         content = {query: images for query, images in content.items() if query not in ("version", "metric")}
@@ -151,7 +135,6 @@ def _lists(content: Any, benchmark: Benchmark, removed: bool) -> Lists:
 
 
 def _checked_list(images: list[str], triplet: Triplet, benchmark: Benchmark, removed: bool) -> list[str]:
-    """One query's images, without the reference where it is removed."""
     query = f"query {triplet.id!r}"
     _check_unique(images, f"{query}: image")
     if (unknown := next((image for image in images if image not in benchmark.gallery_index), None)) is not None:
@@ -164,7 +147,6 @@ def _checked_list(images: list[str], triplet: Triplet, benchmark: Benchmark, rem
     return ranked
 
 
-# ------------------------------------------------------------------ ids
 def _validated(form: TypeAdapter, content: Any, what: str) -> Any:
     try:
         return form.validate_python(content)
@@ -180,7 +162,6 @@ def _check_unique(names: Sequence[str], what: str) -> None:
 
 
 def _check_same(found: Sequence[str], wanted: Sequence[str], what: str) -> None:
-    """Both have the same ids, each once."""
     _check_unique(found, what)
     known, there = set(wanted), set(found)
     if (unknown := next((one for one in found if one not in known), None)) is not None:

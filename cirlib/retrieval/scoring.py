@@ -58,7 +58,7 @@ class Scored:
         return recall_at_k(self.ranks, k).numpy()
 
     def values(self, metric: str) -> np.ndarray:
-        """One of :attr:`metrics`, or any recall@k, of each query, (N,) in [0, 1]."""
+        """Of each query one of :attr:`metrics`, or any recall@k, (N,) in [0, 1]."""
         return self.extra[metric] if metric in self.extra else self.recall(int(metric.removeprefix("recall@")))
 
     @property
@@ -109,7 +109,7 @@ def score(
     subsets = [[row[image] for image in triplet.subset] for triplet in triplets]
     within = subset_ranks(queries, gallery, targets, subsets) if benchmark.name == "cirr" else None
     top = [[benchmark.gallery[i] for i in rows] for rows in top_rows(queries, gallery, exclude, TOP)]
-    ranks, extra = _of_first(every, query), extra_values(benchmark, every, within)
+    ranks, extra = every.first(len(triplets)), extra_values(benchmark, every, within)
     return Scored(method, category, benchmark, ranks, protocol_name(evaluation), removed, top, extra)
 
 
@@ -124,9 +124,6 @@ def score_run(
 
     Of CIRR, ranked ids that do not tell a query's subset leave recall_subset out; ``note`` names the query.
 
-    Raises:
-        RunError: the run is not as it must be, or the benchmark has no public targets.
-
     >>> hats = make_scored("sum", "hat", [0], size=3).benchmark
     >>> score_run({"hat-query-0": ["hat-0", "hat-2", "hat-1"]}, hats).target_ranks  # hat-0 is the reference
     [2]
@@ -137,8 +134,8 @@ def score_run(
         raise RunError(f"{benchmark.name} {benchmark.split}: query {lacking.id!r} has no public target to score.")
     removed, categories = reference == "removed", benchmark.categories
     category = categories[0] if len(categories) == 1 else benchmark.name
-    joined = ", categories joined" if len(categories) > 1 else ""
-    protocol = f"{benchmark.protocol.replace('_', ' ')} gallery, reference {reference}{joined}"
+    protocol = f"{benchmark.protocol.replace('_', ' ')} gallery, reference {reference}"
+    protocol += ", categories joined" if len(categories) > 1 else ""
     found = read_run(run, benchmark, removed=removed)
     if isinstance(found, Embeddings):
         scored = score(method, category, found.queries, found.gallery, benchmark, Evaluation(reference=reference))
@@ -152,13 +149,7 @@ def score_run(
     except RunError as error:
         note = f"No recall_subset for {method}: {error}"
     top = [ids[:TOP] for ids in found]
-    return Scored(method, category, benchmark, _of_first(every, query), protocol, removed, top, extra, note)
-
-
-def _of_first(ranks: Ranks, query: Sequence[int]) -> Ranks:
-    """Of ranks (P,) the first of each query, (N,)."""
-    first = np.unique(query, return_index=True)[1]  # (N,)
-    return Ranks(ranks.above[first], ranks.tied[first])
+    return Scored(method, category, benchmark, every.first(len(found)), protocol, removed, top, extra, note)
 
 
 def _ranks_in_subsets(lists: Lists, benchmark: Benchmark) -> Ranks:
@@ -222,9 +213,6 @@ def compare(
 
     The queries of a category are paired one by one; p_holm is corrected for all rows of the table.
 
-    Raises:
-        ValueError: no such method; one that has other categories, queries or another protocol.
-
     >>> compare([make_scored("sum", "hat", [20, 3]), make_scored("qformer", "hat", [0, 0])], "sum")["difference"].item()
     0.5
     """
@@ -234,7 +222,8 @@ def compare(
     base, rows = methods.pop(against), []
     groups = [category for category, one in base.items() for _ in one.benchmark.triplets]
     for name, parts in methods.items():
-        if _setting(parts) != _setting(base):
+        shared = [{c: (of[c].protocol, *(t.id for t in of[c].benchmark.triplets)) for c in of} for of in (parts, base)]
+        if shared[0] != shared[1]:
             both = " and ".join(", ".join(f"{c} ({of[c].protocol})" for c in of) for of in (parts, base))
             raise ValueError(f"{name} and {against} must have the same categories, queries and protocol, got {both}")
         for metric in metrics:
@@ -254,11 +243,6 @@ def _by_method(scored: Sequence[Scored]) -> dict[str, dict[str, Scored]]:
             raise ValueError(f"category {one.category!r} of {one.method!r} is there twice, or named as the average")
         parts[one.category] = one
     return methods
-
-
-def _setting(parts: Mapping[str, Scored]) -> dict[str, tuple]:
-    """What two methods must share to be paired: category → protocol and queries."""
-    return {category: (one.protocol, *(t.id for t in one.benchmark.triplets)) for category, one in parts.items()}
 
 
 def result_table(summary: pd.DataFrame, category: str = "mean") -> pd.DataFrame:

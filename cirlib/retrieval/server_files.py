@@ -22,9 +22,6 @@ def write_server_files(run: str | Path | Mapping[str, Any], benchmark: Benchmark
     reference: ``{"version": "rc2", "metric": …, pairid: [image name, …], …}``. CIRCO: ``circo.json``, 50 a query, the
     reference may be among them: ``{query id: [image number, …], …}``.
 
-    Raises:
-        RunError: the run is not as it must be, or the benchmark has no server or is not complete.
-
     >>> write_server_files("mine.json", make_scored("sum", "hat", [0]).benchmark, folder)
     Traceback (most recent call last):
     cirlib.retrieval.run_files.RunError: custom has no test server, allowed are cirr and circo.
@@ -32,9 +29,7 @@ def write_server_files(run: str | Path | Mapping[str, Any], benchmark: Benchmark
     if benchmark.name not in ("cirr", "circo"):
         raise RunError(f"{benchmark.name} has no test server, allowed are cirr and circo.")
     if not benchmark.complete or len(benchmark.gallery) <= DEPTH:
-        raise RunError(
-            f"{benchmark.name} {benchmark.split} is incomplete: the server wants every query ranked in all the gallery."
-        )
+        raise RunError(f"{benchmark.name} {benchmark.split} is incomplete: the server ranks in all the gallery.")
     is_cirr, ids = benchmark.name == "cirr", [triplet.id for triplet in benchmark.triplets]
     lists = read_run(run, benchmark, removed=is_cirr)
     if isinstance(lists, Embeddings):

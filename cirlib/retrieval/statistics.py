@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
 Numbers = NDArray[Any]
 Groups = Sequence[Hashable] | Numbers | None
@@ -112,7 +111,7 @@ def _by_group(values: Numbers, groups: Groups) -> list[Numbers]:
 
 def _values(values: ArrayLike, name: str) -> Numbers:
     """One finite float64 number a query, (N,)."""
-    found = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
+    found = np.asarray(values, dtype=np.float64)
     if found.ndim != 1 or not len(found) or not np.isfinite(found).all():
         raise ValueError(f"{name} must be one finite number a query, and of at least one, got shape {found.shape}")
     return found

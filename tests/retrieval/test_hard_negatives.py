@@ -154,14 +154,11 @@ def library_negatives(
 
 
 RULES = [
-    {},
     {"range_min": 4},
     {"range_min": 2, "range_max": 6},
     {"max_score": 0.7},
     {"min_score": 0.6, "range_max": 20},
     {"absolute_margin": 0.0, "range_max": 20},
-    {"absolute_margin": 0.2, "range_max": 90},
-    {"relative_margin": 0.05, "range_max": 20},
     {"relative_margin": 0.3, "range_max": 90},
     {"absolute_margin": 0.1, "relative_margin": 0.05, "max_score": 0.8, "min_score": 0.1, "range_max": 40},
     {"relative_margin": 0.05, "range_min": 3, "range_max": 30, "num_negatives": 5},
@@ -176,8 +173,11 @@ def test_top_equals_sentence_transformers(rules: dict, num_positives: int):
     assert [set(row[row >= 0].tolist()) for row in mined.indices] == library_negatives(*data, **rules)
 
 
-def test_random_draws_all_that_sentence_transformers_can_draw():
-    data, rules = make_data(), {"range_min": 1, "range_max": 8, "relative_margin": 0.05}
+@pytest.mark.parametrize(
+    "rules", [{"range_min": 1, "range_max": 8, "relative_margin": 0.05}, {"range_min": 1}], ids=str
+)
+def test_random_draws_all_that_sentence_transformers_can_draw(rules: dict):
+    data = make_data()
     ours, theirs = [set() for _ in data[0]], [set() for _ in data[0]]
     random.seed(0)
     for seed in range(40):
@@ -254,44 +254,6 @@ def test_an_open_range_goes_deeper_until_enough_remain():
     queries, gallery = np.ones((3, 1)), np.arange(2000, dtype=float)[:, None]
     mined = mine_hard_negatives(queries, gallery, [5, 6, 1999], max_score=4, range_min=1)
     assert mined.indices.tolist() == [[3, 2, 1]] * 3
-
-
-@pytest.fixture
-def depths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How deep each search looked."""
-    noted: list[int] = []
-    search = mining.Neighbours.search
-
-    def noting_search(self: mining.Neighbours, queries: NDArray[np.float32], depth: int) -> tuple:
-        noted.append(depth)
-        return search(self, queries, depth)
-
-    monkeypatch.setattr(mining.Neighbours, "search", noting_search)
-    return noted
-
-
-@pytest.mark.parametrize(
-    ("rules", "depth"),
-    [
-        ({}, 3 + 2 * 2),
-        ({"range_min": 7}, 7 + 3 + 2 * 2),
-        ({"min_score": -1}, 3 + 2 * 2),
-        ({"max_score": 1}, 30 + 2 * 2),
-        ({"absolute_margin": -2}, 30 + 2 * 2),
-        ({"relative_margin": -2, "range_min": 7}, 7 + 30 + 2 * 2),
-        ({"relative_margin": -2, "range_max": 12}, 12 + 2),
-    ],
-)
-def test_looks_as_deep_as_sentence_transformers_at_first(depths: list[int], rules: dict, depth: int):
-    mine_hard_negatives(*make_data(num_positives=2), **rules)
-    assert depths[0] == depth
-
-
-def test_an_open_range_stops_where_scores_fall_below_the_floor(depths: list[int]):
-    queries, gallery = np.ones((3, 1)), np.arange(2000, dtype=float)[:, None]
-    mined = mine_hard_negatives(queries, gallery, [1999] * 3, min_score=1998)
-    assert mined.indices.tolist() == [[1998, -1, -1]] * 3
-    assert len(depths) == 1
 
 
 def test_an_image_given_as_tokens_counts_once_by_its_best():

@@ -53,7 +53,7 @@ def test_the_hand_computed_metrics():
 
 def test_k_below_one_is_refused():
     with pytest.raises(ValueError, match="k must be at least 1, got 0"):
-        chance_recall(0, 5)
+        recall_at_k(Ranks(torch.tensor([0]), torch.tensor([0])), 0)
 
 
 def list_precision(order: Sequence[int], wanted: set[int], k: int) -> float:
@@ -113,9 +113,6 @@ def test_a_model_that_knows_nothing_has_the_precision_of_chance():
     assert got == pytest.approx(chance_average_precision(10, 3, 50))
 
 
-@pytest.mark.parametrize(
-    ("query", "said"), [([0, 0], "the query of each of 3 ranks"), ([0, 2, 2], "query 1 has no relevant item")]
-)
-def test_precision_from_ranks_names_what_is_wrong(query, said):
-    with pytest.raises(ValueError, match=said):
-        average_precision_at_k(Ranks(torch.tensor([0, 1, 2]), torch.zeros(3, dtype=torch.long)), query, 5)
+def test_a_query_without_relevant_items_is_named():
+    with pytest.raises(ValueError, match="query 1 has no relevant items"):
+        average_precision_at_k(Ranks(torch.tensor([0, 1]), torch.zeros(2, dtype=torch.long)), [0, 2], 5)

@@ -56,8 +56,7 @@ def assert_equal(got, wanted) -> None:
         np.testing.assert_allclose(got.values(metric), wanted.values(metric), err_msg=metric)
 
 
-@pytest.mark.parametrize("rules", [REMOVED, KEPT])
-@pytest.mark.parametrize("length", [70, 51])
+@pytest.mark.parametrize(("rules", "length"), [(REMOVED, 70), (KEPT, 70), (REMOVED, 51)])
 def test_ranked_ids_score_as_the_features_behind_them(hats, tmp_path, write_json, rules, length):
     lists = {query: images[:length] for query, images in full_lists(hats).items()}
     path = write_json(tmp_path / "run.json", dict(reversed(lists.items())))
@@ -171,11 +170,10 @@ def test_bad_embeddings_are_named(hats, tmp_path, suffix, change, message):
     ("name", "content", "message"),
     [
         ("run.json", b"{", r"not a readable \.json file \(Expecting property name"),
-        ("run.json", b"\xff\xfe\x00", r"not a readable \.json file"),
         ("run.json", b'{"a": [], "b": [], "a": []}', "query 'a' appears more than once"),
         ("run.npz", b"nonsense", r"not a readable \.npz file \(File is not a zip file\)"),
         ("run.safetensors", b"", r"not a readable \.safetensors file"),
-        ("run.txt", b"", r"expected a file that ends in \.json, \.npz, \.safetensors"),
+        ("run.txt", b"", r"expected a file that ends in \.json"),
         ("absent.json", None, r"absent\.json: no such file"),
     ],
 )
@@ -188,19 +186,16 @@ def test_files_that_cannot_be_read_give_one_sentence(hats, tmp_path, name, conte
 
 
 def test_archives_that_are_damaged_or_lack_an_array_give_one_sentence(hats, tmp_path):
-    npz, tensors = tmp_path / "run.npz", tmp_path / "run.safetensors"
-    write_arrays(npz, {"gallery": IMAGES})
-    with pytest.raises(RunError, match=r"run\.npz: no array 'queries'"):
-        score_run(npz, hats)
-    save_file({"gallery": IMAGES, "queries": QUERIES}, tensors, {"query_ids": "[1,"})
-    with pytest.raises(RunError, match=r"not a readable \.safetensors file"):
-        score_run(tensors, hats)
-    np.savez_compressed(npz, queries=QUERIES.numpy(), gallery=IMAGES.numpy())
-    data = bytearray(npz.read_bytes())
+    write_arrays(tmp_path / "lacking.npz", {"gallery": IMAGES})
+    save_file({"gallery": IMAGES, "queries": QUERIES}, tmp_path / "ids.safetensors", {"query_ids": "[1,"})
+    np.savez_compressed(tmp_path / "spoilt.npz", queries=QUERIES.numpy(), gallery=IMAGES.numpy())
+    data = bytearray((tmp_path / "spoilt.npz").read_bytes())
     data[300:340] = b"\xff" * 40
-    npz.write_bytes(data)
-    with pytest.raises(RunError, match=r"run\.npz: not a readable \.npz file"):
-        score_run(npz, hats)
+    (tmp_path / "spoilt.npz").write_bytes(data)
+    said = {"lacking.npz": "no array 'queries'", "ids.safetensors": "not a readable", "spoilt.npz": "not a readable"}
+    for name, message in said.items():
+        with pytest.raises(RunError, match=rf"{name}: {message}"):
+            score_run(tmp_path / name, hats)
 
 
 def test_a_split_without_targets_cannot_be_scored(small_fashioniq):
