@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # side by side, more threads than cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 PROJECT_ROOT = Path(__file__).resolve().parent
+SMALL_MODELS = {"image_size": 64, "precision": "fp32"}
 
 
 @pytest.fixture(scope="session")
@@ -35,33 +36,33 @@ def real_data() -> Callable[[str], Path]:
     return find
 
 
+def _write_json(path: Path, content: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
 @pytest.fixture(scope="session")
 def write_json() -> Callable[[Path, Any], Path]:
     """Writes JSON, making the folder."""
+    return _write_json
 
-    def write(path: Path, content: Any) -> Path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content), encoding="utf-8")
-        return path
 
-    return write
+def _write_image(path: Path, seed: int = 0, size: tuple[int, int] = (48, 64)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path)
+    return path
 
 
 @pytest.fixture(scope="session")
 def write_image() -> Callable[..., Path]:
     """Saves a random picture; the same seed gives the same pixels."""
-
-    def write(path: Path, seed: int = 0, size: tuple[int, int] = (48, 64)) -> Path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        coarse = np.random.default_rng(seed).integers(0, 256, (6, 5, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path)
-        return path
-
-    return write
+    return _write_image
 
 
 @pytest.fixture
-def small_fashioniq(tmp_path: Path, write_json: Callable[[Path, Any], Path]) -> Path:
+def small_fashioniq(tmp_path: Path) -> Path:
     """FashionIQ's files with three categories, no images: 2 train and 2 val queries a category.
 
     Galleries are `{category}-{split}-{0..4}`; image 4 is in no query; shirt and toptee share "both" in val,
@@ -70,18 +71,17 @@ def small_fashioniq(tmp_path: Path, write_json: Callable[[Path, Any], Path]) -> 
     for category in ("dress", "shirt", "toptee"):
         for split in ("train", "val", "test"):
             ids = [f"{category}-{split}-{i}" for i in range(5)]
+            targets = [{}, {}] if split == "test" else [{"target": ids[2]}, {"target": ids[3]}]
             queries: list[dict[str, Any]] = [
-                {"target": ids[2], "candidate": ids[0], "captions": ["is blue.", "has long sleeves"]},
-                {"target": ids[3], "candidate": ids[1], "captions": ["is red", "is red"]},
+                {"candidate": ids[0], "captions": ["is blue.", "has long sleeves"]} | targets[0],
+                {"candidate": ids[1], "captions": ["is red", "is red"]} | targets[1],
             ]
-            if split == "test":
-                queries = [{k: v for k, v in q.items() if k != "target"} for q in queries]
             if split == "val" and category != "dress":
                 ids.append("both")
             if split == "train" and category == "shirt":
                 ids.append("toptee-val-0")
-            write_json(tmp_path / "captions" / f"cap.{category}.{split}.json", queries)
-            write_json(tmp_path / "image_splits" / f"split.{category}.{split}.json", ids)
+            _write_json(tmp_path / "captions" / f"cap.{category}.{split}.json", queries)
+            _write_json(tmp_path / "image_splits" / f"split.{category}.{split}.json", ids)
     return tmp_path
 
 
@@ -212,7 +212,7 @@ def make_store() -> Callable[..., Any]:
     return make
 
 
-def write_custom_data(raw: Path, write_json: Callable[[Path, Any], Path], write_image: Callable[..., Path]) -> None:
+def write_custom_data(raw: Path) -> None:
     """Two categories in FashionIQ's files, pictures and caption pairs.
 
     A category has 7 train queries over 9 images and 3 val queries over 6, each from image i to image i + 1;
@@ -226,15 +226,15 @@ def write_custom_data(raw: Path, write_json: Callable[[Path, Any], Path], write_
                 {"candidate": ids[i], "target": ids[i + 1], "captions": [f"is {i} sizes bigger.", "has stripes"]}
                 for i in range(queries)
             ]
-            write_json(raw / "captions" / f"cap.{category}.{split}.json", records)
-            write_json(raw / "image_splits" / f"split.{category}.{split}.json", ids)
+            _write_json(raw / "captions" / f"cap.{category}.{split}.json", records)
+            _write_json(raw / "image_splits" / f"split.{category}.{split}.json", ids)
             for image in ids:
-                write_image(raw / "images" / f"{image}.jpg", seed=(number := number + 1))
+                _write_image(raw / "images" / f"{image}.jpg", seed=(number := number + 1))
     pairs = [{"image": f"pair-{i}", "caption": f"a thing with {i} dots"} for i in range(6)]
     for i in range(6):
-        write_image(raw / "images" / f"pair-{i}.jpg", seed=100 + i)
-    write_json(raw / "pairs" / "alignment.json", pairs[:4])
-    write_json(raw / "pairs" / "pretraining.json", pairs)
+        _write_image(raw / "images" / f"pair-{i}.jpg", seed=100 + i)
+    _write_json(raw / "pairs" / "alignment.json", pairs[:4])
+    _write_json(raw / "pairs" / "pretraining.json", pairs)
 
 
 def stage_of(root: Path, name: str, **blocks: Any) -> Any:
@@ -250,11 +250,9 @@ def stage_of(root: Path, name: str, **blocks: Any) -> Any:
 
 
 @pytest.fixture
-def custom_stage(
-    tmp_path: Path, write_json: Callable[[Path, Any], Path], write_image: Callable[..., Path]
-) -> Callable[..., Any]:
+def custom_stage(tmp_path: Path) -> Callable[..., Any]:
     """Makes a stage of a study named "small", see `write_custom_data`."""
-    write_custom_data(tmp_path / "raw", write_json, write_image)
+    write_custom_data(tmp_path / "raw")
     return lambda name="qformer", **blocks: stage_of(tmp_path, name, **blocks)
 
 
@@ -263,26 +261,22 @@ def unprepared(custom_stage: Callable[..., Any]) -> Any:
     """The small study of `write_custom_data` at 64 pixels, nothing of it encoded yet."""
     from cirlib.models.prepared import Prepared
 
-    models = {"image_size": 64, "precision": "fp32"}
-    return Prepared(custom_stage("data_prep", models=models, data_prep={"num_workers": 0}))
+    return Prepared(custom_stage("data_prep", models=SMALL_MODELS, data_prep={"num_workers": 0}))
 
 
 @pytest.fixture(scope="session")
-def prepared(
-    tmp_path_factory: pytest.TempPathFactory, write_json: Callable[[Path, Any], Path], write_image: Callable[..., Path]
-) -> Any:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The small study of `write_custom_data`, every image encoded, as a later stage opens it. Do not write there."""
     from cirlib.models.preparation import align_towers, encode_tokens, encode_two_towers
     from cirlib.models.prepared import Prepared
 
     root = tmp_path_factory.mktemp("prepared")
-    write_custom_data(root / "raw", write_json, write_image)
-    models = {"image_size": 64, "precision": "fp32"}
-    begun = Prepared(stage_of(root, "data_prep", models=models, data_prep={"num_workers": 0}))
+    write_custom_data(root / "raw")
+    begun = Prepared(stage_of(root, "data_prep", models=SMALL_MODELS, data_prep={"num_workers": 0}))
     encode_tokens(begun)
     align_towers(begun)
     encode_two_towers(begun)
-    return Prepared(stage_of(root, "qformer", models=models, qformer={"num_query_tokens": 2, "width": 16}))
+    return Prepared(stage_of(root, "qformer", models=SMALL_MODELS, qformer={"num_query_tokens": 2, "width": 16}))
 
 
 @pytest.fixture
@@ -290,35 +284,25 @@ def run_context(prepared: Any, tmp_path: Path) -> Any:
     """What preference trainings of the `prepared` study share."""
     from cirlib.analysis.dpo.context import RunContext
 
-    return RunContext(prepared, prepared.stage.study.evaluation, prepared.splits, tmp_path)
+    return RunContext(prepared, tmp_path)
 
 
 @pytest.fixture(scope="session")
 def small_project(tmp_path_factory) -> Path:
     """A copy of the project's notebooks and a small garments study, with every stage run once through papermill."""
-    from small_studies import NOTEBOOKS, SMALL, execute
+    from small_studies import SMALL, run_all
 
-    from cirlib.study.parameters import load_study
-
-    root = tmp_path_factory.mktemp("project")
-    shutil.copytree(PROJECT_ROOT / "notebooks", root / "notebooks")
-    shutil.copy(PROJECT_ROOT / "dvc.yaml", root)
-    study = load_study(PROJECT_ROOT / "params.yaml").model_dump(mode="json")
+    study = yaml.safe_load((PROJECT_ROOT / "params.yaml").read_text())
     for stage, values in SMALL.items():
         study[stage] |= values
-    study["models"]["image_size"] = 96
-    (root / "params.yaml").write_text(yaml.safe_dump(study))
-    (root / "executed").mkdir()
-    for path in NOTEBOOKS:
-        execute(root, path.name)
-    return root
+    return run_all(tmp_path_factory.mktemp("project"), study)
 
 
 @pytest.fixture(scope="session")
 def small_rehearsal(tmp_path_factory) -> Path:
     """The fashioniq_rehearsal study on a few made-up annotations, the tiny BLIP-2 and CLIP through the real loaders."""
     from dvc.utils.hydra import compose_and_dump
-    from small_studies import NOTEBOOKS, execute
+    from small_studies import REHEARSED, run_all
 
     from cirlib.app.rehearsal import prepare
 
@@ -331,40 +315,10 @@ def small_rehearsal(tmp_path_factory) -> Path:
                 for i in range(queries)
             ]
             for kind, content in (("captions/cap", records), ("image_splits/split", ids)):
-                file = root / "annotations" / f"{kind}.{category}.{split}.json"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(json.dumps(content))
+                _write_json(root / "annotations" / f"{kind}.{category}.{split}.json", content)
     prepare(root / "data" / "fashioniq_rehearsal", root / "annotations")
-    small = [
-        "qformer.range_max=10",
-        "qformer.batch_size=16",
-        "dpo.range_max=10",
-        "dpo.batch_size=16",
-        "dpo.grid=small",
-        "dpo.grid_edits=12",
-    ]
-    compose_and_dump(
-        root / "params.yaml", str(PROJECT_ROOT / "conf"), None, "config", "", ["study=fashioniq_rehearsal", *small]
-    )
-    shutil.copy(PROJECT_ROOT / "dvc.yaml", root)
-    shutil.copytree(PROJECT_ROOT / "notebooks", root / "notebooks")
-    (root / "executed").mkdir()
-    for path in NOTEBOOKS:
-        execute(root, path.name)
-    return root
-
-
-def _a_garment() -> Any:
-    from cirlib.benchmarks.garments.attributes import random_garment
-
-    return random_garment(np.random.default_rng(0), "dress")
-
-
-def _new_composer(prepared: Any) -> Any:
-    """A Q-Former as the study starts from it; an example may train it."""
-    from cirlib.models.qformer_embedding import new_composer
-
-    return new_composer(prepared)
+    compose_and_dump(root / "params.yaml", str(PROJECT_ROOT / "conf"), None, "config", "", REHEARSED)
+    return run_all(root, yaml.safe_load((root / "params.yaml").read_text()))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -383,19 +337,19 @@ def _names_in_examples(request: pytest.FixtureRequest, doctest_namespace: dict[s
     import pandas as pd
     import torch
 
+    from cirlib.benchmarks.garments.attributes import random_garment
+    from cirlib.models.qformer_embedding import new_composer
+
     used = " ".join(example.source for example in request.node.dtest.examples)
     names = {"np": lambda: np, "pd": lambda: pd, "torch": lambda: torch, "Path": lambda: Path}
     names |= {
         "folder": lambda: request.getfixturevalue("tmp_path"),  # an empty one
-        "prepared": lambda: request.getfixturevalue("prepared"),
         "stage": lambda: request.getfixturevalue("prepared").stage,
         "context": lambda: request.getfixturevalue("run_context"),
-        "composer": lambda: _new_composer(request.getfixturevalue("prepared")),
-        "make_scored": lambda: request.getfixturevalue("make_scored"),
-        "write_image": lambda: request.getfixturevalue("write_image"),
-        "tiny_blip2": lambda: request.getfixturevalue("tiny_blip2"),
-        "unprepared": lambda: request.getfixturevalue("unprepared"),
-        "garment": _a_garment,
+        "composer": lambda: new_composer(request.getfixturevalue("prepared")),
+        "garment": lambda: random_garment(np.random.default_rng(0), "dress"),
         "results": lambda: PROJECT_ROOT / "results" / "garments",  # the committed tables
     }
+    for name in ("prepared", "make_scored", "write_image", "tiny_blip2", "unprepared"):
+        names[name] = partial(request.getfixturevalue, name)
     doctest_namespace.update({name: make() for name, make in names.items() if re.search(rf"\b{name}\b", used)})
