@@ -1,11 +1,11 @@
 """The pipeline's files agree with each other and with the code; and a small study reproduces from a fresh clone."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess
 import sys
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import nbformat
@@ -40,15 +40,8 @@ def test_every_study_is_valid_and_names_every_parameter(tmp_path, study):
     path = compose(tmp_path / "params.yaml", f"study={study}")
     loaded = load_study(path)
     assert loaded.name == study
-    written = yaml.safe_load(path.read_text())
-    assert leaves(loaded.model_dump(mode="json")) == leaves(written)
-
-
-def leaves(tree: dict, prefix: str = "") -> set[str]:
-    names = set()
-    for key, value in tree.items():
-        names |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}"}
-    return names
+    written, known = (pd.json_normalize(d) for d in (yaml.safe_load(path.read_text()), loaded.model_dump(mode="json")))
+    assert set(written) == set(known)
 
 
 def test_what_a_study_leaves_out_has_the_same_value_in_conf_and_in_the_library():
@@ -64,9 +57,7 @@ def test_the_stages_of_the_pipeline_are_those_that_have_parameters():
 @pytest.mark.parametrize("stage", list(PIPELINE))
 def test_every_output_names_the_study_and_stays_when_dvc_switches_to_another(stage):
     outputs = [item for kind in ("outs", "plots") for out in PIPELINE[stage].get(kind, []) for item in out.items()]
-    for path, options in outputs:
-        assert "/${name}" in path
-        assert options["cache"] is False
+    assert all("/${name}" in path and options["cache"] is False for path, options in outputs)
     assert any(options.get("persist") for _, options in outputs)  # else DVC would bring it from its run cache
 
 
@@ -75,10 +66,7 @@ def test_a_stage_names_parameters_that_exist_and_its_own_block(stage):
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     assert stage in PIPELINE[stage]["params"]
     for name in PIPELINE[stage]["params"]:
-        node = values
-        for part in name.split("."):
-            assert part in node, name
-            node = node[part]
+        reduce(getitem, name.split("."), values)
 
 
 # Rooms that show numbers and compute none.
@@ -132,32 +120,29 @@ SMALL = (
 )  # fmt: skip
 
 
-def dvc(folder: Path, *arguments: str) -> str:
+def run(folder: Path, *command: str) -> str:
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments], cwd=folder, capture_output=True, text=True, env=environment
-    )
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
 
+def dvc(folder: Path, *arguments: str) -> str:
+    return run(folder, sys.executable, "-m", "dvc", *arguments)
+
+
 def git(folder: Path, *arguments: str) -> str:
-    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-    return subprocess.run(
-        ["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True
-    ).stdout  # fmt: skip
+    return run(folder, "git", "-c", "user.name=test", "-c", "user.email=test@example.org", *arguments)
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory) -> Path:
     """A git repository with what git would commit now, reproduced once at small size and committed."""
     folder = tmp_path_factory.mktemp("clone") / "study"
-    files = git(ROOT, "ls-files", "-co", "--exclude-standard").splitlines()
-    for name in files:
+    for name in git(ROOT, "ls-files", "-co", "--exclude-standard").splitlines():
         if (ROOT / name).is_file() and not name.startswith("tests/") and name != "dvc.lock":
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes((ROOT / name).read_bytes())
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes((ROOT / name).read_bytes())
     compose(folder / "params.yaml", "study=garments", *SMALL)
     git(folder, "init", "-q")
     dvc(folder, "repro")
@@ -187,8 +172,7 @@ def test_with_nothing_changed_nothing_runs(clone):
 @pytest.mark.slow
 def test_dvc_shows_metrics_and_plots_of_every_stage(clone):
     shown = dvc(clone, "metrics", "show", "--json")
-    for stage in PIPELINE:
-        assert f"results/garments/{stage}/metrics.json" in shown
+    assert all(f"results/garments/{stage}/metrics.json" in shown for stage in PIPELINE)
     dvc(clone, "plots", "show", "--out", "plots")
     page = (clone / "plots" / "index.html").read_text()
     assert "learning_curves.png" in page

@@ -1,7 +1,5 @@
 """The README's example runs, its links lead somewhere, and its commands exist."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

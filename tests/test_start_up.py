@@ -1,7 +1,5 @@
 """What is loaded when: the light parts of the library do not pull in the heavy ones."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

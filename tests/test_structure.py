@@ -25,15 +25,10 @@ IMPORTS = {  # room → the rooms that it may import
 }
 FILES = sorted(LIBRARY.rglob("*.py"))
 MANY_PARAMETERS = {"mine_hard_negatives"}  # keeps the signature of sentence-transformers' function
-SAME_IDEA = {"__init__.py"}
 
 
 def name(file: Path) -> str:
     return str(file.relative_to(ROOT))
-
-
-def room(module: str) -> str:
-    return module.split(".")[1]
 
 
 def imports(source: str, file: str = "") -> Iterator[str]:
@@ -63,7 +58,7 @@ def test_rooms_import_one_way(of):
         f"{name(file)} imports {module}"
         for file in (LIBRARY / of).rglob("*.py")
         for module in imports(file.read_text(), name(file))
-        if room(module) not in {of, *IMPORTS[of]}
+        if module.split(".")[1] not in {of, *IMPORTS[of]}
     }
     assert wrong == set()
 
@@ -94,7 +89,7 @@ def test_no_public_function_has_many_parameters():
 
 
 def test_no_two_modules_have_one_name():
-    names = Counter(file.name for file in FILES if file.name not in SAME_IDEA)
+    names = Counter(file.name for file in FILES if file.name != "__init__.py")
     assert [file for file, count in names.items() if count > 1] == []
 
 
