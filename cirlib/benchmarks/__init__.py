@@ -29,8 +29,8 @@ def load_benchmark(
         protocol: "original", the gallery of the split file; or "val_split", only the queries' references and
             targets (FashionIQ and custom data). Load a train split so: no other image of it is ever opened.
 
-    Missing *images* are no error here: see `Benchmark.missing` and `Benchmark.drop_missing`. Raises `BenchmarkError`
-    for an unknown name, split or protocol, and where an annotation file is absent or wrong.
+    Missing *images* are no error here, see `Benchmark.missing`. Raises `BenchmarkError` for an unknown name, split or
+    protocol, and where an annotation file is absent or wrong.
 
     >>> len(load_benchmark("custom", stage.images, split="val", category="hat").triplets)
     3

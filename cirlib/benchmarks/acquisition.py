@@ -12,7 +12,7 @@ from .downloads import DownloadOutcome, fetch_images, save_picture
 from .fashioniq_files import REPLACEMENTS, fetch_annotations, read_links
 from .garments import draw_garments
 from .image_sources import take_images
-from .splits import load_parts, unusable_file
+from .splits import UNUSABLE, load_parts
 
 
 def acquire(stage: Stage) -> None:
@@ -64,7 +64,7 @@ def audit_study(stage: Stage) -> Audit:
     """
     report = audit(_parts(stage, "original"), stage.study.data.categories)
     stage.data.mkdir(parents=True, exist_ok=True)
-    write_json(report.undecodable, unusable_file(stage), indent=1)
+    write_json(report.undecodable, stage.data / UNUSABLE, indent=1)
     return report
 
 

@@ -1,6 +1,6 @@
 """What every loader gives: queries, a gallery and its image files. And the check of a name against those allowed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -93,18 +93,15 @@ class Benchmark:
         gone, lost = self.missing, self.lost_queries
         if self.complete and not gone:
             return self
-        said = f"{self.name} {self.split}: the gallery of {len(self.gallery)} images is known to be partial."
-        for image, reason in list(gone.items())[:1]:
-            said = (
-                f"{self.name} {self.split}: {len(gone)} of {len(self.gallery)} gallery images are missing, which costs "
-                f"{len(lost)} of {len(self.triplets)} queries (the first is {image!r}: {reason})."
-            )
-        if not allow:
-            raise BenchmarkError(
-                f"{said} Set data.allow_missing to true to go on without them; every number is then marked incomplete."
-            )
-        if len(lost) == len(self.triplets):
-            raise BenchmarkError(f"{said} Nothing is left to evaluate.")
+        if not allow or len(lost) == len(self.triplets):
+            said = f"the gallery of {len(self.gallery)} images is known to be partial."
+            if gone:
+                said = (
+                    f"{len(gone)} of {len(self.gallery)} gallery images are missing, which costs {len(lost)} of "
+                    f"{len(self.triplets)} queries (the first is {next(iter(gone))!r}: {next(iter(gone.values()))})."
+                )
+            go_on = "Set data.allow_missing to true to go on so; every number is then marked incomplete."
+            raise BenchmarkError(f"{self.name} {self.split}: {said} {'Nothing is left to score.' if allow else go_on}")
         triplets = [
             replace(t, **{key: tuple(i for i in getattr(t, key) if i not in gone) for key in ("targets", "subset")})
             for t in self.triplets
@@ -114,11 +111,10 @@ class Benchmark:
         return replace(self, triplets=triplets, gallery=list(images), images=images, complete=False)
 
 
-def check_choice(value: str, allowed: Iterable[str], what: str) -> None:
+def check_choice(value: str, allowed: Collection[str], what: str) -> None:
     """Raises `BenchmarkError`, which lists the allowed values, unless `value` is one of them.
 
     >>> check_choice("val", ("train", "val"), "split")
     """
-    names = list(allowed)
-    if value not in names:
-        raise BenchmarkError(f"Unknown {what} {value!r}: allowed are {', '.join(names) or 'none here'}.")
+    if value not in allowed:
+        raise BenchmarkError(f"Unknown {what} {value!r}: allowed are {', '.join(allowed)}.")

@@ -56,10 +56,8 @@ def fetch_images(
 
     A file appears whole or not at all. An interrupted call is repeated for what is still missing.
 
-    Args:
-        links: image id → its links, tried in order.
-        dead_links: a CSV (image, kind, reason) of the images that have no picture behind any link; new ones are
-            added. They are not asked for again; deleting the file makes the next run ask.
+    ``links``: image id → its links, tried in order. ``dead_links``: a CSV (image, kind, reason) of the images that have
+    no picture behind any link, to which new ones are added. They are not asked for again until the file is deleted.
 
     >>> fetch_images({"a": []}, folder / "images", folder / "dead_links.csv")["a"].reason
     'no link is known'

@@ -85,11 +85,9 @@ def _check_image(path: Path) -> ImageCheck:
 
 def _near_pairs(checks: list[ImageCheck]) -> np.ndarray:
     """The rows (a, b), a < b, of pictures that look alike, (P, 2)."""
-    if not checks:
-        return np.empty((0, 2), int)
-    bits = np.array([np.frombuffer(c.bits, np.uint8) for c in checks])  # (n, 8)
-    colours = np.array([np.frombuffer(c.colours, np.uint8) for c in checks], np.int16)  # (n, 48)
-    index = faiss.IndexBinaryFlat(8 * bits.shape[1])
+    bits = np.frombuffer(b"".join(c.bits for c in checks), np.uint8).reshape(-1, 8)
+    colours = np.frombuffer(b"".join(c.colours for c in checks), np.uint8).reshape(-1, 48).astype(np.int16)
+    index = faiss.IndexBinaryFlat(64)
     index.add(bits)
     ends, _, b = index.range_search(bits, MAX_HASH_BITS + 1)  # nearer than
     a = np.repeat(np.arange(len(bits)), np.diff(ends.astype(int)))

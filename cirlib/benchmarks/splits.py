@@ -14,6 +14,8 @@ from cirlib.study.stage import Stage
 from . import SPLITS, categories, load_benchmark
 from .base import Benchmark, BenchmarkError
 
+UNUSABLE = "unusable.json"  # the images that are there but cannot be used: id → reason
+
 
 @dataclass(frozen=True)
 class Splits:
@@ -36,12 +38,12 @@ def load_splits(stage: Stage, gallery: str | None = None) -> Splits:
     """The study's data as its parameters describe it, with another ``gallery`` protocol where one is given.
 
     Raises `BenchmarkError` where files or images are missing and ``data.allow_missing`` does not allow it. Images of
-    `unusable_file` are missing too.
+    `UNUSABLE` are missing too.
 
     >>> list(load_splits(stage).reported)
     ['hat', 'shoe']
     """
-    study, file = stage.study, unusable_file(stage)
+    study, file = stage.study, stage.data / UNUSABLE
     unusable = json.loads(file.read_text()) if file.exists() else {}
 
     def load(split: str, gallery: str) -> dict[str, Benchmark]:
@@ -81,15 +83,6 @@ def load_parts(study: Study, root: Path, split: str, gallery: str) -> dict[str, 
         part: load_benchmark(name, root, split=split, category=category, protocol=gallery)
         for part, category in names.items()
     }
-
-
-def unusable_file(stage: Stage) -> Path:
-    """Where data preparation notes the images that are there but cannot be used: id → reason.
-
-    >>> unusable_file(stage).name
-    'unusable.json'
-    """
-    return stage.data / "unusable.json"
 
 
 def annotations_key(parts: Iterable[Benchmark]) -> str:

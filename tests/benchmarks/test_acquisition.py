@@ -33,18 +33,15 @@ def with_data(stage, **data):
     return type(stage)(**vars(stage) | {"study": Study.model_validate(study)})
 
 
-def test_only_what_the_study_uses_is_missing(gap):
-    stage, _ = gap
+def test_what_the_study_uses_and_lacks_is_taken_from_where_it_says(gap, capsys):
+    stage, aside = gap
     assert sorted(missing_images(stage)) == ["hat-val-1", "shoe-train-0"]
     assert missing_images(with_data(stage, categories=["hat"])) == ["hat-val-1"]
-
-
-def test_missing_images_are_taken_from_where_the_study_says(gap, capsys):
-    stage, aside = gap
     acquire(with_data(stage, images=str(aside)))
     assert missing_images(stage) == []
     assert "2 of 2 images taken from" in capsys.readouterr().out
     assert not (stage.images / "images" / "shoe-train-8.jpg").exists()
+    acquire(with_data(stage, images="/nowhere"))  # of which nothing is asked where nothing is missing
 
 
 def test_a_relative_source_is_the_projects(gap, tmp_path, capsys):
@@ -54,10 +51,6 @@ def test_a_relative_source_is_the_projects(gap, tmp_path, capsys):
     acquire(with_data(stage, images="some.zip"))
     assert missing_images(stage) == ["shoe-train-0"]
     assert "1 of 2 images taken from some.zip, 1 not in it" in capsys.readouterr().out
-
-
-def test_nothing_is_asked_of_a_source_when_nothing_is_missing(custom_stage):
-    acquire(with_data(custom_stage("data_prep"), images="/nowhere"))
 
 
 def test_where_nothing_says_where_from_nothing_is_done_and_the_study_stops_with_the_count(gap):

@@ -46,5 +46,5 @@ def test_images_marked_unusable_count_as_missing(one_missing):
     marked = one_missing.mark_unusable({"dress-val-1": "cannot be decoded"})
     assert marked.missing["dress-val-1"] == "cannot be decoded"
     assert marked.lost_queries == {"dress-val-0", "dress-val-1"}
-    with pytest.raises(BenchmarkError, match="Nothing is left"):
+    with pytest.raises(BenchmarkError, match="Nothing is left to score"):
         marked.drop_missing(allow=True)

@@ -77,16 +77,15 @@ def test_layout_and_counts_are_exact(drawn: Path) -> None:
     assert [len(read(drawn / f"pairs/{name}.json")) for name in ("alignment", "pretraining")] == [7, 5]
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
-@pytest.mark.parametrize("category", CATEGORIES)
-def test_triplets_have_fashioniqs_fields_and_images_of_their_split(drawn: Path, category: str, split: str) -> None:
-    ids = set(read(drawn / f"image_splits/split.{category}.{split}.json"))
-    triplets = read(drawn / f"captions/cap.{category}.{split}.json")
-    for triplet in triplets:
-        assert set(triplet) == {"target", "candidate", "captions"}
-        assert {triplet["target"], triplet["candidate"]} <= ids and triplet["target"] != triplet["candidate"]
-        assert len(triplet["captions"]) == 2 and all(triplet["captions"])
-    assert len({(triplet["candidate"], triplet["target"]) for triplet in triplets}) == len(triplets)
+def test_triplets_have_fashioniqs_fields_and_images_of_their_split(drawn: Path) -> None:
+    for file in (drawn / "captions").iterdir():
+        ids = set(read(drawn / "image_splits" / file.name.replace("cap.", "split.")))
+        triplets = read(file)
+        for triplet in triplets:
+            assert set(triplet) == {"target", "candidate", "captions"}
+            assert {triplet["target"], triplet["candidate"]} <= ids and triplet["target"] != triplet["candidate"]
+            assert len(triplet["captions"]) == 2 and all(triplet["captions"])
+        assert len({(triplet["candidate"], triplet["target"]) for triplet in triplets}) == len(triplets)
 
 
 def test_train_val_and_pairs_share_no_image(drawn: Path) -> None:
@@ -103,12 +102,6 @@ def test_files_do_not_depend_on_the_number_of_workers(drawn: Path, tmp_path: Pat
     assert contents(tmp_path) == contents(drawn)
 
 
-def test_a_finished_catalogue_is_left_as_it_is(drawn: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in drawn.rglob("*")}
-    draw_garments(drawn, SIZES, image_size=SIDE)
-    assert {path: path.stat().st_mtime_ns for path in drawn.rglob("*")} == before
-
-
 def test_a_killed_run_is_completed(drawn: Path, tmp_path: Path) -> None:
     draw_garments(tmp_path, SIZES, image_size=SIDE, workers=1)
     images = sorted((tmp_path / "images").iterdir())
@@ -121,7 +114,7 @@ def test_a_killed_run_is_completed(drawn: Path, tmp_path: Path) -> None:
     whole = images[4].stat().st_mtime_ns
     draw_garments(tmp_path, SIZES, image_size=SIDE, workers=1)
     assert contents(tmp_path) == contents(drawn)
-    assert images[4].stat().st_mtime_ns == whole
+    assert images[4].stat().st_mtime_ns == whole  # what is finished is left as it is
 
 
 def test_other_arguments_replace_the_catalogue(drawn: Path, tmp_path: Path) -> None:

@@ -14,48 +14,32 @@ from cirlib.benchmarks.protocols import REFERENCES
 TWO = ["is Blue.", " has long sleeves, "]
 
 
-@pytest.mark.parametrize(
-    ("style", "texts"),
-    [
-        ("and", ("Is blue and has long sleeves",)),
-        ("both_orders", ("is Blue and has long sleeves", "has long sleeves and is Blue")),
-        ("first", ("is Blue",)),
-        (
-            "template",
-            (
-                "a photo of something that is Blue and has long sleeves",
-                "a photo of something that has long sleeves and is Blue",
-            ),
+STYLES = {  # what "is Blue" and "has long sleeves" become, and "is blue" beside nothing
+    "and": (("Is blue and has long sleeves",), "Is blue"),
+    "both_orders": (("is Blue and has long sleeves", "has long sleeves and is Blue"), "is blue"),
+    "first": (("is Blue",), "is blue"),
+    "template": (
+        tuple(
+            f"a photo of something that {o}" for o in ("is Blue and has long sleeves", "has long sleeves and is Blue")
         ),
-    ],
-)
-def test_two_captions_are_joined_as_the_style_says(style, texts):
-    assert join_captions(TWO, style) == texts
+        "a photo of something that is blue",
+    ),
+}
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_captions_are_joined_as_the_style_says_and_empty_ones_dropped(style):
+    two, one = STYLES[style]
+    assert join_captions(TWO, style) == two
+    for captions in (["", "is blue"], ["is blue", " . "], ["is blue"]):
+        assert join_captions(captions, style) == (one,)
+    assert join_captions(["", " "], style) == ("",)
 
 
 def test_the_and_style_is_clip4cirs_formula():
     cap1, cap2 = "  is SHORTER, ", "Has a V-neck?"
     theirs = f"{cap1.strip('.?, ').capitalize()} and {cap2.strip('.?, ')}"
     assert join_captions([cap1, cap2], "and") == (theirs,)
-
-
-@pytest.mark.parametrize("captions", [["", "is blue"], ["is blue", " . "], ["is blue"]])
-@pytest.mark.parametrize(
-    ("style", "text"),
-    [
-        ("and", "Is blue"),
-        ("both_orders", "is blue"),
-        ("first", "is blue"),
-        ("template", "a photo of something that is blue"),
-    ],
-)
-def test_an_empty_caption_is_dropped(captions, style, text):
-    assert join_captions(captions, style) == (text,)
-
-
-@pytest.mark.parametrize("style", ["and", "both_orders", "first", "template"])
-def test_nothing_but_empty_captions_gives_one_empty_text(style):
-    assert join_captions(["", " "], style) == ("",)
 
 
 def test_identical_captions_give_one_order():
@@ -78,14 +62,6 @@ def test_training_texts_drop_empty_captions():
     rng = np.random.default_rng(0)
     assert {sample_join(["", "is red"], rng) for _ in range(50)} == {"Is red"}
     assert sample_join(["", ""], rng) == ""
-
-
-def test_protocols_differ_in_what_the_papers_differ_in():
-    assert PROTOCOLS["covr"].reference == "removed"
-    assert PROTOCOLS["clip4cir"].reference == "kept"
-    assert PROTOCOLS["val_split"].gallery == "val_split"
-    assert PROTOCOLS["searle"].captions == "template"
-    assert all(protocol.used_by for protocol in PROTOCOLS.values())
 
 
 def test_a_protocols_parts_are_ones_that_the_loader_and_the_scores_take(small_fashioniq):
