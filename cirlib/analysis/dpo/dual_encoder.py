@@ -6,8 +6,6 @@ the identity, on the frozen projected embedding: the projection layer under anot
 Shapes: B queries or images, D embedding width, Q query tokens.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from copy import copy, deepcopy
 from pathlib import Path
@@ -47,7 +45,7 @@ class DualEncoder(nn.Module):
     """Embeds queries and images; its parameters are what learns. Starts where the frozen model is.
 
     Args:
-        queries, images: the towers; one that learns is a module, a frozen one a function.
+        queries, images: a tower that learns is a module, a frozen one a function.
         trains: as ``dpo.trains``; the projections are made here. None: nothing learns.
         weight: of the text where it is summed with the reference's image embedding; None: it is the query.
     """
@@ -57,13 +55,14 @@ class DualEncoder(nn.Module):
         trains: str | None = None, weight: float | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.query_map = _identity(width, device) if trains in ("query_projection", "both_projections") else None
-        self.image_map = _identity(width, device) if trains == "both_projections" else None
+        learns, both = trains in ("query_projection", "both_projections"), trains == "both_projections"
+        self.query_map = _Projection(width, device) if learns else nn.Identity()
+        self.image_map = _Projection(width, device) if both else None
         self.queries, self.images, self.device, self.weight = queries, images, device, weight
 
     def query_vectors(self, references: Sequence[str], texts: Sequence[str]) -> Tensor:
         """Query vectors (B, D) of reference images and edits, before they are normalised."""
-        vectors = _mapped(self.query_map, self.queries(references, texts).to(self.device))
+        vectors = self.query_map(self.queries(references, texts).to(self.device))
         if self.weight is None:
             return vectors
         return (1 - self.weight) * self.image_vectors(references) + self.weight * F.normalize(vectors, dim=-1)
@@ -71,24 +70,39 @@ class DualEncoder(nn.Module):
     def image_vectors(self, ids: Sequence[str]) -> Tensor:
         """Normalised image vectors, (B, D) or (B, Q, D)."""
         images = self.images(ids).to(self.device)
-        return images if self.image_map is None else F.normalize(_mapped(self.image_map, images), dim=-1)
+        return images if self.image_map is None else F.normalize(self.image_map(images), dim=-1)
 
     @torch.inference_mode()
     def embed_queries(self, references: Sequence[str], texts: Sequence[str], normalize: bool = True) -> Tensor:
-        """Query vectors (N, D) of any number of edits, on the CPU; texts of like length go through together."""
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        parts = [
-            self.query_vectors([references[i] for i in rows], [texts[i] for i in rows]).float().cpu()
-            for rows in (order[start : start + CHUNK] for start in range(0, len(order), CHUNK))
-        ]
-        vectors = torch.cat(parts)[torch.tensor(order).argsort()]
+        """Query vectors (N, D) of any number of edits, on the CPU."""
+        vectors = _by_length(self.query_vectors, references, texts, CHUNK).float().cpu()
         return F.normalize(vectors, dim=-1) if normalize else vectors
 
     @torch.inference_mode()
     def embed_images(self, ids: Sequence[str]) -> Tensor:
         """Image vectors (M, D) or (M, Q, D) of any number of images, on the CPU."""
-        starts = range(0, len(ids), CHUNK)
-        return torch.cat([self.image_vectors(ids[start : start + CHUNK]).float().cpu() for start in starts])
+        chunks = (ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK))
+        return torch.cat([self.image_vectors(chunk).float().cpu() for chunk in chunks])
+
+
+def _by_length(embed: QueryTower, references: Sequence[str], texts: Sequence[str], size: int) -> Tensor:
+    """What ``embed`` gives, ``size`` queries with texts of like length at once, in their order (N, D)."""
+    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+    groups = [order[start : start + size] for start in range(0, len(order), size)]
+    parts = [embed([references[i] for i in rows], [texts[i] for i in rows]) for rows in groups]
+    return torch.cat(parts)[torch.tensor(order).argsort()]
+
+
+class _Projection(nn.Linear):
+    """The identity (D, D) at first. In float32 whatever autocast says: bfloat16 would cost it three digits."""
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        super().__init__(width, width, bias=False, device=device)
+        nn.init.eye_(self.weight)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        with torch.autocast(vectors.device.type, enabled=False):
+            return super().forward(vectors.float())
 
 
 class TextTower(nn.Module):
@@ -102,12 +116,10 @@ class TextTower(nn.Module):
         self.model.logit_scale.requires_grad_(False)
 
     def forward(self, references: Sequence[str], texts: Sequence[str]) -> Tensor:
-        """Text vectors (B, D); the references are not looked at. Texts of like length go through together."""
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        size = max(16, -(-len(texts) // 2))
-        groups = [order[start : start + size] for start in range(0, len(order), size)]
-        parts = [self.towers.text_features([texts[i] for i in rows], normalize=False) for rows in groups]
-        return torch.cat(parts)[torch.tensor([i for rows in groups for i in rows]).argsort().to(self.towers.device)]
+        def embed(_: Sequence[str], some: list[str]) -> Tensor:
+            return self.towers.text_features(some, normalize=False)
+
+        return _by_length(embed, references, texts, max(16, -(-len(texts) // 2)))
 
 
 class QFormerTower(nn.Module):
@@ -119,7 +131,6 @@ class QFormerTower(nn.Module):
         self.composer.log_temperature.requires_grad_(False)
 
     def forward(self, references: Sequence[str], texts: Sequence[str]) -> Tensor:
-        """Fused queries (B, D)."""
         return self.composer.embed_queries(self._read(references), list(texts))
 
     def images(self, ids: Sequence[str]) -> Tensor:
@@ -131,10 +142,7 @@ class QFormerTower(nn.Module):
 
 
 class LastStage(nn.Module):
-    """EfficientNet's last convolution and the projection, on what the frozen stages before it made of the pictures.
-
-    The whole tower would take a minute a run on a laptop's cores. Batch-norm statistics stay as they are.
-    """
+    """EfficientNet's last convolution and the projection: the whole tower would take a minute a run on a laptop."""
 
     def __init__(self, towers: TwoTowers, early: Memo) -> None:
         super().__init__()
@@ -142,14 +150,25 @@ class LastStage(nn.Module):
         self.conv, self.norm, self.head = visual.trunk.conv_head, visual.trunk.bn2, visual.head
         self.early, self.device = early, towers.device
 
+    @staticmethod
+    @torch.inference_mode()
+    def read(towers: TwoTowers, files: Sequence[Path]) -> Tensor:
+        """What is frozen, of pictures: EfficientNet's features (B, 320, S, S) before its last convolution, float16."""
+        trunk, parts = towers.model.visual.trunk, []
+        for start in tqdm(range(0, len(files), 64), "image tower", leave=False, disable=len(files) < 999):
+            pixels = torch.stack([towers.transform(open_rgb(file)) for file in files[start : start + 64]])
+            pixels = pixels.to(towers.device, memory_format=torch.channels_last)
+            with autocast(towers.device, towers.dtype):
+                parts.append(trunk.blocks(trunk.bn1(trunk.conv_stem(pixels))).float().cpu())
+        return torch.cat(parts).half()
+
     def forward(self, ids: Sequence[str]) -> Tensor:
-        """Normalised image vectors (B, D)."""
         grid = self.early(ids).to(self.device).float()  # (B, 320, S, S)
         pooled = self.norm(self.conv(grid)).mean((2, 3))  # (B, 1280)
         return F.normalize(self.head(pooled.float()), dim=-1)
 
-    def train(self, mode: bool = True) -> LastStage:
-        return super().train(False)
+    def train(self, mode: bool = True) -> nn.Module:
+        return super().train(False)  # batch-norm statistics stay as they are
 
 
 class WholeTower(nn.Module):
@@ -161,36 +180,5 @@ class WholeTower(nn.Module):
         self.files, self.device = files, towers.device
 
     def forward(self, ids: Sequence[str]) -> Tensor:
-        """Normalised image vectors (B, D)."""
         pixels = torch.stack([self.transform(open_rgb(self.files[image])) for image in ids])
         return F.normalize(self.visual(pixels.to(self.device)).float(), dim=-1)
-
-
-@torch.inference_mode()
-def early_features(towers: TwoTowers, files: Sequence[Path]) -> Tensor:
-    """What :class:`LastStage` reads of pictures: EfficientNet's features before its last convolution, float16.
-
-    >>> early_features(prepared.towers(), [write_image(folder / "a.png")]).shape
-    torch.Size([1, 320, 2, 2])
-    """
-    trunk, parts = towers.model.visual.trunk, []
-    for start in tqdm(range(0, len(files), 64), "image tower", leave=False, disable=len(files) < 999):
-        pixels = torch.stack([towers.transform(open_rgb(file)) for file in files[start : start + 64]])
-        with autocast(towers.device, towers.dtype):
-            grid = trunk.blocks(trunk.bn1(trunk.conv_stem(pixels.to(towers.device, memory_format=torch.channels_last))))
-        parts.append(grid.float().cpu())
-    return torch.cat(parts).half()
-
-
-def _identity(width: int, device: torch.device) -> nn.Linear:
-    linear = nn.Linear(width, width, bias=False, device=device)
-    nn.init.eye_(linear.weight)
-    return linear
-
-
-def _mapped(linear: nn.Linear | None, vectors: Tensor) -> Tensor:
-    """In float32 whatever autocast says: bfloat16 would cost the identity three digits."""
-    if linear is None:
-        return vectors
-    with torch.autocast(vectors.device.type, enabled=False):
-        return linear(vectors.float())

@@ -1,30 +1,29 @@
 """What 04_dpo shows, one method a section: each gives a tidy table, empty where the study has nothing to train on."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from tqdm.auto import tqdm
 
 from cirlib import figures
-from cirlib.analysis.dpo import grid, recipe
+from cirlib.analysis.dpo import grid
 from cirlib.analysis.dpo.context import RunContext
 from cirlib.analysis.dpo.dual_encoder import DualEncoder
 from cirlib.analysis.dpo.effects import effects, recall_interval
-from cirlib.analysis.dpo.embedded_splits import EmbeddedSplit, embed_splits, embedding_statistics, score_splits
-from cirlib.analysis.dpo.mistakes import run_mistakes
-from cirlib.analysis.dpo.preferences import Preferences
-from cirlib.analysis.dpo.runs import TrainedRun, train_preferences
+from cirlib.analysis.dpo.embedded_splits import embed_splits, embedding_statistics
+from cirlib.analysis.dpo.preferences import IN_BATCH, Preferences
+from cirlib.analysis.dpo.runs import TrainedRun, measured_run, train_preferences
 from cirlib.models.prepared import Prepared
-from cirlib.retrieval.scoring import Scored, protocol_name
+from cirlib.retrieval.ranks import Ranks
+from cirlib.retrieval.scoring import Scored, compare, mean_recall, protocol_name, summarise
 from cirlib.study.files import write_table
-from cirlib.study.parameters import DPO
 from cirlib.training.loop import shuffled_batches
 
-STEP_COLUMNS = ["step", "loss", "margin", "chosen_reward", "rejected_reward", "accuracy"]
+START = "InfoNCE (the fine-tuned Q-Former)"
 TRACKED = 6  # times that the model in training is measured
 
 
@@ -37,16 +36,16 @@ class Experiment:
 
     def __init__(self, prepared: Prepared) -> None:
         stage = prepared.stage
-        self.params: DPO = stage.study.dpo
-        folder = stage.root / "runs" / stage.study.name / "dpo_runs"
-        self.context = RunContext(prepared, stage.study.evaluation, prepared.splits, folder)
-        self.trains = bool(prepared.splits.train)
-        self.has_grid = self.trains and self.params.grid != "none"
+        self.context = RunContext(prepared, stage.root / "runs" / stage.study.name / "dpo_runs")
+        self.trains, self.params = bool(prepared.splits.train), stage.study.dpo
+        if not self.trains:
+            self.params = grid.with_changes(self.params, {"grid": "none"})
+        self.has_grid = self.params.grid != "none"
         if self.has_grid or (self.trains and self.params.fusion == "qformer"):
             stage.require(self.context.checkpoints, "qformer")
         beside = "grid" if stage.overrides else "dpo_grid"
         home = (stage.out, stage.figures) if stage.overrides else (stage.out.parent, stage.figures.parent)
-        self.tables, self.pictures = (folder / beside / self.params.grid for folder in home)
+        self.tables, self.pictures = (folder / beside / stage.study.dpo.grid for folder in home)
         for folder in (self.tables, self.pictures):
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -57,22 +56,20 @@ class Experiment:
         """
         if len(table):
             write_table(table.round(6), self.tables / f"{name}.csv")
-            figure = draw(table, context=self.measured_on(name))
+            figure = draw(table, context=self._measured_on(name))
         else:
             figure = figures.note(self.why_not)
         figures.save(figure, self.pictures / f"{name}.png")
         return figure
 
-    def measured_on(self, name: str) -> str:
+    def _measured_on(self, name: str) -> str:
         """Protocol, queries and gallery of the part that a table of ours is about."""
         if name == "negatives":
             return "of train edits"
         dev, splits = name in ("trajectory", "mistakes"), self.context.splits
         parts = (splits.dev if dev else splits.reported).values()
-        queries, gallery = (
-            f"{min(counts):,}–{max(counts):,}" if len(set(counts)) > 1 else f"{counts[0]:,}"
-            for counts in ([len(p.triplets) for p in parts], [len(p.gallery) for p in parts])
-        )
+        counts = [len(part.triplets) for part in parts], [len(part.gallery) for part in parts]
+        queries, gallery = ("–".join(f"{n:,}" for n in sorted({min(some), max(some)})) for some in counts)
         each = " a category" if len(parts) > 1 else ""
         where = "held-out part of train" if dev else f"protocol: {protocol_name(self.context.evaluation)}"
         return f"{where}  ·  {queries} queries and {gallery} images{each}"
@@ -88,7 +85,7 @@ class Experiment:
 
     def first_batch(self, size: int = 4) -> dict[str, torch.Tensor]:
         """``size`` edits on their way through the loss before anything is learnt: name → values, {} in-batch."""
-        if not self.trains or self.params.objective == grid.IN_BATCH:
+        if not self.trains or self.params.objective == IN_BATCH:
             return {}
         preferences = Preferences(self.context, self.params)
         rows = torch.arange(min(size, len(preferences.edits)))
@@ -101,23 +98,21 @@ class Experiment:
         """The study's own run, measured from time to time on the dev part."""
         if not self.trains:
             return None
-        params, folder = self.params, self.context.prepared.stage.unfinished / "retrieval_dpo"
-        batches = shuffled_batches(len(self.context.edits(params)), params.batch_size, 0, 1)
+        context, params = self.context, self.params
+        batches = shuffled_batches(len(context.edits(params)), params.batch_size, 0, 1)
         every = max(1, -(-params.epochs * len(batches) // TRACKED))
 
         def measure(encoder: DualEncoder) -> dict[str, float]:
-            return embedding_statistics(*self._on(self.context.splits.dev, encoder))
+            return embedding_statistics(embed_splits(encoder, context.splits.dev, context.evaluation))
 
-        return train_preferences(self.context, params, folder=folder, measure=measure, every=every)
-
-    def _on(self, parts: Mapping, encoder: DualEncoder) -> tuple[dict[str, EmbeddedSplit], list[Scored]]:
-        embedded = embed_splits(encoder, parts, self.context.evaluation)
-        return embedded, score_splits(embedded, self.context.evaluation, "retrieval_dpo")
+        folder = context.stage.unfinished / "retrieval_dpo"
+        return train_preferences(context, params, folder=folder, measure=measure, every=every)
 
     def steps(self) -> pd.DataFrame:
         """Loss, margin and rewards of every step of the study's own run."""
+        columns = ["step", "loss", "margin", "chosen_reward", "rejected_reward", "accuracy"]
         steps = self.run.history.steps if self.run else []
-        return pd.DataFrame([step for step in steps if "margin" in step], columns=STEP_COLUMNS)
+        return pd.DataFrame([step for step in steps if "margin" in step], columns=columns)
 
     def trajectory(self) -> pd.DataFrame:
         """Recall and geometry on the dev part before, during and after it."""
@@ -125,47 +120,94 @@ class Experiment:
 
     def scored(self) -> list[Scored]:
         """It on the reported split."""
-        return self._on(self.context.splits.reported, self.run.encoder)[1] if self.run else []
+        return self._score(self.run.encoder, self.context.splits.reported) if self.run else []
+
+    def _score(self, encoder: DualEncoder, parts: Mapping, method: str = "retrieval_dpo") -> list[Scored]:
+        return [one.scored for one in embed_splits(encoder, parts, self.context.evaluation, method)]
+
+    def _records(self, runs: list[grid.GridRun], title: str, with_dev: bool = False) -> list[dict]:
+        """Every run's labels and record, with the ranks; what was measured before is only read."""
+        return [
+            labels | measured_run(self.context, params, with_dev) | labels  # first, before parameters of the same name
+            for labels, params in tqdm(runs, desc=title, unit="run")
+        ]
 
     def sweep(self) -> pd.DataFrame:
         """β × index × sampling around the paper's setting, recall@10 with its interval."""
-        if not self.has_grid:
-            return pd.DataFrame()
-        table, records = grid.run_grid(self.context, grid.sweep_runs(self.params), "sweep")
-        lows, highs = zip(*map(recall_interval, records), strict=True)
-        return table.assign(ci_low=lows, ci_high=highs)
+        records = self._records(grid.sweep_runs(self.params), "sweep")
+        intervals = [recall_interval(record) for record in records]
+        return _table(records).assign(ci_low=[low for low, _ in intervals], ci_high=[high for _, high in intervals])
 
     def mistakes(self) -> pd.DataFrame:
-        """Recall@10 on the dev part step by step, for each mistake."""
+        """Recall@10 on the dev part step by step, for each mistake; what only reads wrongly shares one run."""
         if not self.has_grid:
             return pd.DataFrame()
-        return run_mistakes(self.context, self.params, every=4 if self.params.grid == "full" else 8)
+        context, small, curves = self.context, grid.at_grid_size(self.params), {one.name: [] for one in grid.MISTAKES}
+        runs = dict.fromkeys((mistake.corruption, mistake.changes) for mistake in grid.MISTAKES)
+        for corruption, changes in tqdm(runs, desc="mistakes", unit="run"):
+            group = [
+                mistake for mistake in grid.MISTAKES if (mistake.corruption, mistake.changes) == (corruption, changes)
+            ]
+
+            def measure(encoder: DualEncoder, group: list[grid.Mistake] = group) -> dict:
+                embedded = embed_splits(encoder, context.splits.dev, context.evaluation)
+                read = {one.name: [replace(e.scored, ranks=one.ranks(e)) for e in embedded] for one in group}
+                recalls = {name: mean_recall(scored, 10) for name, scored in read.items()}
+                return {"recalls": recalls, **embedding_statistics(embedded)}
+
+            params = small.model_copy(update={name: getattr(small, name) * factor for name, factor in changes})
+            options = {"measure": measure, "every": 4 if params.grid == "full" else 8, "corruption": corruption}
+            for record in train_preferences(context, params, **options).track:
+                for name, recall in record["recalls"].items():
+                    curves[name].append({**record, "mistake": name, "recall@10": recall})
+        columns = ["mistake", "step", "recall@10", "chance", "hubness", "alignment"]
+        return pd.DataFrame([row for rows in curves.values() for row in rows], columns=columns)
 
     @cached_property
-    def _factorial(self) -> tuple[pd.DataFrame, list[dict]]:
-        if not self.has_grid:
-            return pd.DataFrame(), []
-        return grid.run_grid(self.context, grid.factorial_runs(self.params), "switches")
+    def _factorial(self) -> list[dict]:
+        return self._records(grid.factorial_runs(self.params), "switches")
 
     def factorial(self) -> pd.DataFrame:
         """A row for each setting of the four switches and each repetition."""
-        return self._factorial[0]
+        return _table(self._factorial)
 
     def negatives(self) -> pd.DataFrame:
         """What share of the mined negatives is wrong and what share useful, by the model that mined and the rule."""
         table, columns = self.factorial(), ["satisfies_edit", "differs_in_one"]
         if "satisfies_edit" not in table:
             return pd.DataFrame()
-        mined = table[table["objective"] != grid.IN_BATCH]
+        mined = table[table["objective"] != IN_BATCH]
         return mined.groupby(["fusion", "negatives"], sort=False)[columns].mean().reset_index()
 
     def effects(self) -> pd.DataFrame:
         """What each level of each switch adds to the paper's."""
-        return effects(self._factorial[1]) if self.has_grid else pd.DataFrame()
+        return effects(self._factorial) if self.has_grid else pd.DataFrame()
 
     @cached_property
     def recipe(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """A second training of the fine-tuned Q-Former: a row an objective, and the paired tests."""
-        if not self.has_grid:
+        """The fine-tuned Q-Former trained again, each objective at its best rate on dev; paired tests."""
+        runs, splits, seed = grid.recipe_runs(self.params), self.context.splits, self.context.study.seed
+        if not runs:
             return pd.DataFrame(), pd.DataFrame()
-        return recipe.run_recipe(self.context, self.params)
+        start = self.context.encoder(runs[0][1], frozen=True).eval()
+        dev, methods = (self._score(start, parts, START) for parts in (splits.dev, splits.reported))
+        rows = [{"method": START, "dev/recall@10": mean_recall(dev, 10), "command": ""}]
+        tried = self._records(runs, "recipe", with_dev=True)
+        for method in grid.OBJECTIVES:
+            best = max((one for one in tried if one["method"] == method), key=lambda one: one["dev/recall@10"])
+            rows.append(best)
+            for one in methods[: len(splits.reported)]:
+                ranks = Ranks(*(torch.tensor(best[name][one.category]) for name in ("above", "tied")))
+                methods.append(replace(one, method=method, ranks=ranks))
+        means = summarise(methods, (10,)).query("category == 'mean'")
+        table = pd.DataFrame(rows, columns=["method", "lr", "dev/recall@10", "seconds", "command"])
+        table = table.merge(
+            means[["method", "value", "ci_low", "ci_high", "queries", "gallery", "chance"]], on="method"
+        )
+        others = methods[len(splits.reported) :]
+        tests = [compare(methods, START, seed=seed), compare(others, others[0].method, seed=seed)]
+        return table, pd.concat(tests, ignore_index=True)
+
+
+def _table(records: list[dict]) -> pd.DataFrame:
+    return pd.DataFrame(records).drop(columns=["above", "tied"], errors="ignore")

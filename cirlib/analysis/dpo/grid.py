@@ -1,18 +1,16 @@
-"""Which runs there are beside the paper's own: its sweep, and the four reasons as four switches."""
+"""Which runs there are beside the paper's own: its sweep, the four reasons as switches, and a second training."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable
+from dataclasses import replace
 from itertools import product
+from typing import NamedTuple
 
-import pandas as pd
-from tqdm.auto import tqdm
+import torch
 
-from cirlib.analysis.dpo.context import RunContext
-from cirlib.analysis.dpo.runs import measured_run
+from cirlib.analysis.dpo.embedded_splits import EmbeddedSplit
+from cirlib.analysis.dpo.preferences import IN_BATCH
+from cirlib.retrieval.ranks import Ranks
 from cirlib.study.parameters import DPO
 
-IN_BATCH = "info_nce_in_batch"
 PROJECTIONS = ("query_projection", "both_projections")
 SWITCHES = {  # switch → level → what it changes; the paper's level first
     "fusion": {name: {"fusion": name} for name in ("text_only", "sum", "qformer")},
@@ -39,6 +37,12 @@ SAMPLING["band"] |= {"range_min": 10, "range_max": 60}
 BETAS = {"full": (0.01, 0.1, 1.0), "default": (0.1, 1.0), "small": (0.1,)}
 GRID_EPOCHS, GRID_BATCH_SIZE = 2, 32
 REPETITIONS = 3  # of the full grid's runs that train projections only
+OBJECTIVES = {
+    "then DPO on mined pairs": "dpo",
+    "then InfoNCE on the same negatives": "info_nce_mined",
+    "then InfoNCE in-batch": IN_BATCH,
+}
+RATES = {"full": (1e-5, 5e-5), "default": (1e-5,), "small": (1e-5,)}
 
 GridRun = tuple[dict, DPO]  # labels of its row, and its parameters
 
@@ -75,7 +79,7 @@ def sweep_runs(params: DPO) -> list[GridRun]:
     """
     indexes = INDEX if params.grid == "full" else {"flat": INDEX["flat"]}
     runs = []
-    for (index, at), (sampling, how), beta in product(indexes.items(), SAMPLING.items(), BETAS[params.grid]):
+    for (index, at), (sampling, how), beta in product(indexes.items(), SAMPLING.items(), BETAS.get(params.grid, ())):
         changes = {**({} if sampling == "random" else at), **how, "beta": beta}
         labels = {"part": "sweep", "index_label": index, "sampling_label": sampling}
         runs.append((labels, with_changes(at_grid_size(params), changes)))
@@ -112,18 +116,68 @@ def _repetitions(grid: str, labels: dict[str, str]) -> int:
     if grid == "default":
         tower = hardest and labels["trains"] == "query_tower" and labels["objective"] in ("dpo sigmoid", IN_BATCH)
         return int(projection or tower)
-    return int(sum(level not in (next(iter(SWITCHES[name])), "in-batch") for name, level in labels.items()) <= 1)
+    moved = sum(level not in (next(iter(SWITCHES[name])), "in-batch") for name, level in labels.items())
+    return int(grid == "small" and moved <= 1)
 
 
-def run_grid(context: RunContext, runs: Iterable[GridRun], description: str) -> tuple[pd.DataFrame, list[dict]]:
-    """Every run's row for the tidy table, and its record with the ranks. What was measured before is only read.
+def recipe_runs(params: DPO) -> list[GridRun]:
+    """Second trainings of the fine-tuned Q-Former; their negatives are drawn from the fifty hardest, as in 03.
 
-    >>> params = DPO(trains="query_projection", num_negatives=2)
-    >>> run_grid(context, [({"part": "mine"}, params)], "mine")[0].columns[0]
-    'part'
+    >>> len(recipe_runs(DPO(grid="full")))
+    6
     """
-    records = [
-        labels | measured_run(context, params) | labels  # first among the columns, before parameters of the same name
-        for labels, params in tqdm(list(runs), desc=description, unit="run")
+    changes = {
+        "fusion": "qformer", "start": "finetuned", "trains": "query_tower", "sampling": "band", "range_min": 0,
+        "range_max": 50, "epochs": 1, "edits": None if params.grid == "full" else 4 * params.grid_edits,
+        "batch_size": 64, "repetition": 0, "num_negatives": min(params.num_negatives, 50),
+    }  # fmt: skip
+    return [
+        ({"method": method}, with_changes(params, {**changes, "objective": objective, "lr": lr}))
+        for (method, objective), lr in product(OBJECTIVES.items(), RATES.get(params.grid, ()))
     ]
-    return pd.DataFrame(records).drop(columns=["above", "tied"]), records
+
+
+class Mistake(NamedTuple):
+    """What goes wrong: in training (``corruption``; ``changes``: parameter, factor), or when ranks are read."""
+
+    name: str
+    corruption: str | None = None
+    changes: tuple[tuple[str, float], ...] = ()
+    reading: str = ""
+
+    def ranks(self, e: EmbeddedSplit) -> Ranks:
+        """The targets' ranks as they are read."""
+        above, tied = e.scored.ranks.above, e.scored.ranks.tied
+        if self.reading == "distance":  # a similarity sorted as if it were one
+            return Ranks(e.scored.candidates - 1 - above - tied, tied)
+        if self.reading == "order":  # images answer under the ids of others
+            order = torch.randperm(len(e.gallery), generator=torch.Generator().manual_seed(0))
+            return _counted(replace(e, gallery=e.gallery[order]).cosines, e)
+        if self.reading in ("ties", "misses"):  # a sigmoid in float16 saturates: all orders of those that tie, or last
+            ranks = _counted(torch.sigmoid(100 * e.cosines).half(), e)
+            return ranks if self.reading == "ties" else Ranks(ranks.above + ranks.tied, torch.zeros_like(ranks.tied))
+        return e.scored.ranks
+
+
+def _counted(scores: torch.Tensor, e: EmbeddedSplit) -> Ranks:
+    """Ranks of the targets by ``scores`` (N, M), the references removed."""
+    benchmark = e.scored.benchmark
+    references = [benchmark.gallery_index[triplet.reference] for triplet in benchmark.triplets]
+    own = scores.gather(1, torch.tensor(e.targets)[:, None])  # (N, 1)
+    scores[torch.arange(len(scores)), references] = -torch.inf
+    return Ranks((scores > own).sum(1), (scores == own).sum(1) - 1)
+
+
+BETA = ("beta", 100)
+COLLAPSE = (("lr", 30), BETA)
+MISTAKES = (
+    Mistake("none: as the paper describes it"),
+    Mistake("chosen and rejected swapped", "swapped"),
+    Mistake("unnormalised queries, β 100 times too large", "raw", (BETA,)),
+    Mistake("collapsed: lr 30 times, β 100 times too large", changes=COLLAPSE),
+    Mistake("the same collapse, on the negatives (swapped)", "swapped", COLLAPSE),
+    Mistake("similarity sorted as a distance", reading="distance"),
+    Mistake("gallery ids in another order than the features", reading="order"),
+    Mistake("saturated scores, ties count as misses", reading="misses"),
+    Mistake("saturated scores, ties by expectation", reading="ties"),
+)

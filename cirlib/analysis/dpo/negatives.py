@@ -1,10 +1,6 @@
 """Train edits drawn, the images that each one's target is preferred to, and how good these are as negatives."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from torch import Tensor
@@ -18,26 +14,14 @@ from cirlib.study.parameters import DPO
 MARGIN = 0.05  # of semi_hard: the cosine by which the target leads
 
 
-@dataclass(frozen=True)
 class Edits:
-    """N train edits, one category after the other; their categories (N); category → ids of its train images."""
+    """N train edits with their categories, one category after the other; ``pools``: category → its train images."""
 
-    triplets: list[Triplet]
-    categories: list[str]
-    pools: Mapping[str, list[str]]
-
-    @cached_property
-    def texts(self) -> list[str]:
-        """The two captions of each edit in one, N."""
-        return [join_captions(triplet.captions, "and")[0] for triplet in self.triplets]
-
-    @cached_property
-    def references(self) -> list[str]:
-        return [triplet.reference for triplet in self.triplets]
-
-    @cached_property
-    def targets(self) -> list[str]:
-        return [triplet.targets[0] for triplet in self.triplets]
+    def __init__(self, triplets: list[Triplet], categories: list[str], pools: Mapping[str, list[str]]) -> None:
+        self.triplets, self.categories, self.pools = triplets, categories, pools
+        self.references = [triplet.reference for triplet in triplets]
+        self.targets = [triplet.targets[0] for triplet in triplets]
+        self.texts = [join_captions(triplet.captions, "and")[0] for triplet in triplets]  # both captions in one
 
     def __len__(self) -> int:
         return len(self.triplets)
@@ -49,20 +33,21 @@ def draw_edits(parts: Mapping[str, Benchmark], count: int | None, seed: int) -> 
     >>> len(draw_edits(prepared.splits.train, 4, seed=0))
     4
     """
-    rng, drawn = np.random.default_rng(seed), {}
+    rng, triplets, categories = np.random.default_rng(seed), [], []
     for number, (category, part) in enumerate(parts.items()):
         rows = range(len(part.triplets))
         if count is not None:
             share = count // len(parts) + (number < count % len(parts))
             rows = sorted(rng.permutation(len(rows))[: max(1, share)].tolist())
-        drawn[category] = [part.triplets[row] for row in rows]
-    categories = [category for category, triplets in drawn.items() for _ in triplets]
-    triplets = [triplet for some in drawn.values() for triplet in some]
+        triplets += [part.triplets[row] for row in rows]
+        categories += [category] * len(rows)
     return Edits(triplets, categories, {category: part.gallery for category, part in parts.items()})
 
 
 def mine_negatives(edits: Edits, queries: Tensor, pools: Mapping[str, Tensor], params: DPO, seed: int) -> np.ndarray:
     """The ids of each edit's negatives (N, K), among its category's train images, never its target or reference.
+
+    Where an index finds too few, others of the category are drawn at random.
 
     Args:
         queries: (N, D) normalised.
@@ -76,58 +61,43 @@ def mine_negatives(edits: Edits, queries: Tensor, pools: Mapping[str, Tensor], p
     >>> mine_negatives(edits, prepared.clip[edits.references], pools, DPO(num_negatives=2), seed=0).shape
     (4, 2)
     """
-    mined = np.empty((len(edits), params.num_negatives), dtype=object)
-    categories = np.array(edits.categories)
+    count, first = params.num_negatives, params.range_min if params.sampling in ("top", "band") else 0
+    mined, categories = np.empty((len(edits), count), dtype=object), np.array(edits.categories)
     for category, images in pools.items():
-        pool = np.array(edits.pools[category], dtype=object)
-        _require_images(len(pool), params)
-        rows = np.flatnonzero(categories == category)
-        where = {image: row for row, image in enumerate(pool)}
+        pool, rng = np.array(edits.pools[category], dtype=object), np.random.default_rng(seed)
+        if first + count > len(pool) - 2:
+            raise ParameterError(
+                f"dpo.range_min + dpo.num_negatives is {first} + {count}, at most {len(pool) - 2} is allowed: "
+                "so many train images a category has beside an edit's own two"
+            )
+        rows, where = np.flatnonzero(categories == category), {image: row for row, image in enumerate(pool)}
         own = [(where[edits.targets[row]], where[edits.references[row]]) for row in rows]
-        found = _mine(queries[rows], images, own, params, seed)  # (n, K)
-        mined[rows] = pool[_filled(found, own, len(pool), seed)]
+        for row, two, found in zip(rows, own, _candidates(queries[rows], images, own, params, seed), strict=True):
+            kept = [image for image in found if image >= 0 and image not in two][:count]
+            if len(kept) < count:
+                others = [image for image in range(len(pool)) if image not in {*two, *kept}]
+                kept += rng.choice(others, count - len(kept), replace=False).tolist()
+            mined[row] = pool[kept]
     return mined
 
 
-def _require_images(size: int, params: DPO) -> None:
-    first = params.range_min if params.sampling in ("top", "band") else 0
-    if first + params.num_negatives > size - 2:
-        raise ParameterError(
-            f"dpo.range_min + dpo.num_negatives is {first} + {params.num_negatives}, at most {size - 2} is allowed: "
-            "so many train images a category has beside an edit's own two"
-        )
-    if params.sampling != "random" and params.nlist and params.nlist > size:
-        raise ParameterError(
-            f"dpo.nlist is {params.nlist}, at most {size} is allowed: so many train images a category has"
-        )
-
-
-def _mine(queries: Tensor, images: Tensor, own: list[tuple[int, int]], params: DPO, seed: int) -> np.ndarray:
-    """Pool rows (n, K) for edits whose target and reference are the rows ``own``; -1 where too few were found."""
-    options = {"num_negatives": params.num_negatives, "seed": seed, "progress": False}
-    if params.sampling == "random":  # asks no index: the whole pool is drawn from
-        options |= {"range_max": len(images) - 2, "sampling_strategy": "random"}
-        return mine_hard_negatives(queries, images, own, **options).indices
-    options |= {"index": params.index, "nlist": params.nlist, "nprobe": params.nprobe}
-    if params.sampling != "semi_hard":
-        options |= {"range_min": params.range_min, "range_max": params.range_max}
-        options["sampling_strategy"] = "random" if params.sampling == "band" else "top"
-        return mine_hard_negatives(queries, images, own, **options).indices
-    options |= {"num_negatives": params.num_negatives + 1, "absolute_margin": MARGIN}
-    mined = mine_hard_negatives(queries, images, [[target] for target, _ in own], **options).indices  # (n, K + 1)
-    found = np.where(mined == np.array(own)[:, 1:], -1, mined)  # without the reference, which was no positive
-    return np.take_along_axis(found, np.argsort(found < 0, axis=1, kind="stable"), 1)[:, :-1]
-
-
-def _filled(rows: np.ndarray, own: Sequence[tuple[int, int]], size: int, seed: int) -> np.ndarray:
-    """Pool rows (n, K), with others of the pool drawn at random where an index found too few."""
-    rng = np.random.default_rng(seed)
-    rows = rows.copy()
-    for query in np.flatnonzero((rows < 0).any(1)):
-        few = rows[query] < 0
-        taken = {*own[query], *rows[query][~few].tolist()}
-        rows[query, few] = rng.choice([row for row in range(size) if row not in taken], few.sum(), replace=False)
-    return rows
+def _candidates(
+    queries: Tensor, images: Tensor, own: Sequence[tuple[int, int]], params: DPO, seed: int
+) -> list[list[int]]:
+    """Pool rows for edits whose target and reference are the rows ``own``, at least K of each; -1 for what lacks."""
+    index = {"index": params.index, "nlist": params.nlist, "nprobe": params.nprobe}
+    ranks = {"range_min": params.range_min, "range_max": params.range_max}
+    rules = {
+        "top": index | ranks,
+        "band": index | ranks | {"sampling_strategy": "random"},
+        "random": {"range_max": len(images) - 2, "sampling_strategy": "random"},  # no index: the whole pool is drawn
+        "semi_hard": index | {"absolute_margin": MARGIN},
+    }[params.sampling]
+    count, positives = params.num_negatives, own
+    if params.sampling == "semi_hard":  # the margin is the target's, so the reference is no positive, but may be found
+        count, positives = count + 1, [[target] for target, _ in own]
+    options = {"num_negatives": count, "seed": seed, "progress": False}
+    return mine_hard_negatives(queries, images, positives, **options, **rules).indices.tolist()
 
 
 def negative_quality(edits: Edits, negatives: np.ndarray, attributes: ImageAttributes) -> dict[str, float]:

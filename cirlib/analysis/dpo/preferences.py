@@ -1,13 +1,6 @@
-"""The preferences of a run and the losses that are compared on them.
-
-The losses are on one scale: cosine times ``SCALE`` times β is a logit in all of them.
-"""
-
-from __future__ import annotations
+"""The preferences of a run, and the losses compared on them, on one scale: cosine · ``SCALE`` · β is a logit."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +17,7 @@ from cirlib.retrieval.similarity import own_similarity, similarity
 from cirlib.study.files import write_json
 from cirlib.study.parameters import DPO
 
+IN_BATCH = "info_nce_in_batch"
 SCALE = 100.0  # CLIP's logit scale
 
 
@@ -60,35 +54,25 @@ class PairCosines(NamedTuple):
         }
 
 
-@dataclass(frozen=True)
-class Corruption:
-    """What a run does wrong on purpose: ``swapped`` chosen and rejected, ``raw`` queries that are not normalised."""
-
-    swapped: bool = False
-    raw: bool = False
-
-
-NO_CORRUPTION = Corruption()
-
-
 class Preferences:
     """N edits, each with its target and K negatives, mined by the frozen model at first; in-batch nothing is mined.
 
     Args:
+        corruption: what goes wrong on purpose: chosen and rejected "swapped", or "raw" queries, not normalised.
         folder: of a run that may be interrupted; keeps what was mined later.
     """
 
     def __init__(
-        self, context: RunContext, params: DPO, corruption: Corruption = NO_CORRUPTION, folder: Path | None = None
+        self, context: RunContext, params: DPO, corruption: str | None = None, folder: Path | None = None
     ) -> None:
         self.edits, self.params, self.seed = context.edits(params), params, context.seed(params)
         self.corruption, self.folder = corruption, folder
         self.frozen = context.encoder(params, frozen=True).eval()
         self.negatives: np.ndarray | None = None  # (N, K) ids
         self.mined_at = 1  # epoch
-        if params.objective != "info_nce_in_batch":
-            edits = self.edits
-            self.queries = self.frozen.embed_queries(edits.references, edits.texts, normalize=not corruption.raw)
+        if params.objective != IN_BATCH:
+            edits, normalize = self.edits, corruption != "raw"
+            self.queries = self.frozen.embed_queries(edits.references, edits.texts, normalize=normalize)
             self._take(self._mine(self.frozen, 1))
 
     def mine_for(self, epoch: int, encoder: DualEncoder) -> None:
@@ -122,16 +106,17 @@ class Preferences:
         self.frozen_chosen = own_similarity(self.queries, targets[:, None])[:, 0]  # (N,)
         self.frozen_rejected = own_similarity(self.queries, images)  # (N, K)
 
-    def _embed(self, encoder: DualEncoder, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def _embed(self, encoder: DualEncoder, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Queries (B, D) and targets (B, D) or (B, T, D) of the edits ``rows``."""
-        references, texts = [self.edits.references[i] for i in rows], [self.edits.texts[i] for i in rows]
-        vectors = encoder.query_vectors(references, texts)
-        queries = vectors if self.corruption.raw else F.normalize(vectors, dim=-1)
-        return queries, encoder.image_vectors([self.edits.targets[i] for i in rows])
+        references, texts, targets = (
+            [some[i] for i in rows.tolist()] for some in (self.edits.references, self.edits.texts, self.edits.targets)
+        )
+        queries = encoder.query_vectors(references, texts)
+        return queries if self.corruption == "raw" else F.normalize(queries, dim=-1), encoder.image_vectors(targets)
 
     def cosines(self, encoder: DualEncoder, rows: Tensor) -> PairCosines:
         """Of a batch, the edits ``rows`` (B,), with targets and negatives; dot products where queries are raw."""
-        queries, targets = self._embed(encoder, rows.tolist())
+        queries, targets = self._embed(encoder, rows)
         negatives = self.negatives[rows.tolist()]  # (B, K)
         images = encoder.image_vectors(negatives.ravel().tolist()).unflatten(0, negatives.shape)
         before = [one[rows].to(queries.device) for one in (self.frozen_chosen, self.frozen_rejected)]
@@ -143,9 +128,9 @@ class Preferences:
         In-batch it is InfoNCE among the batch's targets at temperature 1 / (β · scale).
         """
         if self.negatives is None:
-            cosines = similarity(*self._embed(encoder, rows.tolist()))  # (B, B), target b at column b
+            cosines = similarity(*self._embed(encoder, rows))  # (B, B), target b at column b
             wanted = torch.arange(len(cosines), device=cosines.device)
             return F.cross_entropy(self.params.beta * SCALE * cosines, wanted), {}
         pairs = self.cosines(encoder, rows)
-        signed = PairCosines(*(-one for one in pairs)) if self.corruption.swapped else pairs
+        signed = PairCosines(*(-one for one in pairs)) if self.corruption == "swapped" else pairs
         return signed.loss(self.params), pairs.rewards(self.params)

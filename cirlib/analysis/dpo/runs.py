@@ -1,14 +1,13 @@
 """One preference training, from its parameters to its numbers; kept, so that a grid of them goes on after a stop."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shlex
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,9 +15,9 @@ from torch import Tensor
 
 from cirlib.analysis.dpo.context import RunContext
 from cirlib.analysis.dpo.dual_encoder import DualEncoder
-from cirlib.analysis.dpo.embedded_splits import embed_splits, embedding_statistics, score_splits
+from cirlib.analysis.dpo.embedded_splits import embed_splits, embedding_statistics
 from cirlib.analysis.dpo.negatives import negative_quality
-from cirlib.analysis.dpo.preferences import NO_CORRUPTION, Corruption, Preferences
+from cirlib.analysis.dpo.preferences import Preferences
 from cirlib.retrieval.recall_and_precision import median_rank
 from cirlib.retrieval.scoring import mean_recall
 from cirlib.study.files import write_json
@@ -26,79 +25,61 @@ from cirlib.study.parameters import DPO, Study
 from cirlib.training.loop import History, TrainingConfig, shuffled_batches, train
 
 PROJECTION_LR = 1e-3
-Measure = Callable[[DualEncoder], dict]
+OF_THE_GRID = {"grid", "grid_edits"}  # parameters that are not of one run
 
 
-@dataclass(frozen=True)
-class TrainedRun:
-    """A finished run; ``track`` has what was measured in between, ``seconds`` what training and mining took."""
-
+class TrainedRun(NamedTuple):
     encoder: DualEncoder
     preferences: Preferences
     history: History
-    track: list[dict]
-    seconds: float
+    track: list[dict]  # what was measured in between
 
 
 def train_preferences(
-    context: RunContext, params: DPO, *, folder: Path | None = None, measure: Measure | None = None, every: int = 1,
-    corruption: Corruption = NO_CORRUPTION,
+    context: RunContext, params: DPO, *, folder: Path | None = None, corruption: str | None = None,
+    measure: Callable[[DualEncoder], dict] | None = None, every: int = 1,
 ) -> TrainedRun:  # fmt: skip
     """Trains on preferences as ``params`` say and keeps the last step: nothing is chosen, so nothing is overfitted.
 
     Args:
         folder: state of a run that may be interrupted and reports itself; None for one of many.
+        corruption: what goes wrong on purpose, as in :class:`Preferences`.
         measure: called before the first step, after the last, and ``every`` so many steps.
 
     >>> params = DPO(trains="query_projection", num_negatives=2)
     >>> round(train_preferences(context, params).history.steps[0]["loss"], 3)  # log 2
     0.693
     """
-    start, seed = time.perf_counter(), context.seed(params)
-    encoder = context.encoder(params).eval()
-    preferences = Preferences(context, params, corruption, folder)
-    track, count = _Track(encoder, measure, every), len(preferences.edits)
-    steps = len(shuffled_batches(count, params.batch_size, seed, 1))
+    seed, encoder = context.seed(params), context.encoder(params).eval()
+    preferences, numbers = Preferences(context, params, corruption, folder), count()
+    steps = len(shuffled_batches(len(preferences.edits), params.batch_size, seed, 1))
 
     def batches(epoch: int) -> list[Tensor]:
+        nonlocal numbers
         preferences.mine_for(epoch, encoder)
-        track.step = (epoch - 1) * steps
-        return shuffled_batches(count, params.batch_size, seed, epoch)
+        numbers = count((epoch - 1) * steps)
+        return shuffled_batches(len(preferences.edits), params.batch_size, seed, epoch)
+
+    def measured(step: int) -> dict:  # changes nothing of the training's course
+        mode, generator = encoder.training, torch.get_rng_state()
+        record = {"step": step, **measure(encoder.eval())}
+        encoder.train(mode)
+        torch.set_rng_state(generator)
+        return record
 
     def loss_of(rows: Tensor) -> tuple[Tensor, dict]:
-        tracked = track.next()
+        step = next(numbers)
+        tracked = {"tracked": measured(step)} if measure and step % every == 0 else {}
         loss, rewards = preferences.loss(encoder, rows)
         return loss, rewards | tracked
 
-    options = {"lr": PROJECTION_LR if "projection" in params.trains else params.lr, "unit": "edits"}
-    config = TrainingConfig("retrieval_dpo", params.epochs, steps, precision=context.study.models.precision, **options)
+    lr, precision = PROJECTION_LR if "projection" in params.trains else params.lr, context.study.models.precision
+    config = TrainingConfig("retrieval_dpo", params.epochs, steps, lr, precision=precision, unit="edits")
     identity = {"dpo": params.model_dump(), "start": folder and context.identity(params)}
     torch.manual_seed(seed)
     history = train(encoder, batches, loss_of, config, folder, fingerprint=identity)
-    track.step = params.epochs * steps
-    records = [step["tracked"] for step in [*history.steps, track.next(always=True)] if "tracked" in step]
-    seconds = time.perf_counter() - start - track.seconds
-    return TrainedRun(encoder, preferences, history, records, seconds)
-
-
-class _Track:
-    """Measures a model in training every so many steps, without changing its course."""
-
-    def __init__(self, encoder: DualEncoder, measure: Measure | None, every: int) -> None:
-        self.encoder, self.measure, self.every = encoder, measure, every
-        self.step, self.seconds = 0, 0.0
-
-    def next(self, always: bool = False) -> dict[str, dict]:
-        """``tracked``: the record of this step; nothing where it is not its turn. The next call is the next step's."""
-        step, self.step = self.step, self.step + 1
-        if self.measure is None or (step % self.every and not always):
-            return {}
-        start, mode, generator = time.perf_counter(), self.encoder.training, torch.get_rng_state()
-        record = {"step": step, **self.measure(self.encoder.eval())}
-        self.encoder.train(mode)
-        torch.set_rng_state(generator)
-        self.seconds += time.perf_counter() - start
-        return {"tracked": record}
+    track = [step["tracked"] for step in history.steps if "tracked" in step]
+    return TrainedRun(encoder, preferences, history, [*track, measured(params.epochs * steps)] if measure else [])
 
 
 def measured_run(context: RunContext, params: DPO, with_dev: bool = False) -> dict:
@@ -110,24 +91,26 @@ def measured_run(context: RunContext, params: DPO, with_dev: bool = False) -> di
     >>> measured_run(context, DPO(trains="query_projection", num_negatives=2))["chance"]
     1.0
     """
-    file = context.folder / "runs" / f"{_key(context, params, with_dev)}.json"
+    content = json.dumps([params.model_dump(exclude=OF_THE_GRID), with_dev, context.identity(params)], sort_keys=True)
+    file = context.folder / "runs" / f"{hashlib.sha256(content.encode()).hexdigest()[:24]}.json"
     if file.is_file():
         return json.loads(file.read_text())
-    run = train_preferences(context, params)
-    quality, attributes = {}, context.prepared.attributes
+    start = time.perf_counter()
+    run, quality, attributes = train_preferences(context, params), {}, context.prepared.attributes
+    seconds = time.perf_counter() - start
     if attributes is not None and run.preferences.negatives is not None:
         quality = negative_quality(run.preferences.edits, run.preferences.negatives, attributes)
     embedded = embed_splits(run.encoder, context.splits.reported, context.evaluation)
-    scored = score_splits(embedded, context.evaluation, "retrieval_dpo")
+    scored = [one.scored for one in embedded]
     record = {
         **params.model_dump(),
         "recall@1": mean_recall(scored, 1),
-        **embedding_statistics(embedded, scored),
+        **embedding_statistics(embedded),
         "recall@50": mean_recall(scored, 50),
         "median_rank": float(np.mean([median_rank(one.ranks) for one in scored])),
         "loss_first_epoch": run.history.records[0]["loss"],
         "loss_last_epoch": run.history.records[-1]["loss"],
-        "seconds": run.seconds,
+        "seconds": seconds,
         **quality,
         "command": _command(context.study, params),
         "above": {one.category: one.ranks.above.tolist() for one in scored},
@@ -135,7 +118,7 @@ def measured_run(context: RunContext, params: DPO, with_dev: bool = False) -> di
     }
     if with_dev:
         dev = embed_splits(run.encoder, context.splits.dev, context.evaluation)
-        record["dev/recall@10"] = mean_recall(score_splits(dev, context.evaluation, "dev"), 10)
+        record["dev/recall@10"] = mean_recall([one.scored for one in dev], 10)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(record, file, indent=None)
     return record
@@ -143,18 +126,11 @@ def measured_run(context: RunContext, params: DPO, with_dev: bool = False) -> di
 
 def _command(study: Study, params: DPO) -> str:
     """What runs this training by itself, all said that differs from the defaults or from what ``study`` has now."""
-    usual = {name: (getattr(DPO(), name), getattr(study.dpo, name)) for name in _own(params)}
-    said = {name: value for name, value in _own(params).items() if {*usual[name]} != {value}}
+    said = {
+        name: value
+        for name, value in params.model_dump(exclude=OF_THE_GRID).items()
+        if not value == getattr(DPO(), name) == getattr(study.dpo, name)
+    }
     settings = [f"study={study.name}", *([f"seed={study.seed}"] if study.seed else [])]
     settings += [f"dpo.{name}={'null' if value is None else value}" for name, value in {**said, "grid": "none"}.items()]
     return "dvc exp run " + " ".join(f"-S {shlex.quote(one)}" for one in settings) + " dpo"
-
-
-def _own(params: DPO) -> dict:
-    """The parameters of a run, without those of the grid around it."""
-    return {name: value for name, value in params.model_dump().items() if not name.startswith("grid")}
-
-
-def _key(context: RunContext, params: DPO, with_dev: bool) -> str:
-    content = json.dumps([_own(params), with_dev, context.identity(params)], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:24]

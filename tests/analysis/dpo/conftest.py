@@ -1,7 +1,5 @@
 """A small study whose runs take a second: a tiny CLIP, a small Q-Former, two categories of drawn pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +23,7 @@ def make_context(custom_stage, make_store, tiny_clip, write_json) -> Callable[..
         models = {"precision": "fp32", "clip": tiny_clip[0], "clip_pretrained": str(tiny_clip[1])}
         stage = custom_stage("dpo", dpo={**SMALL, **dpo}, models=models, qformer={"num_query_tokens": 2, "width": 8})
         prepared = Prepared(stage)
-        context = RunContext(prepared, stage.study.evaluation, prepared.splits, stage.root / "runs")
+        context = RunContext(prepared, stage.root / "runs")
         if not (stage.data / "clip").is_dir():
             images = prepared.images
             tokens = torch.randn(len(images), 4, 1280, generator=torch.Generator().manual_seed(0))

@@ -1,12 +1,10 @@
 """The two sides of a model: where they start, and that only what is asked for learns."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch.nn import functional as F
 
-from cirlib.analysis.dpo.dual_encoder import LastStage, Memo, early_features
+from cirlib.analysis.dpo.dual_encoder import LastStage, Memo
 from cirlib.study.parameters import DPO
 from cirlib.study.pictures import open_rgb
 
@@ -102,7 +100,7 @@ def test_the_last_stage_is_the_end_of_the_mini_image_tower(prepared):
     towers, files = prepared.towers(), prepared.images
     pixels = torch.stack([towers.transform(open_rgb(files[image])) for image in IDS])
     for precision, tolerance in ((torch.bfloat16, 5e-2), (torch.float32, 3e-3)):
-        stage = LastStage(towers, Memo(lambda ids: early_features(towers, [files[i] for i in ids])))
+        stage = LastStage(towers, Memo(lambda ids: LastStage.read(towers, [files[i] for i in ids])))
         stage.train()  # batch norm stays as it is, asked to train or not
         with torch.no_grad(), torch.autocast("cpu", precision, enabled=precision != torch.float32):
             torch.testing.assert_close(stage(IDS).float(), towers.encode_pixels(pixels), atol=tolerance, rtol=0)

@@ -1,7 +1,5 @@
 """Splits under a model: their ranks against brute force, their geometry on cases worked out by hand."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -9,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cirlib.analysis.dpo.embedded_splits import EmbeddedSplit, embed_splits, embedding_statistics, score_splits
+from cirlib.analysis.dpo.embedded_splits import EmbeddedSplit, embed_splits, embedding_statistics
 from cirlib.study.parameters import DPO, Evaluation
 
 CROSS = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
@@ -18,7 +16,7 @@ CROSS = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
 def statistics(make_scored, raw: torch.Tensor, gallery: torch.Tensor) -> dict[str, float]:
     """Of queries ``raw`` of which number i wants image i + 1 of the ``gallery``."""
     scored = make_scored("m", "hat", [0] * len(raw), size=len(gallery))
-    return embedding_statistics({"hat": EmbeddedSplit(scored.benchmark, raw, gallery)}, [scored])
+    return embedding_statistics([EmbeddedSplit(scored, raw, F.normalize(raw, dim=-1), gallery)])
 
 
 def around(queries: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -30,15 +28,14 @@ def around(queries: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("captions", ["and", "both_orders"])
 def test_ranks_are_those_of_a_loop_over_queries_and_images(context, fusion, captions):
     evaluation = Evaluation(captions=captions)
-    embedded = embed_splits(context.encoder(DPO(fusion=fusion)), context.splits.reported, evaluation)
-    for one in score_splits(embedded, evaluation, "m"):
-        part = embedded[one.category]
-        for row, triplet in enumerate(one.benchmark.triplets):
-            tokens = part.gallery if part.gallery.ndim == 3 else part.gallery[:, None]
-            scores = dict(zip(one.benchmark.gallery, (tokens @ part.queries[row]).amax(1).tolist(), strict=True))
+    for one in embed_splits(context.encoder(DPO(fusion=fusion)), context.splits.reported, evaluation):
+        benchmark = one.scored.benchmark
+        for row, triplet in enumerate(benchmark.triplets):
+            tokens = one.gallery if one.gallery.ndim == 3 else one.gallery[:, None]
+            scores = dict(zip(benchmark.gallery, (tokens @ one.queries[row]).amax(1).tolist(), strict=True))
             own = scores[triplet.targets[0]]
             above = [image for image, s in scores.items() if s > own + 1e-6 and image != triplet.reference]
-            assert one.ranks.above[row] == len(above)
+            assert one.scored.ranks.above[row] == len(above)
 
 
 def test_alignment_is_the_mean_squared_distance(make_scored):
@@ -77,13 +74,12 @@ def test_of_several_tokens_the_one_counts_that_the_score_counts(make_scored):
     assert told["alignment"] == pytest.approx(0, abs=1e-6)
 
 
-def test_categories_count_the_same_and_nothing_is_told_of_none(make_scored):
+def test_categories_count_the_same(make_scored):
     scored = [make_scored("m", "hat", [0, 10, 100]), make_scored("m", "shoe", [4, 4, 4])]
     raw = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
     gallery = F.normalize(torch.randn(101, 5, generator=torch.Generator().manual_seed(1)), dim=-1)
-    told = embedding_statistics({s.category: EmbeddedSplit(s.benchmark, raw, gallery) for s in scored}, scored)
+    told = embedding_statistics([EmbeddedSplit(one, raw, F.normalize(raw, dim=-1), gallery) for one in scored])
     assert told["rank_50"] == pytest.approx((11 + 5) / 2)
     assert told["gallery"] == 100
     assert told["recall@10"] == pytest.approx((1 / 3 + 1) / 2)
     assert told["chance"] == pytest.approx(0.1)
-    assert embedding_statistics({}, []) == {}

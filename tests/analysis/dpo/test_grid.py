@@ -1,13 +1,21 @@
-"""Which runs the grids hold, those of the recipe included."""
-
-from __future__ import annotations
+"""Which runs the grids hold, those of the recipe included, and how the mistakes read ranks."""
 
 from collections import Counter
 
 import pytest
+import torch
 
-from cirlib.analysis.dpo.grid import IN_BATCH, PROJECTIONS, SWITCHES, at_grid_size, factorial_runs, sweep_runs
-from cirlib.analysis.dpo.recipe import OBJECTIVES, recipe_params
+from cirlib.analysis.dpo.embedded_splits import EmbeddedSplit
+from cirlib.analysis.dpo.grid import (
+    MISTAKES,
+    PROJECTIONS,
+    SWITCHES,
+    at_grid_size,
+    factorial_runs,
+    recipe_runs,
+    sweep_runs,
+)
+from cirlib.analysis.dpo.preferences import IN_BATCH
 from cirlib.study.parameters import DPO
 
 
@@ -15,16 +23,12 @@ def levels_of(grid: str) -> Counter:
     return Counter(tuple(labels[name] for name in SWITCHES) for labels, _ in factorial_runs(DPO(grid=grid)))
 
 
-def test_the_full_factorial_has_every_setting_once_or_more():
+def test_the_full_factorial_has_every_setting_but_in_batch_once():
     settings = levels_of("full")
     assert len(settings) == 3 * (4 * 4 + 1) * 4
     assert all(count == 3 for levels, count in settings.items() if levels[3] in PROJECTIONS)
     assert {count for levels, count in settings.items() if levels[3] not in PROJECTIONS} == {1, 2}
-
-
-def test_in_batch_info_nce_is_not_multiplied_by_negatives_it_does_not_read():
-    for levels in levels_of("full"):
-        assert (levels[1] == IN_BATCH) == (levels[2] == "in-batch")
+    assert all((levels[1] == IN_BATCH) == (levels[2] == "in-batch") for levels in settings)
 
 
 def test_the_default_has_all_projections_and_a_tower_for_every_fusion():
@@ -45,13 +49,10 @@ def test_the_small_one_moves_one_switch_at_a_time():
 @pytest.mark.parametrize("grid", ["small", "default", "full"])
 def test_the_papers_setting_is_in_every_grid_and_the_parameters_say_what_the_labels_do(grid):
     runs = factorial_runs(DPO(grid=grid))
-    paper = at_grid_size(DPO(grid=grid))
-    assert any(params == paper for _, params in runs)
+    assert any(params == at_grid_size(DPO(grid=grid)) for _, params in runs)
     for labels, params in runs:
-        assert labels["fusion"] == params.fusion
-        assert labels["trains"] == params.trains
         objective = f"dpo {params.loss_type}" if params.objective == "dpo" else params.objective
-        assert labels["objective"] == objective
+        assert (labels["fusion"], labels["objective"], labels["trains"]) == (params.fusion, objective, params.trains)
         if labels["negatives"] == "remined":
             assert (params.sampling, params.mine_every) == ("top", 1)
         elif labels["negatives"] != "in-batch":
@@ -63,8 +64,7 @@ def test_the_sweep_crosses_scale_index_and_sampling():
     seen = {(labels["index_label"], labels["sampling_label"], params.beta) for labels, params in runs}
     assert len(seen) == len(runs) == 4 * 4 * 3
     assert all(params.index == "flat" for labels, params in runs if labels["sampling_label"] == "random")
-    probes = {(p.nlist, p.nprobe) for _, p in runs if p.index == "ivf"}
-    assert probes == {(16, 1), (16, 4)}
+    assert {(params.nlist, params.nprobe) for _, params in runs if params.index == "ivf"} == {(16, 1), (16, 4)}
 
 
 @pytest.mark.parametrize("grid", ["small", "default", "full"])
@@ -73,21 +73,26 @@ def test_the_sweep_crosses_scale_index_and_sampling():
     [
         {"index": "ivf", "nlist": 8, "nprobe": 2},
         {"fusion": "qformer", "start": "finetuned"},
-        {"num_negatives": 60},
         {"range_min": 90, "num_negatives": 10},
-        {"mine_every": 1, "sampling": "semi_hard", "objective": "info_nce_in_batch"},
+        {"mine_every": 1, "sampling": "semi_hard", "objective": "info_nce_in_batch", "num_negatives": 60, "epochs": 9},
     ],
 )
-def test_whatever_a_study_may_ask_for_its_grid_can_be_run(grid, own):
-    params = DPO(grid=grid, **own)
+def test_whatever_a_study_may_ask_for_its_grid_can_be_run_at_the_grids_size(grid, own):
+    params = DPO(grid=grid, grid_edits=20, **own)
     for labels, one in sweep_runs(params) + factorial_runs(params):
-        assert one.start == "pretrained"
-        assert one.nlist is None or one.index == "ivf"
         assert labels.get("fusion", one.fusion) == one.fusion
-    for objective in OBJECTIVES.values():
-        assert recipe_params(params, objective, 1e-5).num_negatives <= 50
+        assert (one.start, one.edits, one.epochs, one.batch_size, one.num_negatives) == ("pretrained", 20, 2, 32, 3)
+    assert all(one.num_negatives <= 50 and one.start == "finetuned" for _, one in recipe_runs(params))
 
 
-def test_runs_have_the_size_of_the_grid():
-    params = at_grid_size(DPO(grid_edits=20, epochs=9, num_negatives=2))
-    assert (params.edits, params.epochs, params.batch_size, params.num_negatives) == (20, 2, 32, 2)
+def test_mistaken_readings_find_the_target_where_the_mistake_puts_it(make_scored):
+    """Query i is image i + 1 exactly: ranked first, last when sorted as a distance, tied with all when saturated."""
+    gallery = torch.eye(101)
+    gallery[50:] = gallery[1]  # 51 more that tie with the first target
+    e = EmbeddedSplit(make_scored("m", "hat", [0, 0, 0]), gallery[1:4], gallery[1:4], gallery)
+    found = {mistake.name: mistake.ranks(e) for mistake in MISTAKES}
+    assert found["none: as the paper describes it"].above.tolist() == [0, 0, 0]
+    assert found["similarity sorted as a distance"].above.tolist() == [99, 99, 99]
+    assert found["saturated scores, ties by expectation"].tied.tolist() == [51, 0, 0]
+    assert found["saturated scores, ties count as misses"].above.tolist() == [51, 0, 0]
+    assert found["gallery ids in another order than the features"].above.sum() > 0

@@ -1,7 +1,5 @@
 """Single runs: repeatable, kept, resumed; never read for other parameters, models, data or code."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil
@@ -15,7 +13,7 @@ from cirlib.analysis.dpo import context as context_module
 from cirlib.analysis.dpo import runs as runs_module
 from cirlib.analysis.dpo.context import CODE, RunContext
 from cirlib.analysis.dpo.grid import with_changes
-from cirlib.analysis.dpo.preferences import Corruption, Preferences
+from cirlib.analysis.dpo.preferences import Preferences
 from cirlib.analysis.dpo.runs import measured_run, train_preferences
 from cirlib.models.qformer import save_weights
 from cirlib.models.qformer_embedding import new_composer
@@ -65,13 +63,14 @@ def test_a_run_is_repeatable_and_another_repetition_is_another_run(context, para
     assert not torch.equal(weights(first.encoder)[0], weights(context.encoder(params))[0])
 
 
-def test_dpo_starts_without_a_margin_and_parts_wanted_from_mined(context, params):
-    params = with_changes(params, {"epochs": 4})
+@pytest.mark.parametrize("fusion", ["text_only", "qformer"])
+def test_dpo_starts_without_a_margin_and_parts_wanted_from_mined(context, params, fusion):
+    params = with_changes(params, {"epochs": 4, "fusion": fusion})
     steps = train_preferences(context, params).history.steps
     assert steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-3)
     assert steps[0]["margin"] == pytest.approx(0, abs=1e-3)
     assert steps[-1]["loss"] < 0.95 * math.log(2)
-    swapped = train_preferences(context, params, corruption=Corruption(swapped=True)).history.steps
+    swapped = train_preferences(context, params, corruption="swapped").history.steps
     assert steps[-1]["margin"] > 0 > swapped[-1]["margin"]
 
 
