@@ -1,4 +1,4 @@
-"""A batch of the Q-Former's trainings: drawn, embedded in one call, scored by one loss."""
+"""A batch of the Q-Former's trainings: drawn, given hard negatives, embedded in one call, scored by one loss."""
 
 from __future__ import annotations
 
@@ -6,14 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
+import torch
+from accelerate import PartialState
 from torch import Tensor
 
-from cirlib.benchmarks import Benchmark, sample_join
+from cirlib.benchmarks import Benchmark, join_captions, sample_join
 from cirlib.losses.gradient_cache import in_chunks
 from cirlib.losses.info_nce import info_nce
 from cirlib.models.feature_store import ImageFeatures
 from cirlib.models.qformer import QFormerComposer
-from cirlib.study.processes import all_gather, local_indices
+from cirlib.models.qformer_embedding import embed_gallery, embed_queries
+from cirlib.retrieval.hard_negatives import mine_hard_negatives
+from cirlib.study.errors import ParameterError
+from cirlib.study.parameters import Study
+from cirlib.study.processes import all_gather, all_reduce, local_indices, shard
 from cirlib.training.loop import shuffled_batches
 
 
@@ -40,35 +47,30 @@ def embed_batch(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Query (B, D), target (B, Q, D) and negative (B, K, Q, D) embeddings; (B, D) and (B, K, D) of one vector an image.
 
-    Of several processes each embeds its rows of the batch, and all get the whole.
-
-    Args:
-        chunk_size: images whose activations are kept at a time (:mod:`cirlib.losses.gradient_cache`); None: of all.
+    Of several processes each embeds its rows of the batch, and all get the whole. ``chunk_size``: images whose
+    activations are kept at a time (:mod:`cirlib.losses.gradient_cache`); None: of all.
 
     >>> batch = Batch(np.array([0, 1]), np.array([1, 2]), ["red", "blue"])
-    >>> queries, targets, _ = embed_batch(composer, prepared.tokens, batch)
-    >>> tuple(queries.shape), tuple(targets.shape)
-    ((2, 16), (2, 2, 16))
+    >>> [tuple(part.shape) for part in embed_batch(composer, prepared.tokens, batch)[:2]]
+    [(2, 16), (2, 2, 16)]
     """
 
-    def images(rows: np.ndarray) -> Tensor:
-        return in_chunks(lambda part: composer.embed_targets(tokens.read(part, composer.device)), rows, chunk_size)
+    def read(rows: np.ndarray) -> Tensor:
+        return tokens.read(rows, composer.device)
 
-    def composed(part: list[tuple[int, str]]) -> Tensor:
-        rows, words = zip(*part, strict=True)
-        return composer.embed_queries(tokens.read(np.array(rows), composer.device), words)
+    def queries(own: np.ndarray) -> Tensor:
+        texts = [batch.texts[i] for i in own]
+        if batch.references is None:
+            return composer.embed_texts(texts)
+        return composer.embed_queries(read(batch.references[own]), texts)
+
+    def images(rows: np.ndarray) -> Tensor:  # (b, …) → (b, …, Q, D)
+        embedded = in_chunks(lambda part: composer.embed_targets(read(part)), rows.ravel(), chunk_size)
+        return all_gather(embedded.unflatten(0, rows.shape), len(batch))
 
     own = local_indices(len(batch))  # (b,)
-    texts = [batch.texts[i] for i in own]
-    if batch.references is None:
-        queries = in_chunks(composer.embed_texts, texts, chunk_size)
-    else:
-        queries = in_chunks(composed, list(zip(batch.references[own].tolist(), texts, strict=True)), chunk_size)
-    embedded = [queries, images(batch.targets[own])]
-    if batch.negatives is not None:
-        rows = batch.negatives[own]  # (b, K)
-        embedded.append(images(rows.ravel()).unflatten(0, rows.shape))
-    return *(all_gather(part, len(batch)) for part in embedded), *[None] * (batch.negatives is None)
+    composed, targets = all_gather(in_chunks(queries, own, chunk_size), len(batch)), images(batch.targets[own])
+    return composed, targets, None if batch.negatives is None else images(batch.negatives[own])
 
 
 def batch_loss(composer: QFormerComposer, tokens: ImageFeatures, batch: Batch, chunk_size: int | None = None) -> Tensor:
@@ -81,28 +83,56 @@ def batch_loss(composer: QFormerComposer, tokens: ImageFeatures, batch: Batch, c
     torch.Size([])
     """
     queries, targets, negatives = embed_batch(composer, tokens, batch, chunk_size)
-    both_ways = batch.references is None
-    return info_nce(queries, targets, temperature=composer.temperature, negatives=negatives, symmetric=both_ways)
+    options = {"temperature": composer.temperature, "negatives": negatives, "symmetric": batch.references is None}
+    return info_nce(queries, targets, **options)
 
 
 class TripletSampler:
-    """Train triplets of all categories, in batches with captions drawn anew each epoch."""
+    """Train triplets of all categories, in batches with captions drawn anew each epoch; mines their hard negatives."""
 
-    def __init__(self, tokens: ImageFeatures, parts: Mapping[str, Benchmark], batch_size: int, seed: int) -> None:
+    def __init__(self, tokens: ImageFeatures, parts: Mapping[str, Benchmark], study: Study) -> None:
+        self.tokens, self.parts, self.params, self.seed = tokens, parts, study.qformer, study.seed
         self.triplets = [triplet for part in parts.values() for triplet in part.triplets]  # N
-        self.categories = np.repeat(list(parts), [len(part.triplets) for part in parts.values()])  # (N,)
-        self.galleries = {category: tokens.rows(part.gallery) for category, part in parts.items()}
         self.references = tokens.rows([triplet.reference for triplet in self.triplets])  # (N,)
         self.targets = tokens.rows([triplet.targets[0] for triplet in self.triplets])  # (N,)
-        self.batch_size, self.seed = batch_size, seed
+        for category, part in parts.items():
+            if self.params.hard_negatives > (others := len(part.gallery) - 2):
+                raise ParameterError(
+                    f"qformer.hard_negatives is {self.params.hard_negatives}, at most {others} is allowed: "
+                    f"so many images has {category} beside a query's own two"
+                )
 
     def batches(self, epoch: int, negatives: np.ndarray | None = None) -> list[Batch]:
         """The batches of ``epoch``, with their rows of the mined ``negatives`` (N, K)."""
         rng = np.random.default_rng((self.seed, epoch))
         texts = [sample_join(triplet.captions, rng) for triplet in self.triplets]
-        parts = [part.numpy() for part in shuffled_batches(len(texts), self.batch_size, self.seed, epoch)]
+        parts = [part.numpy() for part in shuffled_batches(len(texts), self.params.batch_size, self.seed, epoch)]
         mined = [None if negatives is None else negatives[part] for part in parts]
         return [
             Batch(self.references[part], self.targets[part], [texts[row] for row in part], own)
             for part, own in zip(parts, mined, strict=True)
         ]
+
+    def mine(self, composer: QFormerComposer) -> np.ndarray:
+        """Negatives of every query among its category's images: rows of the store (N, K), never its own two.
+
+        They are drawn at random from the hardest. As in the score, an image counts by its best token and a query's
+        captions are joined by "and". Of several processes each searches for a part; all get the whole.
+        """
+        negatives, end = [], 0
+        composer.eval()
+        for part in self.parts.values():
+            start, end = end, end + len(part.triplets)
+            references, gallery = self.references[start:end], self.tokens.rows(part.gallery)  # (n,), (M,)
+            texts = [join_captions(triplet.captions, "and")[0] for triplet in part.triplets]
+            own = [pd.Index(gallery).get_indexer(rows) for rows in (self.targets[start:end], references)]  # (2, n)
+            mined = mine_hard_negatives(
+                embed_queries(composer, self.tokens, references, texts),  # (n, D)
+                embed_gallery(composer, self.tokens, gallery),  # (M, Q, D) or (M, D)
+                np.stack(own, 1), num_negatives=self.params.hard_negatives, range_max=self.params.range_max,
+                sampling_strategy="random", seed=self.seed, rows=shard(np.arange(len(texts))),
+                progress=PartialState().is_main_process,
+            )  # fmt: skip
+            found = all_reduce(torch.from_numpy(mined.indices + 1)).numpy() - 1  # of others' queries it has -1
+            negatives.append(gallery[found])
+        return np.concatenate(negatives)

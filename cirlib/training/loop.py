@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -23,11 +24,10 @@ from tqdm.auto import tqdm
 
 from cirlib.models.devices import DTYPES, autocast, precision_here
 from cirlib.study.files import replace_file
-from cirlib.study.processes import average_gradients, broadcast
+from cirlib.study.processes import average_gradients
 from cirlib.study.resources import require_disk, within_memory
 
 SELECT = "dev/recall@10"  # the score that chooses the epoch
-MAX_NORM = 1.0  # of a step's gradient
 SMALLER_STEPS = (
     "lower batch_size and raise accumulation by the same factor; for the Q-Former, qformer.gradient_checkpointing=true "
     "or qformer.chunk_size=16 keep the batch as it is"
@@ -36,49 +36,30 @@ SMALLER_STEPS = (
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How to optimise: AdamW, one cycle of the learning rate with its peak at 10 % of the steps.
+    """How to optimise: AdamW, one cycle of the learning rate with its peak at 10 % of the steps."""
 
-    Attributes:
-        run: the training's name in tables and messages.
-        steps_per_epoch: how many batches an epoch has.
-        accumulation: batches whose gradients make one step; the last batch of an epoch always makes one.
-        unit: what a batch is counted in.
-        keep_epoch: the checkpoint of this epoch stays, as ``epoch-N.pt``, for a warm start of others; 0: none.
-    """
-
-    run: str
+    run: str  # the training's name in tables and messages
     epochs: int
-    steps_per_epoch: int
+    steps_per_epoch: int  # in batches
     lr: float
-    weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.98)
     precision: str = "auto"
-    accumulation: int = 1
-    unit: str = "triplets"
-    keep_epoch: int = 0
+    accumulation: int = 1  # batches whose gradients make one step; the last batch of an epoch always makes one
+    unit: str = "triplets"  # what a batch is counted in
+    keep_epoch: int = 0  # whose checkpoint stays, as epoch-N.pt, for a warm start of others; 0: none
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop asks of its caller beside the loss.
+    """What the loop asks of its caller beside the loss."""
 
-    Attributes:
-        validate: scores the model after each epoch; the epoch with the highest ``dev/recall@10`` is kept.
-        names: what is in a batch, for the sentence that stops a run which went wrong.
-        prefetch: is given each batch one step before its turn, to have its data fetched meanwhile.
-    """
-
-    validate: Callable[[], dict[str, float]] | None = None
-    names: Callable[[Any], Sequence[str]] = str
-    prefetch: Callable[[Any], None] | None = None
+    validate: Callable[[], dict[str, float]] | None = None  # scores the model; the epoch with the best SELECT is kept
+    names: Callable[[Any], str] = str  # what is in a batch, for the sentence that stops a run which went wrong
+    prefetch: Callable[[Any], object] = lambda batch: None  # has data fetched of the batch whose turn is next
 
 
 @dataclass
 class History:
-    """One of ``records`` an epoch: ``epoch``, ``loss``, what the dev score gives, ``triplets/s``.
-
-    ``steps`` has what the loss told beside itself, one record a batch.
-    """
+    """Per epoch one of ``records``: epoch, loss, dev score, speed; per batch one of ``steps``: what its loss told."""
 
     run: str
     records: list[dict] = field(default_factory=list)
@@ -102,8 +83,7 @@ def train(
         batches: epoch (from 1) → the batches of that epoch, a sequence whose items have a length.
         loss_of: one batch → scalar loss, and what else to keep of the step.
         folder: holds the checkpoint of the run. A run that is called again with the same arguments goes on after its
-            last whole epoch; the caller removes the folder. None: a small run of many, which prints nothing, is not
-            kept, and is left at its last epoch.
+            last whole epoch; the caller removes the folder. None: a small run of many, not kept, prints nothing.
         fingerprint: whatever else than weights and configuration decides the result (JSON-able); the checkpoint of a
             run with another one is not gone on with.
         warm_start: the checkpoint of another run, whose epochs this one shares, history included.
@@ -118,15 +98,17 @@ def train(
     [1, 2, 3]
     """
     config = replace(config, precision=precision_here(config.precision))
-    trainer, keeps = _Trainer(model, loss_of, config, hooks or Hooks()), folder is not None and config.epochs > 0
-    if keeps:
+    shows = folder is not None and PartialState().is_main_process
+    trainer = _Trainer(model, loss_of, config, hooks or Hooks(), shows)
+    if folder is not None:
         key = _key([vars(config), fingerprint], model)
+        # weights and the best weights, and AdamW's two moments of those that learn
+        size = sum(p.numel() * p.element_size() * (4 if p.requires_grad else 2) for p in model.parameters())
         _resume(trainer, folder, key, warm_start)
-        size = _checkpoint_bytes(model) * (2 if config.keep_epoch else 1)
-        require_disk(folder, size, "make room on it, or move results/ to another")
+        require_disk(folder, size * (2 if config.keep_epoch else 1), "make room on it, or move results/ to another")
     for epoch in range(len(trainer.history.records) + 1, config.epochs + 1):
-        trainer.run_epoch(epoch, batches, quiet=not keeps)
-        if keeps:
+        trainer.run_epoch(epoch, batches)
+        if folder is not None:
             _save(trainer, folder, key, epoch)
     if trainer.best is not None:
         model.load_state_dict(trainer.best)
@@ -137,40 +119,45 @@ def train(
 class _Trainer:
     """A model in training: its optimiser, its history, and the weights of its best epoch."""
 
-    def __init__(self, model: nn.Module, loss_of: Callable, config: TrainingConfig, hooks: Hooks) -> None:
-        self.model, self.loss_of, self.config, self.hooks = model, loss_of, config, hooks
+    def __init__(self, model: nn.Module, loss_of: Callable, config: TrainingConfig, hooks: Hooks, shows: bool) -> None:
+        self.model, self.loss_of, self.config, self.hooks, self.shows = model, loss_of, config, hooks, shows
         self.history, self.best = History(config.run), None
         self.device = next(model.parameters()).device
         learns = [p for p in model.parameters() if p.requires_grad]
-        decays = {"params": [p for p in learns if p.ndim >= 2], "weight_decay": config.weight_decay}
+        decays = {"params": [p for p in learns if p.ndim >= 2], "weight_decay": 0.05}
         others = {"params": [p for p in learns if p.ndim < 2], "weight_decay": 0.0}  # biases, norms and scalars
-        self.optimizer = torch.optim.AdamW([decays, others], lr=config.lr, betas=config.betas, fused=True)
+        self.optimizer = torch.optim.AdamW([decays, others], lr=config.lr, betas=(0.9, 0.98), fused=True)
         steps = max(1, config.epochs * -(-config.steps_per_epoch // config.accumulation))
         options = {"total_steps": steps + 1, "pct_start": min(max(0.1, 1.5 / steps), 0.9), "cycle_momentum": False}
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, config.lr, **options)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
+        self.parts = self.model, self.optimizer, self.schedule, self.scaler  # whose states a checkpoint holds
 
-    def run_epoch(self, epoch: int, batches: Callable[[int], Sequence], quiet: bool) -> None:
+    def run_epoch(self, epoch: int, batches: Callable[[int], Sequence]) -> None:
         """Trains and scores one epoch, and adds its record to the history."""
-        start = time.perf_counter()
-        record = self._train_epoch(epoch, batches(epoch), quiet)
-        if self.hooks.validate is not None and not quiet:
+        start, scores = time.perf_counter(), {}
+        record = self._train_epoch(epoch, batches(epoch))
+        if self.hooks.validate is not None:
             self.model.eval()
-            record |= self.hooks.validate()
-            if all(record[SELECT] > earlier[SELECT] for earlier in self.history.records):
+            scores = self.hooks.validate()
+            if all(scores[SELECT] > earlier[SELECT] for earlier in self.history.records):
                 self.best = {name: tensor.cpu().clone() for name, tensor in self.model.state_dict().items()}
-        self.history.records.append(record)
-        if not quiet and PartialState().is_main_process:
-            self._print(record, (self.config.epochs - epoch) * (time.perf_counter() - start))
+        self.history.records.append(record | scores)
+        if self.shows:
+            config, speed = self.config, f"{self.config.unit}/s"
+            said = [f"{config.run} {epoch}/{config.epochs}", f"loss {record['loss']:.4f}"]
+            said += [f"{name} {100 * value:.1f} %" for name, value in scores.items()] + [f"{record[speed]:.0f} {speed}"]
+            if left := config.epochs - epoch:
+                said.append(f"{left * (time.perf_counter() - start):.0f} s left")
+            print("  ".join(said), flush=True)
 
-    def _train_epoch(self, epoch: int, batches: Sequence, quiet: bool) -> dict:
+    def _train_epoch(self, epoch: int, batches: Sequence) -> dict:
         self.model.train()
-        config, prefetch, silent = self.config, self.hooks.prefetch, quiet or not PartialState().is_main_process
-        total, seen, start = 0.0, 0, time.perf_counter()
+        config, total, seen, start = self.config, 0.0, 0, time.perf_counter()
         title = f"{config.run} epoch {epoch}/{config.epochs}"
-        for number, batch in enumerate(tqdm(batches, title, unit="batch", leave=False, disable=silent), start=1):
-            if prefetch is not None and number < len(batches):
-                prefetch(batches[number])
+        for number, batch in enumerate(tqdm(batches, title, unit="batch", leave=False, disable=not self.shows), 1):
+            if number < len(batches):
+                self.hooks.prefetch(batches[number])
             updates = number % config.accumulation == 0 or number == len(batches)
             with within_memory(f"{config.run}: a batch of {len(batch)} {config.unit}", SMALLER_STEPS):
                 value = self._step(batch, f"step {number} of epoch {epoch}", updates)
@@ -187,7 +174,7 @@ class _Trainer:
         if updates:
             average_gradients(self.model)
             self.scaler.unscale_(self.optimizer)
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), MAX_NORM)
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), max_norm=1.0)
             if not self.scaler.is_enabled():  # which leaves out such a step
                 self._require_finite(norm.item(), f"a gradient at {where} is not finite", batch)
             self.scaler.step(self.optimizer)
@@ -202,21 +189,10 @@ class _Trainer:
         """Stops a training that went wrong before it spoils its weights."""
         if isfinite(value):
             return
-        done, names, config = len(self.history.records), self.hooks.names(batch), self.config
+        done, config = len(self.history.records), self.config
         kept = f"the state after epoch {done} is kept" if done else "no epoch was finished"
-        shown = names if isinstance(names, str) else ", ".join(names[:8]) + (" …" if len(names) > 8 else "")
+        shown = shorten(self.hooks.names(batch), 200, placeholder=" …")
         raise FloatingPointError(f"{config.run}: {what}: lower lr (now {config.lr:g}); {kept}. The batch: {shown}")
-
-    def _print(self, record: dict, seconds_left: float) -> None:
-        config, speed = self.config, f"{self.config.unit}/s"
-        scores = [f"{name} {100 * value:.1f} %" for name, value in record.items() if name.startswith("dev/")]
-        left = [f"{seconds_left:.0f} s left"] if seconds_left else []
-        head = [f"{config.run} {record['epoch']}/{config.epochs}", f"loss {record['loss']:.4f}"]
-        print("  ".join([*head, *scores, f"{record[speed]:.0f} {speed}", *left]), flush=True)
-
-    @property
-    def parts(self) -> tuple:
-        return self.model, self.optimizer, self.schedule, self.scaler
 
     def state_dict(self) -> dict:
         """Everything that decides how the training goes on, torch's random generators included."""
@@ -225,7 +201,6 @@ class _Trainer:
         return {"parts": [part.state_dict() for part in self.parts], "generators": generators, **own}
 
     def load_state_dict(self, state: dict) -> None:
-        """Goes on where ``state`` was taken."""
         for part, content in zip(self.parts, state["parts"], strict=True):
             part.load_state_dict(content)
         torch.set_rng_state(state["generators"][0])
@@ -236,27 +211,15 @@ class _Trainer:
 
 def _resume(trainer: _Trainer, folder: Path, key: str, warm_start: Path | None) -> None:
     """Puts ``trainer`` where the same run was left, else at its warm start; else nowhere, and the folder is empty."""
-    state, here = _read(folder / "state.pt"), PartialState()
-    here.wait_for_everyone()  # until every process has read it
-    if broadcast(state is None or state["key"] != key):
-        if here.is_main_process:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-        here.wait_for_everyone()
-        state = warm_start and _read(warm_start)
-    if state is not None:
-        trainer.load_state_dict(state["trainer"])
-        if here.is_main_process:
-            print(f"{trainer.config.run}: goes on after epoch {len(trainer.history.records)}", flush=True)
-
-
-def _save(trainer: _Trainer, folder: Path, key: str, epoch: int) -> None:
-    """Writes the state after ``epoch``; first for others where they start from it, so that a kill loses neither."""
-    if PartialState().is_main_process:
-        state = {"key": key, "trainer": trainer.state_dict()}
-        for name in [f"epoch-{epoch}.pt"] * (epoch == trainer.config.keep_epoch) + ["state.pt"]:
-            replace_file(folder / name, lambda path: _save_state(path, state))
+    if PartialState().is_main_process and (_read(folder / "state.pt") or {}).get("key") != key:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
     PartialState().wait_for_everyone()
+    state = _read(folder / "state.pt") or (warm_start and _read(warm_start))
+    if state:
+        trainer.load_state_dict(state["trainer"])
+        if trainer.shows:
+            print(f"{trainer.config.run}: goes on after epoch {len(trainer.history.records)}", flush=True)
 
 
 def _read(path: Path) -> dict | None:
@@ -266,9 +229,17 @@ def _read(path: Path) -> dict | None:
         return None
 
 
-def _save_state(part: Path, state: dict) -> None:
-    with part.open("wb") as stream:  # given a path, torch would say nothing of why a disk refuses
-        torch.save(state, stream)
+def _save(trainer: _Trainer, folder: Path, key: str, epoch: int) -> None:
+    """Writes the state after ``epoch``; first for others where they start from it, so that a kill loses neither."""
+
+    def write(part: Path) -> None:
+        with part.open("wb") as stream:  # given a path, torch would say nothing of why a disk refuses
+            torch.save({"key": key, "trainer": trainer.state_dict()}, stream)
+
+    if PartialState().is_main_process:
+        for name in [f"epoch-{epoch}.pt"] * (epoch == trainer.config.keep_epoch) + ["state.pt"]:
+            replace_file(folder / name, write)
+    PartialState().wait_for_everyone()
 
 
 def _key(identity: list, model: nn.Module) -> str:
@@ -277,11 +248,6 @@ def _key(identity: list, model: nn.Module) -> str:
     for tensor in model.state_dict().values():
         digest.update(tensor.cpu().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _checkpoint_bytes(model: nn.Module) -> int:
-    """What a checkpoint takes: weights, the best weights, and AdamW's two moments of those that learn."""
-    return sum(p.numel() * p.element_size() * (4 if p.requires_grad else 2) for p in model.parameters())
 
 
 def shuffled_batches(count: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]:

@@ -11,6 +11,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from accelerate import PartialState
@@ -30,7 +31,6 @@ from cirlib.study.processes import broadcast, launch, local_indices, process_cou
 from cirlib.study.stage import Stage, open_stage
 from cirlib.training.batches import Batch, TripletSampler, batch_loss
 from cirlib.training.loop import SELECT, History, Hooks, TrainingConfig, shuffled_batches, train
-from cirlib.training.mined_negatives import mine_for_triplets, require_negatives
 
 HOW = {"processes", "chunk_size", "gradient_checkpointing"}  # parameters that change what a run needs, not its result
 
@@ -52,46 +52,46 @@ class QFormerTrainer:
             parts = shuffled_batches(len(pairs), params.batch_size, seed, epoch)
             return [Batch(None, images[part.numpy()], [pairs[i]["caption"] for i in part.tolist()]) for part in parts]
 
-        steps = len(batches(1))
-        config = TrainingConfig(folder.name, params.pretraining_epochs, steps, params.pretraining_lr, unit="pairs")
-        return self._train(batches, config, folder, pairs)
+        return self._train(
+            batches, folder, pairs, epochs=params.pretraining_epochs, steps_per_epoch=len(batches(1)),
+            lr=params.pretraining_lr, unit="pairs",
+        )  # fmt: skip
 
     def finetune(
-        self, train_parts: Mapping[str, Benchmark], dev_parts: Mapping[str, Benchmark], folder: Path, *,
+        self, sampler: TripletSampler, dev_parts: Mapping[str, Benchmark], folder: Path, *,
         hard_negatives: bool = False, warm_start: Path | None = None,
     ) -> History:  # fmt: skip
         """Fine-tuning on triplets with InfoNCE; the composer is left at the epoch with the best dev recall@10.
 
-        Args:
-            hard_negatives: after ``mine_from`` epochs mined images stand beside the batch's own, mined each epoch.
-            warm_start: the checkpoint of a run without, whose first ``mine_from`` epochs this run shares.
+        ``hard_negatives``: after ``mine_from`` epochs images mined each epoch stand beside the batch's own.
+        ``warm_start``: the checkpoint of a run without, whose first ``mine_from`` epochs this run shares.
         """
-        params, seed, evaluation = self.study.qformer, self.study.seed, self.study.evaluation
-        sampler = TripletSampler(self.tokens, train_parts, params.batch_size, seed)
+        params = self.study.qformer
 
         def batches(epoch: int) -> list[Batch]:
             mines = hard_negatives and epoch > params.mine_from
-            mined = mine_for_triplets(self.composer, self.tokens, sampler, params, seed) if mines else None
-            return sampler.batches(epoch, mined)
+            return sampler.batches(epoch, sampler.mine(self.composer) if mines else None)
 
         def validate() -> dict[str, float]:
-            scored = score_composers({"dev": self.composer}, self.tokens, dev_parts, evaluation)
+            scored = score_composers({"dev": self.composer}, self.tokens, dev_parts, self.study.evaluation)
             return {SELECT: mean_recall(scored, 10)}
 
-        steps, keep = len(sampler.batches(1)), params.mine_from if not hard_negatives else 0
-        config = TrainingConfig(folder.name, params.epochs, steps, params.lr, keep_epoch=keep)
-        data = annotations_key([*train_parts.values(), *dev_parts.values()])
-        return self._train(batches, config, folder, data, validate, warm_start)
+        data = annotations_key([*sampler.parts.values(), *dev_parts.values()])
+        return self._train(
+            batches, folder, data, validate, warm_start, epochs=params.epochs, steps_per_epoch=len(sampler.batches(1)),
+            lr=params.lr, keep_epoch=0 if hard_negatives else params.mine_from,
+        )  # fmt: skip
 
     def _train(
-        self, batches: Callable[[int], list[Batch]], config: TrainingConfig, folder: Path, data: object,
-        validate: Callable[[], dict[str, float]] | None = None, warm_start: Path | None = None,
+        self, batches: Callable[[int], list[Batch]], folder: Path, data: object,
+        validate: Callable[[], dict[str, float]] | None = None, warm_start: Path | None = None, **options: Any,
     ) -> History:  # fmt: skip
         composer, tokens, study, params = self.composer, self.tokens, self.study, self.study.qformer
-        config = replace(config, precision=study.models.precision, accumulation=params.accumulation)
+        options |= {"precision": study.models.precision, "accumulation": params.accumulation}
+        config = TrainingConfig(folder.name, **options)
         hooks = Hooks(
             validate,
-            names=lambda batch: [tokens.ids[row] for row in batch.targets],
+            names=lambda batch: ", ".join(tokens.ids[row] for row in batch.targets),
             prefetch=lambda batch: tokens.prefetch(batch.rows(local_indices(len(batch))), composer.device),
         )
         settings = study.model_dump(include={"seed", "evaluation"}) | {"qformer": params.model_dump(exclude=HOW)}
@@ -104,10 +104,7 @@ class QFormerTrainer:
 
 
 def score_composers(
-    composers: Mapping[str, QFormerComposer],
-    tokens: ImageFeatures,
-    parts: Mapping[str, Benchmark],
-    evaluation: Evaluation,
+    composers: Mapping[str, QFormerComposer], tokens: ImageFeatures, parts: Mapping[str, Benchmark], rules: Evaluation
 ) -> list[Scored]:
     """Every composer on every category; the embeddings of a query's several texts are averaged.
 
@@ -117,26 +114,23 @@ def score_composers(
     """
     scored = []
     for (name, composer), (category, part) in product(composers.items(), parts.items()):
-        texts, rows = query_texts(part, evaluation.captions)
+        texts, rows = query_texts(part, rules.captions)
         references = tokens.rows([part.triplets[row].reference for row in rows])
         queries = average_texts(embed_queries(composer, tokens, references, texts), rows, len(part.triplets))
         gallery = embed_gallery(composer, tokens, tokens.rows(part.gallery))
-        scored.append(score(name, category, queries, gallery, part, evaluation))
+        scored.append(score(name, category, queries, gallery, part, rules))
     return scored
 
 
 def train_qformer(prepared: Prepared) -> tuple[dict[str, QFormerComposer], pd.DataFrame]:
     """Pretrains, then fine-tunes twice from there, without and with mined hard negatives, on ``qformer.processes``.
 
-    The two share their first ``mine_from`` epochs, in which nothing is mined; those are run once.
+    The two share their first ``mine_from`` epochs, in which nothing is mined; those are run once. A ParameterError
+    where a category has too few images for the hard negatives.
 
     Returns:
-        Method → composer at its best epoch, and a row an epoch of every training. Where the data has no train
-        split, the composer as the study gives it and no rows. What came out of pretraining is kept as well, as
-        ``pretrained``, for preferences to start from.
-
-    Raises:
-        ParameterError: a category has too few images for the hard negatives that are asked for.
+        Method → composer at its best epoch, and a row an epoch of every training. Without a train split, the composer
+        as the study gives it and no rows. What pretraining gave is kept, as ``pretrained``, for preferences.
 
     >>> composers, history = train_qformer(Prepared(replace(stage, out=folder)))  # doctest: +ELLIPSIS
     pretraining 1/2  loss ...
@@ -163,21 +157,20 @@ def _train_in_worker(stage: Stage) -> None:
 
 def _train_here(prepared: Prepared) -> tuple[dict[str, QFormerComposer], pd.DataFrame]:
     stage, splits, study = prepared.stage, prepared.splits, prepared.stage.study
-    require_negatives({name: part.gallery for name, part in splits.train.items()}, study.qformer.hard_negatives)
     set_seed(study.seed)  # the same start wherever it is called from
     composer, folder, histories = new_composer(prepared), stage.unfinished, []
     if not splits.train:
         return {"qformer": composer.eval()}, _table([])
+    sampler = TripletSampler(prepared.tokens, splits.train, study)
     trainer = QFormerTrainer(composer, prepared.tokens, study)
     if pairs := prepared.pairs("pretraining"):
         histories.append(trainer.pretrain(pairs, folder / "pretraining"))
         if PartialState().is_main_process:
             save_weights(composer, stage.out / "checkpoints" / "pretrained")
-    parts, mined = (splits.train, splits.dev), replace(trainer, composer=deepcopy(composer))
-    histories.append(trainer.finetune(*parts, folder / "qformer"))
+    mined, name = replace(trainer, composer=deepcopy(composer)), "qformer_hard_negatives"
+    histories.append(trainer.finetune(sampler, splits.dev, folder / "qformer"))
     shared = folder / "qformer" / f"epoch-{study.qformer.mine_from}.pt"
-    name = "qformer_hard_negatives"
-    histories.append(mined.finetune(*parts, folder / name, hard_negatives=True, warm_start=shared))
+    histories.append(mined.finetune(sampler, splits.dev, folder / name, hard_negatives=True, warm_start=shared))
     return {"qformer": composer, name: mined.composer}, _table(histories)
 
 

