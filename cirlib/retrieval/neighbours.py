@@ -50,9 +50,7 @@ class Neighbours:
         check_choice(kind, ("flat", "ivf", "hnsw"), "index")
         for name, value in (("nlist", nlist), ("nprobe", nprobe)):
             if value is not None and not (kind == "ivf" and 1 <= value <= len(gallery)):
-                raise ValueError(
-                    f"{name} goes with index 'ivf' only, from 1 to {len(gallery)}, got {value} for {kind!r}"
-                )
+                raise ValueError(f"{name} goes with index 'ivf' only, from 1 to {len(gallery)}, got {value}")
         self.size, self.nprobe = len(gallery), nprobe
         self.num_tokens = gallery.shape[1] if gallery.ndim == 3 else 1
         gallery = gallery.reshape(-1, gallery.shape[-1])  # (M * T, D)

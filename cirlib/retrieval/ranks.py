@@ -41,10 +41,6 @@ class Ranks:
     above: Tensor  # (N,) int64 on the CPU
     tied: Tensor  # (N,)
 
-    def first(self, count: int) -> Ranks:
-        """Of the first so many queries."""
-        return Ranks(self.above[:count], self.tied[:count])
-
 
 @torch.no_grad()
 def target_ranks(queries: Array, gallery: Array, targets: RowLists, *, exclude: RowLists | None = None) -> Ranks:

@@ -109,7 +109,8 @@ def score(
     subsets = [[row[image] for image in triplet.subset] for triplet in triplets]
     within = subset_ranks(queries, gallery, targets, subsets) if benchmark.name == "cirr" else None
     top = [[benchmark.gallery[i] for i in rows] for rows in top_rows(queries, gallery, exclude, TOP)]
-    ranks, extra = every.first(len(triplets)), extra_values(benchmark, every, within)
+    size, extra = len(triplets), extra_values(benchmark, every, within)
+    ranks = Ranks(every.above[:size], every.tied[:size])
     return Scored(method, category, benchmark, ranks, protocol_name(evaluation), removed, top, extra)
 
 
@@ -148,8 +149,8 @@ def score_run(
         extra = extra_values(benchmark, every, within)
     except RunError as error:
         note = f"No recall_subset for {method}: {error}"
-    top = [ids[:TOP] for ids in found]
-    return Scored(method, category, benchmark, every.first(len(found)), protocol, removed, top, extra, note)
+    ranks, top = Ranks(every.above[: len(found)], every.tied[: len(found)]), [ids[:TOP] for ids in found]
+    return Scored(method, category, benchmark, ranks, protocol, removed, top, extra, note)
 
 
 def _ranks_in_subsets(lists: Lists, benchmark: Benchmark) -> Ranks:
