@@ -1,7 +1,5 @@
 """Collects what the speed tests found and prints it as one table; --page=FILE writes it as a page too."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

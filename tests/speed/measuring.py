@@ -1,16 +1,14 @@
 """Timing ways in turns, and measuring memory in processes of their own."""
 
-from __future__ import annotations
-
 import ctypes
 import json
 import os
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -76,15 +74,11 @@ def extra_peak(run: Callable[[], object]) -> int:
 def anonymous_peak(run: Callable[[], object]) -> int:
     """The same without pages of mapped files, looked at every few milliseconds."""
     settle()
-    before, seen, over = status("RssAnon"), [0], threading.Event()
-
-    def watch() -> None:
-        while not over.wait(0.003):
+    before, seen = status("RssAnon"), [0]
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run)
+        while not running.done():
             seen.append(status("RssAnon"))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    run()
-    over.set()
-    watcher.join()
+            time.sleep(0.003)
+    running.result()
     return max(seen) - before

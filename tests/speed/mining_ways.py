@@ -1,7 +1,5 @@
 """Ways to mine FashionIQ's train part, over stand-ins of its features."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,14 +83,11 @@ def sentence_transformers(vectors: Vectors) -> None:
     from datasets import Dataset
     from sentence_transformers.util import mine_hard_negatives as mine
 
-    pairs = {
-        "query": [f"q{n}" for n in range(len(vectors.queries))],
-        "positive": [f"g{n}" for n in vectors.targets.tolist()],
-    }
-    mine(
-        Dataset.from_dict(pairs), Lookup(vectors), corpus=[f"g{n}" for n in range(len(vectors.gallery))], range_max=TOP,
-        num_negatives=TOP, use_faiss=True, verbose=False, output_format="n-tuple",
-    )  # fmt: skip
+    queries = [f"q{n}" for n in range(len(vectors.queries))]
+    corpus = [f"g{n}" for n in range(len(vectors.gallery))]
+    pairs = Dataset.from_dict({"query": queries, "positive": [corpus[n] for n in vectors.targets]})
+    options = {"range_max": TOP, "num_negatives": TOP, "use_faiss": True, "output_format": "n-tuple"}
+    mine(pairs, Lookup(vectors), corpus=corpus, verbose=False, **options)
 
 
 WAYS = {"ours": ours, "torch": torch_topk, "sentence-transformers": sentence_transformers}

@@ -3,8 +3,6 @@
 `python peak.py evaluation WAY CATEGORY`, `mining WAY`, `step BATCH CHUNK` (0: no chunks) or `disk FEATURES.npy`.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import time
@@ -16,7 +14,7 @@ import numpy as np
 import torch
 from measuring import anonymous_peak, extra_peak
 from torch.nn.functional import normalize
-from training_ways import batch_of
+from training_ways import MemoryStore, batch_of
 
 from cirlib.metrics import recall_at_k, target_ranks
 from cirlib.models.devices import autocast
@@ -40,22 +38,12 @@ def of_mining(way: str) -> dict[str, float]:
     return {"extra_bytes": extra_peak(lambda: run(data))}
 
 
-class Store:
-    """Features in memory, float16."""
-
-    def __init__(self) -> None:
-        self.tokens = torch.randn(256, 25, 1280).half().numpy()
-
-    def read(self, rows: np.ndarray, device: torch.device) -> torch.Tensor:
-        return torch.from_numpy(self.tokens[rows % 256]).float().to(device)
-
-
 def of_step(batch: str, chunk: str) -> dict[str, float]:
-    composer, store = mini_qformer(8, 256, QFormerSettings()).train(), Store()
+    composer, store = mini_qformer(8, 256, QFormerSettings()).train(), MemoryStore(256, 25, 1280)
 
     def step(count: int) -> None:
         with autocast(torch.device("cpu")):
-            batch_loss(composer, store, batch_of(np.arange(count)), int(chunk) or None).backward()
+            batch_loss(composer, store, batch_of(np.arange(count) % 256), int(chunk) or None).backward()
 
     step(8)  # gradients and libraries are there before
     return {"extra_bytes": extra_peak(partial(step, int(batch)))}

@@ -3,8 +3,6 @@
 Timings are reported and not asserted; memory is asserted.
 """
 
-from __future__ import annotations
-
 import os
 from functools import partial
 from pathlib import Path
@@ -14,7 +12,7 @@ import pytest
 import torch
 from measuring import medians, needs_gpu
 from PIL import Image
-from training_ways import Trainer, batch_of
+from training_ways import MemoryStore, Trainer, batch_of
 
 from cirlib.app.rehearsal import save_random_blip2
 from cirlib.models.blip2 import Blip2Vision
@@ -53,16 +51,6 @@ def test_encoding(blip2, tmp_path, report) -> None:
     report(f"BLIP-2 ViT-g: {IMAGES / encode:.0f} images/s encoded; tower alone, images/s", f"{64 / tower:.0f}")
 
 
-class Tokens:
-    """Image tokens in memory, of BLIP-2's shape."""
-
-    def __init__(self) -> None:
-        self.tokens = torch.randn(IMAGES, 257, 1408).half()
-
-    def read(self, rows: np.ndarray, device: torch.device) -> torch.Tensor:
-        return self.tokens[torch.from_numpy(rows)].to(device).float()
-
-
 @pytest.mark.parametrize(
     ("how", "batch", "chunk"), [("", BATCH, None), (", checkpointing", BATCH, None), (", chunks of 64", 8 * BATCH, 64)]
 )
@@ -70,7 +58,10 @@ def test_memory_of_a_step_with_hard_negatives(blip2, report, how: str, batch: in
     composer = blip2_qformer(blip2, QFormerSettings()).train().to("cuda")
     if how == ", checkpointing":
         composer.qformer.activation_checkpointing_enable()
-    trainer, triplets = Trainer(composer, Tokens(), chunk), batch_of(np.arange(batch) % IMAGES, NEGATIVES)
+    trainer, triplets = (
+        Trainer(composer, MemoryStore(IMAGES, 257, 1408), chunk),
+        batch_of(np.arange(batch) % IMAGES, NEGATIVES),
+    )
     trainer.step(triplets)
     torch.cuda.reset_peak_memory_stats()
     speed = batch / medians({"step": partial(trainer.step, triplets)}, rounds=3)["step"]

@@ -3,8 +3,6 @@
 Timings are reported and not asserted.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from functools import partial

@@ -3,8 +3,6 @@
 Timings are reported and not asserted, for a busy machine makes them lie; memory and equal recalls are asserted.
 """
 
-from __future__ import annotations
-
 import statistics
 from functools import partial
 from pathlib import Path

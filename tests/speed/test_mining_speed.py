@@ -1,7 +1,5 @@
 """Mining FashionIQ's train part: flat FAISS against torch and sentence-transformers, and the approximate indexes."""
 
-from __future__ import annotations
-
 import statistics
 from functools import partial
 

@@ -3,8 +3,6 @@
 Timings are reported and not asserted.
 """
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from functools import partial

@@ -1,7 +1,5 @@
 """Pictures to encode, training steps to be timed, and a store that tells how long they waited for it."""
 
-from __future__ import annotations
-
 import mmap
 import os
 import shutil
@@ -13,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import wait_for_gpu
 
 from cirlib.benchmarks.garments import draw_garments
 from cirlib.models.devices import autocast
@@ -85,31 +82,18 @@ class TimedStore(FeatureStore):
         self.waited += time.perf_counter() - begun
         return features
 
-    def forget(self, rows: np.ndarray) -> None:
-        """Drops the rows' pages from memory."""
-        size = self.array.strides[0]
+    def forget(self) -> None:
+        """Drops the features' pages from memory."""
+        self.array._mmap.madvise(mmap.MADV_DONTNEED)
         with (self.folder / "features.npy").open("rb") as file:
-            for row in rows.tolist():
-                start = (self.array.offset + row * size) // mmap.PAGESIZE * mmap.PAGESIZE
-                self.array._mmap.madvise(mmap.MADV_DONTNEED, start, size + mmap.PAGESIZE)
-                os.posix_fadvise(file.fileno(), start, size + mmap.PAGESIZE, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def share_waiting(trainer: Trainer, batches: Sequence[Batch], *, ahead: bool, cold: bool) -> float:
-    """The share of the steps' time spent in ``TimedStore.read``; ``cold``: each batch is on the disk only."""
-    store = trainer.store
-    store.waited, total = 0.0, 0.0
-    store._ahead.clear()
-    for batch in batches if cold else ():
-        store.forget(batch.rows(np.arange(len(batch))))
-    for number, (now, after) in enumerate(pairwise(batches)):
-        begun = time.perf_counter()
-        if ahead:
-            trainer.prefetch(after)
-        trainer.step(now)
-        wait_for_gpu()
-        if number:  # the first batch is never fetched ahead
-            total += time.perf_counter() - begun
-        else:
-            store.waited = 0.0
-    return store.waited / total
+class MemoryStore:
+    """Features in memory, float16."""
+
+    def __init__(self, *shape: int) -> None:
+        self.features = torch.randn(shape).half()
+
+    def read(self, rows: np.ndarray, device: torch.device) -> torch.Tensor:
+        return self.features[torch.from_numpy(rows)].to(device).float()
