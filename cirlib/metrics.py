@@ -3,6 +3,7 @@
 from cirlib.retrieval.ranks import Ranks, subset_ranks, target_ranks
 from cirlib.retrieval.recall_and_precision import (
     average_precision_at_k,
+    average_precision_of_ranks,
     chance_average_precision,
     chance_recall,
     median_rank,
@@ -14,6 +15,7 @@ __all__ = [
     "PairedTest",
     "Ranks",
     "average_precision_at_k",
+    "average_precision_of_ranks",
     "bootstrap_ci",
     "chance_average_precision",
     "chance_recall",

@@ -35,7 +35,7 @@ def extra_values(benchmark: Benchmark, ranks: Ranks, within: Ranks | None) -> di
         return values | {CIRR_MEAN: (metrics.recall_at_k(ranks, 5).numpy() + values["recall_subset@1"]) / 2}
     if benchmark.name == "circo":
         query, _ = target_pairs(benchmark)
-        return {f"map@{k}": metrics.average_precision_at_k(ranks, query, k).numpy() for k in (5, 10, 25, 50)}
+        return {f"map@{k}": metrics.average_precision_of_ranks(ranks, query, k).numpy() for k in (5, 10, 25, 50)}
     return {}
 
 

@@ -22,7 +22,7 @@ from cirlib.study.errors import StudyError
 Array = Tensor | NDArray[Any]
 RowLists = Tensor | NDArray[np.integer] | Sequence[int] | Sequence[Iterable[int]]
 
-BLOCK_VECTORS, QUERIES_AT_ONCE = 1024, 256  # scored at a time, so that the scores stay in the cache
+BLOCK_VECTORS = 1024  # scored at a time, so that the scores stay in the cache
 VALUES_AT_ONCE = 2**22  # of chosen images in float64: 32 MB
 LARGEST_NORM = 2.0**63  # the dot product of two such vectors still fits float32
 
@@ -43,7 +43,9 @@ class Ranks:
 
 
 @torch.no_grad()
-def target_ranks(queries: Array, gallery: Array, targets: RowLists, *, exclude: RowLists | None = None) -> Ranks:
+def target_ranks(
+    queries: Array, gallery: Array, targets: RowLists, *, exclude: RowLists | None = None, chunk_size: int = 256
+) -> Ranks:
     """Count, for each query, the gallery images that score above and the same as its target.
 
     "The same" means equal up to the rounding of float64, about 1e-13 of the norms' product.
@@ -54,6 +56,7 @@ def target_ranks(queries: Array, gallery: Array, targets: RowLists, *, exclude: 
             by block, and the memory beyond it is O(N·D).
         targets: (N,) the gallery row that each query wants.
         exclude: rows left out of a query's ranking, such as its reference: (N,), (N, E) padded with -1, or N lists.
+        chunk_size: queries scored at a time; changes speed and memory, never the result.
 
     Raises:
         FeatureError: shapes that do not fit; NaN, infinite or overflowing features.
@@ -67,8 +70,8 @@ def target_ranks(queries: Array, gallery: Array, targets: RowLists, *, exclude: 
     for start, images in _blocks(gallery, search.device):
         norms = checked_norms(images, "gallery", range(start, start + len(images)))  # (B,)
         images = images.double()
-        for first in range(0, len(above), QUERIES_AT_ONCE):
-            some = slice(first, first + QUERIES_AT_ONCE)
+        for first in range(0, len(above), chunk_size):
+            some = slice(first, first + chunk_size)
             scores = similarity(search.queries[some], images)  # (n, B)
             _hide(scores, search.hidden[some] - start)
             over, same = search.compare(scores, norms, some)  # (n, B) both

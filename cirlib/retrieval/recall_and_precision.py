@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Hashable, Sequence
 
 import numpy as np
 import torch
@@ -41,19 +41,42 @@ def median_rank(ranks: Ranks) -> float:
     return float(np.median((ranks.above + 1 + ranks.tied / 2).double().numpy()))
 
 
-def average_precision_at_k(ranks: Ranks, query: Sequence[int] | np.ndarray, k: int) -> Tensor:
-    """Average precision of the first k, (N,) float64, as CIRCO defines it (Baldrati et al., 2023).
+def average_precision_at_k(
+    retrieved: Sequence[Sequence[Hashable]] | Tensor | np.ndarray, relevant: Sequence[Collection[Hashable]], k: int
+) -> Tensor:
+    """Average precision of the first k retrieved, (N,) float64, as CIRCO defines it (Baldrati et al., 2023).
 
-    AP@k = 1 / min(k, R) · Σ_i precision@i · [item i is relevant], R the number of relevant items. Ties count by
-    expectation: of n images with the same score after ``above`` others, r of them relevant, each of the n places holds
-    a relevant one with probability r / n, and then (r - 1) / (n - 1) of those before it in the tie are relevant too
-    (McSherry & Najork, 2008). A model that gives every image the same score gets :func:`chance_average_precision`.
+    AP@k = 1 / min(k, R) · Σ_i precision@i · [item i is relevant], R the number of relevant items.
+
+    Args:
+        retrieved: per query at least k ids or gallery rows, best first. relevant: per query those wanted, one or more.
+
+    >>> average_precision_at_k([["a", "b", "c"]], [{"a", "c"}], 3).item()  # (1 + 2/3) / 2
+    0.8333333333333333
+    """
+    _check_k(k)
+    values = []
+    for query, (row, wanted) in enumerate(zip(_plain(retrieved), map(_plain, relevant), strict=True)):
+        first = {item: place for place, item in enumerate(row[:k])}
+        if len(first) < k or not wanted:
+            raise ValueError(f"query {query} needs {k} different retrieved items and a relevant one")
+        above = np.array([first.get(item, k) for item in set(wanted)])  # (R,), k where not among the first
+        values.append(_expected_precision(above, np.zeros_like(above), k))
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def average_precision_of_ranks(ranks: Ranks, query: Sequence[int] | np.ndarray, k: int) -> Tensor:
+    """The same average precision, (N,) float64, from the rank of every relevant item; ties count by expectation.
+
+    Of n images with the same score after ``above`` others, r of them relevant, each of the n places holds a relevant
+    one with probability r / n, and then (r - 1) / (n - 1) of those before it in the tie are relevant too (McSherry &
+    Najork, 2008). A model that gives every image the same score gets :func:`chance_average_precision`.
 
     Args:
         ranks: of P pairs of query and relevant item, from :func:`~cirlib.retrieval.ranks.target_ranks`.
         query: (P,) the query of each pair, 0 … N - 1, each query at least once.
 
-    >>> average_precision_at_k(Ranks(torch.tensor([0, 2]), torch.tensor([0, 0])), [0, 0], 3).item()  # (1 + 2/3) / 2
+    >>> average_precision_of_ranks(Ranks(torch.tensor([0, 2]), torch.tensor([0, 0])), [0, 0], 3).item()
     0.8333333333333333
     """
     _check_k(k)
@@ -84,6 +107,11 @@ def _expected_precision(above: np.ndarray, tied: np.ndarray, k: int) -> float:
         hits = before + 1 + places * (relevant - 1) / max(1, size - 1)
         total += (relevant / size * hits / (first + places + 1)).sum()
     return float(total / min(k, len(above)))
+
+
+def _plain(items: Tensor | np.ndarray | Collection) -> list:
+    """Python values: the elements of a tensor are equal to nothing but themselves as keys."""
+    return items.tolist() if isinstance(items, Tensor | np.ndarray) else list(items)
 
 
 def _check_k(k: int) -> None:

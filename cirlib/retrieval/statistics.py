@@ -21,9 +21,9 @@ class PairedTest(NamedTuple):
 
 
 def bootstrap_ci(
-    values: ArrayLike, *, resamples: int = 10_000, seed: int = 0, groups: Groups = None
+    values: ArrayLike, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0, groups: Groups = None
 ) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean over queries (Efron & Tibshirani, 1993, chapter 13).
+    """Percentile bootstrap interval of the mean over queries (Efron & Tibshirani, 1993, chapter 13).
 
     Args:
         values: (N,) one number a query, such as recall@k. Where all are the same, the interval has no width.
@@ -37,7 +37,7 @@ def bootstrap_ci(
     rng = np.random.default_rng(seed)
     parts = _by_group(_values(values, "values"), groups)
     means = np.mean([_resampled_means(part, resamples, rng) for part in parts], axis=0)  # (R,)
-    low, high = np.quantile(means, [(1 - 0.95) / 2, (1 + 0.95) / 2])
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 

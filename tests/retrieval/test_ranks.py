@@ -51,11 +51,10 @@ def test_ranks_are_those_of_the_loop_in_blocks_of_any_size(at_once, tokens, monk
     gallery, queries, targets = unit(200, *tokens, 24), unit(30, 24, seed=1), torch.arange(30) * 6
     exclude = (targets + 1).tolist()
     expected = loop_ranks(full_scores(queries, gallery), targets.tolist(), [[row] for row in exclude])
-    monkeypatch.setattr(module, "QUERIES_AT_ONCE", at_once)
     for block in (1, 13, 64, 4096):
         monkeypatch.setattr(module, "BLOCK_VECTORS", block)
         monkeypatch.setattr(module, "VALUES_AT_ONCE", block)
-        assert_same(target_ranks(queries, gallery, targets, exclude=exclude), expected)
+        assert_same(target_ranks(queries, gallery, targets, exclude=exclude, chunk_size=at_once), expected)
 
 
 @pytest.mark.parametrize("tokens", [(), (4,)])

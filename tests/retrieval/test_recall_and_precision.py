@@ -15,6 +15,7 @@ from torchmetrics.functional import retrieval as tm
 from cirlib.retrieval.ranks import Ranks, target_ranks
 from cirlib.retrieval.recall_and_precision import (
     average_precision_at_k,
+    average_precision_of_ranks,
     chance_average_precision,
     chance_recall,
     median_rank,
@@ -64,9 +65,9 @@ def list_precision(order: Sequence[int], wanted: set[int], k: int) -> float:
 
 def test_average_precision_by_hand():
     ranks = Ranks(torch.tensor([0, 2, 9, 3]), torch.zeros(4, dtype=torch.long))
-    found = average_precision_at_k(ranks, [0, 0, 0, 1], 3)
+    found = average_precision_of_ranks(ranks, [0, 0, 0, 1], 3)
     torch.testing.assert_close(found, torch.tensor([(1 + 2 / 3) / 3, 0], dtype=torch.float64))
-    assert average_precision_at_k(ranks, [0, 0, 0, 1], 4)[1] == 1 / 4
+    assert average_precision_of_ranks(ranks, [0, 0, 0, 1], 4)[1] == 1 / 4
 
 
 def test_average_precision_of_everything_agrees_with_torchmetrics():
@@ -74,7 +75,7 @@ def test_average_precision_of_everything_agrees_with_torchmetrics():
     scores, wanted = torch.from_numpy(rng.random((20, 30))), torch.from_numpy(rng.random((20, 30)) < 0.2)
     wanted[:, 0] = True
     query, image = wanted.nonzero().T
-    found = average_precision_at_k(target_ranks(scores[query], torch.eye(30), image), query, 30)
+    found = average_precision_of_ranks(target_ranks(scores[query], torch.eye(30), image), query, 30)
     expected = [tm.retrieval_average_precision(row, own) for row, own in zip(scores, wanted, strict=True)]
     torch.testing.assert_close(found, torch.stack(expected).double(), rtol=1e-6, atol=0)
 
@@ -103,16 +104,29 @@ def test_precision_from_ranks_is_the_mean_over_every_order_of_the_ties(scores, k
     scores, wanted = np.array(scores, dtype=float), {1, 3, 4}
     queries, gallery = torch.ones(len(wanted), 1), torch.tensor(scores)[:, None]
     ranks = target_ranks(queries, gallery, sorted(wanted))
-    got = average_precision_at_k(ranks, [0] * len(wanted), k).item()
+    got = average_precision_of_ranks(ranks, [0] * len(wanted), k).item()
     assert got == pytest.approx(brute_expected_precision(scores, wanted, k))
 
 
 def test_a_model_that_knows_nothing_has_the_precision_of_chance():
     ranks = target_ranks(torch.zeros(3, 2), torch.ones(50, 2), [4, 9, 30])
-    got = average_precision_at_k(ranks, [0, 0, 0], 10).item()
+    got = average_precision_of_ranks(ranks, [0, 0, 0], 10).item()
     assert got == pytest.approx(chance_average_precision(10, 3, 50))
 
 
 def test_a_query_without_relevant_items_is_named():
     with pytest.raises(ValueError, match="query 1 has no relevant items"):
-        average_precision_at_k(Ranks(torch.tensor([0, 1]), torch.zeros(2, dtype=torch.long)), [0, 2], 5)
+        average_precision_of_ranks(Ranks(torch.tensor([0, 1]), torch.zeros(2, dtype=torch.long)), [0, 2], 5)
+
+
+@given(st.permutations(range(12)), st.sets(st.integers(0, 30), min_size=1), st.integers(1, 12))
+def test_the_average_precision_of_lists_is_that_of_their_ranks(row, wanted, k):
+    above = torch.tensor([row.index(item) if item in row else 30 for item in wanted])
+    expected = average_precision_of_ranks(Ranks(above, torch.zeros_like(above)), [0] * len(above), k)
+    torch.testing.assert_close(average_precision_at_k([row], [wanted], k), expected)
+
+
+@pytest.mark.parametrize(("row", "wanted"), [([1, 1, 2], [1]), ([1, 2], [1]), ([1, 2, 3], [])])
+def test_lists_that_are_short_or_repeat_and_nothing_wanted_are_refused(row, wanted):
+    with pytest.raises(ValueError, match="query 0 needs 3 different"):
+        average_precision_at_k([row], [wanted], 3)
