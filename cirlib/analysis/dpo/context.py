@@ -10,7 +10,7 @@ from torch import Tensor
 
 import cirlib
 from cirlib.analysis.dpo.dual_encoder import DualEncoder, LastStage, Memo, QFormerTower, TextTower, WholeTower
-from cirlib.analysis.dpo.negatives import Edits, draw_edits
+from cirlib.analysis.dpo.negatives import Edits
 from cirlib.models.clip import TwoTowers
 from cirlib.models.prepared import Prepared
 from cirlib.models.qformer import QFormerComposer, load_weights
@@ -23,11 +23,7 @@ CODE = ("study", "losses", "benchmarks", "models", "retrieval", "training", "ana
 
 
 class RunContext:
-    """The models of a study as they are before any preference is learnt, and what of them never changes.
-
-    Args:
-        folder: where finished runs are kept from one call to the next.
-    """
+    """The models of a study before any preference is learnt; ``folder`` keeps finished runs."""
 
     def __init__(self, prepared: Prepared, folder: Path) -> None:
         self.prepared, self.stage, self.study, self.folder = prepared, prepared.stage, prepared.stage.study, folder
@@ -64,7 +60,7 @@ class RunContext:
 
     def edits(self, params: DPO) -> Edits:
         """The train edits that a run with ``params`` uses."""
-        return draw_edits(self.splits.train, params.edits, self.seed(params))
+        return Edits.draw(self.splits.train, params.edits, self.seed(params))
 
     def encoder(self, params: DPO, frozen: bool = False) -> DualEncoder:
         """Query and image side at their start, with what ``params`` lets learn; nothing where ``frozen``."""

@@ -1,9 +1,7 @@
 """The two sides of a retrieval model, query and image: three ways to fuse, four choices of what learns.
 
-What stays frozen is computed once, or read from the feature store. A projection is trained as a D × D map, started at
-the identity, on the frozen projected embedding: the projection layer under another name, at a thousandth of the cost.
-
-Shapes: B queries or images, D embedding width, Q query tokens.
+What stays frozen is computed once. A projection is trained as a D × D map of the frozen projected embedding, started at
+the identity. Shapes: B queries or images, D embedding width, Q query tokens.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -27,13 +25,12 @@ CHUNK = 256  # queries or images embedded at once
 
 
 class Memo:
-    """Frozen features by key, each computed once."""
+    """Frozen features (B, …) by key, each computed once."""
 
     def __init__(self, compute: Callable[[list], Tensor]) -> None:
         self.compute, self.known = compute, {}
 
     def __call__(self, keys: Sequence[Hashable]) -> Tensor:
-        """The features of ``keys``, (B, …)."""
         new = list(dict.fromkeys(key for key in keys if key not in self.known))
         if new:
             self.known.update(zip(new, self.compute(new), strict=True))
@@ -45,7 +42,6 @@ class DualEncoder(nn.Module):
     """Embeds queries and images; its parameters are what learns. Starts where the frozen model is.
 
     Args:
-        queries, images: a tower that learns is a module, a frozen one a function.
         trains: as ``dpo.trains``; the projections are made here. None: nothing learns.
         weight: of the text where it is summed with the reference's image embedding; None: it is the query.
     """

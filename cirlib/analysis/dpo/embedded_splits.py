@@ -1,7 +1,7 @@
 """A split under a model: embedded once, scored, and its geometry told."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,11 +10,10 @@ from torch.nn import functional as F
 
 from cirlib.analysis.dpo.dual_encoder import DualEncoder
 from cirlib.benchmarks import Benchmark, query_texts
+from cirlib.retrieval.ranks import Ranks
 from cirlib.retrieval.scoring import Scored, average_texts, score, summarise
 from cirlib.retrieval.similarity import similarity
 from cirlib.study.parameters import Evaluation
-
-QUANTILES = (10, 25, 50, 75, 90)  # of the targets' ranks
 
 
 @dataclass(frozen=True)
@@ -26,15 +25,34 @@ class EmbeddedSplit:
     queries: Tensor  # (N, D) normalised
     gallery: Tensor  # (M, D) or (M, T, D) normalised
 
-    @property
-    def cosines(self) -> Tensor:
-        """Of every query with every image, (N, M); the best token counts."""
-        return similarity(self.queries, self.gallery)
+    def rows(self) -> tuple[list[int], list[int]]:
+        """The gallery rows of each query's target and of its reference."""
+        row, triplets = self.scored.benchmark.gallery_index, self.scored.benchmark.triplets
+        return [row[triplet.targets[0]] for triplet in triplets], [row[triplet.reference] for triplet in triplets]
 
-    @property
-    def targets(self) -> list[int]:
-        """The gallery row of each query's target."""
-        return [self.scored.benchmark.gallery_index[triplet.targets[0]] for triplet in self.scored.benchmark.triplets]
+    def read(self, reading: str) -> Scored:
+        """The scores as they are, or with ranks as one of the mistaken ``READINGS`` of the grid finds them."""
+        ranks, candidates = self.scored.ranks, self.scored.candidates
+        if reading == "distance":  # a similarity sorted as if it were one
+            ranks = Ranks(candidates - 1 - ranks.above - ranks.tied, ranks.tied)
+        elif reading == "order":  # images answer under the ids of others
+            order = torch.randperm(len(self.gallery), generator=torch.Generator().manual_seed(0))
+            ranks = self._ranks(similarity(self.queries, self.gallery[order]))
+        elif reading in (
+            "ties",
+            "misses",
+        ):  # a sigmoid in float16 saturates; of those that tie all orders are as likely
+            ranks = self._ranks(torch.sigmoid(100 * similarity(self.queries, self.gallery)).half())
+            if reading == "misses":  # or the target comes last
+                ranks = Ranks(ranks.above + ranks.tied, torch.zeros_like(ranks.tied))
+        return replace(self.scored, ranks=ranks)
+
+    def _ranks(self, scores: Tensor) -> Ranks:
+        """Of the targets by ``scores`` (N, M), the references removed."""
+        targets, references = self.rows()
+        own = scores.gather(1, torch.tensor(targets)[:, None])  # (N, 1)
+        scores[torch.arange(len(scores)), references] = -torch.inf
+        return Ranks((scores > own).sum(1), (scores == own).sum(1) - 1)
 
 
 def embed_splits(
@@ -80,11 +98,11 @@ def embedding_statistics(embedded: Sequence[EmbeddedSplit]) -> dict[str, float]:
 
 
 def _statistics(e: EmbeddedSplit) -> dict[str, float]:
-    queries, cosines, targets = e.queries, e.cosines, e.gallery[e.targets]  # targets: (N, D) or (N, T, D)
+    queries, targets = e.queries, e.gallery[e.rows()[0]]  # (N, D) and (N, D) or (N, T, D)
     if targets.ndim == 3:
         targets = targets[torch.arange(len(targets)), (targets @ queries[..., None])[..., 0].argmax(1)]
     values = torch.linalg.svdvals(queries - queries.mean(0))
-    best = cosines.topk(min(10, cosines.shape[1]), dim=1).indices  # (N, k)
+    best = similarity(queries, e.gallery).topk(min(10, len(e.gallery)), dim=1).indices  # (N, k)
     places = best.unique(return_counts=True)[1].sort(descending=True).values[: best.shape[1]]  # of the most retrieved
     return {
         "alignment": (queries - targets).square().sum(-1).mean().item(),
@@ -93,6 +111,6 @@ def _statistics(e: EmbeddedSplit) -> dict[str, float]:
         "norm": e.raw.norm(dim=-1).mean().item(),
         "spread": 1 - queries.mean(0).norm().item(),
         "hubness": places.sum().item() / best.numel(),
-        **{f"rank_{q}": float(np.quantile(e.scored.target_ranks, q / 100)) for q in QUANTILES},
+        **{f"rank_{q}": float(np.quantile(e.scored.target_ranks, q / 100)) for q in (10, 25, 50, 75, 90)},
         "gallery": e.scored.candidates,
     }

@@ -39,7 +39,7 @@ class Experiment:
         self.context = RunContext(prepared, stage.root / "runs" / stage.study.name / "dpo_runs")
         self.trains, self.params = bool(prepared.splits.train), stage.study.dpo
         if not self.trains:
-            self.params = grid.with_changes(self.params, {"grid": "none"})
+            self.params = self.params.model_copy(update={"grid": "none"})
         self.has_grid = self.params.grid != "none"
         if self.has_grid or (self.trains and self.params.fusion == "qformer"):
             stage.require(self.context.checkpoints, "qformer")
@@ -142,26 +142,24 @@ class Experiment:
         """Recall@10 on the dev part step by step, for each mistake; what only reads wrongly shares one run."""
         if not self.has_grid:
             return pd.DataFrame()
-        context, small, curves = self.context, grid.at_grid_size(self.params), {one.name: [] for one in grid.MISTAKES}
-        runs = dict.fromkeys((mistake.corruption, mistake.changes) for mistake in grid.MISTAKES)
-        for corruption, changes in tqdm(runs, desc="mistakes", unit="run"):
-            group = [
-                mistake for mistake in grid.MISTAKES if (mistake.corruption, mistake.changes) == (corruption, changes)
-            ]
+        context, small, curves = self.context, grid.at_grid_size(self.params), {}
+        for name, (corruption, factors) in tqdm(grid.MISTAKES.items(), desc="mistakes", unit="run"):
+            readings = {name: ""} | ({} if curves else grid.READINGS)
 
-            def measure(encoder: DualEncoder, group: list[grid.Mistake] = group) -> dict:
+            def measure(encoder: DualEncoder, readings: dict[str, str] = readings) -> dict:
                 embedded = embed_splits(encoder, context.splits.dev, context.evaluation)
-                read = {one.name: [replace(e.scored, ranks=one.ranks(e)) for e in embedded] for one in group}
-                recalls = {name: mean_recall(scored, 10) for name, scored in read.items()}
-                return {"recalls": recalls, **embedding_statistics(embedded)}
+                read = {mistake: [one.read(how) for one in embedded] for mistake, how in readings.items()}
+                recalls = {mistake: mean_recall(scored, 10) for mistake, scored in read.items()}
+                return recalls | embedding_statistics(embedded)
 
-            params = small.model_copy(update={name: getattr(small, name) * factor for name, factor in changes})
+            params = small.model_copy(update={one: getattr(small, one) * factor for one, factor in factors.items()})
             options = {"measure": measure, "every": 4 if params.grid == "full" else 8, "corruption": corruption}
-            for record in train_preferences(context, params, **options).track:
-                for name, recall in record["recalls"].items():
-                    curves[name].append({**record, "mistake": name, "recall@10": recall})
+            track = train_preferences(context, params, **options).track
+            for mistake in readings:
+                curves[mistake] = [one | {"mistake": mistake, "recall@10": one[mistake]} for one in track]
         columns = ["mistake", "step", "recall@10", "chance", "hubness", "alignment"]
-        return pd.DataFrame([row for rows in curves.values() for row in rows], columns=columns)
+        rows = [row for mistake in (*grid.MISTAKES, *grid.READINGS) for row in curves[mistake]]
+        return pd.DataFrame(rows, columns=columns)
 
     @cached_property
     def _factorial(self) -> list[dict]:

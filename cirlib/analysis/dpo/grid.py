@@ -1,14 +1,8 @@
-"""Which runs there are beside the paper's own: its sweep, the four reasons as switches, and a second training."""
+"""Which runs there are beside the paper's own: its sweep, the four reasons as switches, a second training, mistakes."""
 
-from dataclasses import replace
 from itertools import product
-from typing import NamedTuple
 
-import torch
-
-from cirlib.analysis.dpo.embedded_splits import EmbeddedSplit
 from cirlib.analysis.dpo.preferences import IN_BATCH
-from cirlib.retrieval.ranks import Ranks
 from cirlib.study.parameters import DPO
 
 PROJECTIONS = ("query_projection", "both_projections")
@@ -43,6 +37,19 @@ OBJECTIVES = {
     "then InfoNCE in-batch": IN_BATCH,
 }
 RATES = {"full": (1e-5, 5e-5), "default": (1e-5,), "small": (1e-5,)}
+MISTAKES = {  # name → what goes wrong in training: the corruption, and factors of parameters
+    "none: as the paper describes it": (None, {}),
+    "chosen and rejected swapped": ("swapped", {}),
+    "unnormalised queries, β 100 times too large": ("raw", {"beta": 100}),
+    "collapsed: lr 30 times, β 100 times too large": (None, {"lr": 30, "beta": 100}),
+    "the same collapse, on the negatives (swapped)": ("swapped", {"lr": 30, "beta": 100}),
+}
+READINGS = {  # of the first of them
+    "similarity sorted as a distance": "distance",
+    "gallery ids in another order than the features": "order",
+    "saturated scores, ties count as misses": "misses",
+    "saturated scores, ties by expectation": "ties",
+}
 
 GridRun = tuple[dict, DPO]  # labels of its row, and its parameters
 
@@ -135,49 +142,3 @@ def recipe_runs(params: DPO) -> list[GridRun]:
         ({"method": method}, with_changes(params, {**changes, "objective": objective, "lr": lr}))
         for (method, objective), lr in product(OBJECTIVES.items(), RATES.get(params.grid, ()))
     ]
-
-
-class Mistake(NamedTuple):
-    """What goes wrong: in training (``corruption``; ``changes``: parameter, factor), or when ranks are read."""
-
-    name: str
-    corruption: str | None = None
-    changes: tuple[tuple[str, float], ...] = ()
-    reading: str = ""
-
-    def ranks(self, e: EmbeddedSplit) -> Ranks:
-        """The targets' ranks as they are read."""
-        above, tied = e.scored.ranks.above, e.scored.ranks.tied
-        if self.reading == "distance":  # a similarity sorted as if it were one
-            return Ranks(e.scored.candidates - 1 - above - tied, tied)
-        if self.reading == "order":  # images answer under the ids of others
-            order = torch.randperm(len(e.gallery), generator=torch.Generator().manual_seed(0))
-            return _counted(replace(e, gallery=e.gallery[order]).cosines, e)
-        if self.reading in ("ties", "misses"):  # a sigmoid in float16 saturates: all orders of those that tie, or last
-            ranks = _counted(torch.sigmoid(100 * e.cosines).half(), e)
-            return ranks if self.reading == "ties" else Ranks(ranks.above + ranks.tied, torch.zeros_like(ranks.tied))
-        return e.scored.ranks
-
-
-def _counted(scores: torch.Tensor, e: EmbeddedSplit) -> Ranks:
-    """Ranks of the targets by ``scores`` (N, M), the references removed."""
-    benchmark = e.scored.benchmark
-    references = [benchmark.gallery_index[triplet.reference] for triplet in benchmark.triplets]
-    own = scores.gather(1, torch.tensor(e.targets)[:, None])  # (N, 1)
-    scores[torch.arange(len(scores)), references] = -torch.inf
-    return Ranks((scores > own).sum(1), (scores == own).sum(1) - 1)
-
-
-BETA = ("beta", 100)
-COLLAPSE = (("lr", 30), BETA)
-MISTAKES = (
-    Mistake("none: as the paper describes it"),
-    Mistake("chosen and rejected swapped", "swapped"),
-    Mistake("unnormalised queries, β 100 times too large", "raw", (BETA,)),
-    Mistake("collapsed: lr 30 times, β 100 times too large", changes=COLLAPSE),
-    Mistake("the same collapse, on the negatives (swapped)", "swapped", COLLAPSE),
-    Mistake("similarity sorted as a distance", reading="distance"),
-    Mistake("gallery ids in another order than the features", reading="order"),
-    Mistake("saturated scores, ties count as misses", reading="misses"),
-    Mistake("saturated scores, ties by expectation", reading="ties"),
-)

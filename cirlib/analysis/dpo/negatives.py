@@ -26,59 +26,64 @@ class Edits:
     def __len__(self) -> int:
         return len(self.triplets)
 
+    @classmethod
+    def draw(cls, parts: Mapping[str, Benchmark], count: int | None, seed: int) -> "Edits":
+        """``count`` edits, of every category an even share drawn at random; all of them where count is None."""
+        rng, triplets, categories = np.random.default_rng(seed), [], []
+        for number, (category, part) in enumerate(parts.items()):
+            rows = range(len(part.triplets))
+            if count is not None:
+                share = count // len(parts) + (number < count % len(parts))
+                rows = sorted(rng.permutation(len(rows))[: max(1, share)].tolist())
+            triplets += [part.triplets[row] for row in rows]
+            categories += [category] * len(rows)
+        return cls(triplets, categories, {category: part.gallery for category, part in parts.items()})
 
-def draw_edits(parts: Mapping[str, Benchmark], count: int | None, seed: int) -> Edits:
-    """``count`` edits, of every category an even share drawn at random; all of them where count is None.
+    def mine(self, queries: Tensor, pools: Mapping[str, Tensor], params: DPO, seed: int) -> np.ndarray:
+        """The ids of each edit's negatives (N, K), among its category's train images, never its target or reference.
 
-    >>> len(draw_edits(prepared.splits.train, 4, seed=0))
-    4
-    """
-    rng, triplets, categories = np.random.default_rng(seed), [], []
-    for number, (category, part) in enumerate(parts.items()):
-        rows = range(len(part.triplets))
-        if count is not None:
-            share = count // len(parts) + (number < count % len(parts))
-            rows = sorted(rng.permutation(len(rows))[: max(1, share)].tolist())
-        triplets += [part.triplets[row] for row in rows]
-        categories += [category] * len(rows)
-    return Edits(triplets, categories, {category: part.gallery for category, part in parts.items()})
+        Where an index finds too few, others of the category are drawn at random.
 
+        Args:
+            queries: (N, D) normalised.
+            pools: category → normalised image vectors (M, D) or (M, T, D), row for row ``self.pools``.
 
-def mine_negatives(edits: Edits, queries: Tensor, pools: Mapping[str, Tensor], params: DPO, seed: int) -> np.ndarray:
-    """The ids of each edit's negatives (N, K), among its category's train images, never its target or reference.
+        Raises:
+            ParameterError: a category has too few images for what is asked.
+        """
+        count, first = params.num_negatives, params.range_min if params.sampling in ("top", "band") else 0
+        mined, categories = np.empty((len(self), count), dtype=object), np.array(self.categories)
+        for category, images in pools.items():
+            pool, rng = np.array(self.pools[category], dtype=object), np.random.default_rng(seed)
+            if first + count > len(pool) - 2:
+                raise ParameterError(
+                    f"dpo.range_min + dpo.num_negatives is {first} + {count}, at most {len(pool) - 2} is allowed: "
+                    "so many train images a category has beside an edit's own two"
+                )
+            rows, where = np.flatnonzero(categories == category), {image: row for row, image in enumerate(pool)}
+            own = [(where[self.targets[row]], where[self.references[row]]) for row in rows]
+            for row, two, found in zip(rows, own, _candidates(queries[rows], images, own, params, seed), strict=True):
+                kept = [image for image in found if image >= 0 and image not in two][:count]
+                if len(kept) < count:
+                    others = [image for image in range(len(pool)) if image not in {*two, *kept}]
+                    kept += rng.choice(others, count - len(kept), replace=False).tolist()
+                mined[row] = pool[kept]
+        return mined
 
-    Where an index finds too few, others of the category are drawn at random.
+    def quality(self, negatives: np.ndarray, attributes: ImageAttributes) -> dict[str, float]:
+        """What share of the negatives (N, K) is a wrong or a useful one, by the true attributes of the pictures.
 
-    Args:
-        queries: (N, D) normalised.
-        pools: category → normalised image vectors (M, D) or (M, T, D), row for row ``edits.pools``.
-
-    Raises:
-        ParameterError: a category has too few images for what is asked.
-
-    >>> edits = draw_edits(prepared.splits.train, 4, seed=0)
-    >>> pools = {category: prepared.clip[ids] for category, ids in edits.pools.items()}
-    >>> mine_negatives(edits, prepared.clip[edits.references], pools, DPO(num_negatives=2), seed=0).shape
-    (4, 2)
-    """
-    count, first = params.num_negatives, params.range_min if params.sampling in ("top", "band") else 0
-    mined, categories = np.empty((len(edits), count), dtype=object), np.array(edits.categories)
-    for category, images in pools.items():
-        pool, rng = np.array(edits.pools[category], dtype=object), np.random.default_rng(seed)
-        if first + count > len(pool) - 2:
-            raise ParameterError(
-                f"dpo.range_min + dpo.num_negatives is {first} + {count}, at most {len(pool) - 2} is allowed: "
-                "so many train images a category has beside an edit's own two"
-            )
-        rows, where = np.flatnonzero(categories == category), {image: row for row, image in enumerate(pool)}
-        own = [(where[edits.targets[row]], where[edits.references[row]]) for row in rows]
-        for row, two, found in zip(rows, own, _candidates(queries[rows], images, own, params, seed), strict=True):
-            kept = [image for image in found if image >= 0 and image not in two][:count]
-            if len(kept) < count:
-                others = [image for image in range(len(pool)) if image not in {*two, *kept}]
-                kept += rng.choice(others, count - len(kept), replace=False).tolist()
-            mined[row] = pool[kept]
-    return mined
+        ``satisfies_edit``: has all that the edit changes as the target has it: false for who reads the edit alone.
+        ``differs_in_one``: is one attribute off the target, a useful negative.
+        """
+        counts = {"satisfies_edit": 0, "differs_in_one": 0}
+        for *own, row in zip(self.references, self.targets, negatives, strict=True):
+            reference, target = (attributes[image] for image in own)
+            for image in row:
+                off = {name for name in target if attributes[image][name] != target[name]}
+                counts["satisfies_edit"] += not any(target[name] != reference[name] for name in off)
+                counts["differs_in_one"] += len(off) == 1
+        return {name: count / negatives.size for name, count in counts.items()}
 
 
 def _candidates(
@@ -98,25 +103,3 @@ def _candidates(
         count, positives = count + 1, [[target] for target, _ in own]
     options = {"num_negatives": count, "seed": seed, "progress": False}
     return mine_hard_negatives(queries, images, positives, **options, **rules).indices.tolist()
-
-
-def negative_quality(edits: Edits, negatives: np.ndarray, attributes: ImageAttributes) -> dict[str, float]:
-    """What share of the negatives (N, K) is a wrong or a useful one, by the true attributes of the pictures.
-
-    Returns:
-        ``satisfies_edit``: has all that the edit changes as the target has it: false for who reads the edit alone.
-        ``differs_in_one``: is one attribute off the target, a useful negative.
-
-    >>> edits = Edits([Triplet("q", "a", ("is blue",), ("b",), "hat")], ["hat"], {})
-    >>> looks = {"a": {"colour": "red"}, "b": {"colour": "blue"}, "c": {"colour": "blue"}, "d": {"colour": "red"}}
-    >>> negative_quality(edits, np.array([["c", "d"]]), looks)
-    {'satisfies_edit': 0.5, 'differs_in_one': 0.5}
-    """
-    counts = {"satisfies_edit": 0, "differs_in_one": 0}
-    for triplet, row in zip(edits.triplets, negatives, strict=True):
-        reference, target = attributes[triplet.reference], attributes[triplet.targets[0]]
-        for image in row:
-            off = {name for name in target if attributes[image][name] != target[name]}
-            counts["satisfies_edit"] += not any(target[name] != reference[name] for name in off)
-            counts["differs_in_one"] += len(off) == 1
-    return {name: count / negatives.size for name, count in counts.items()}

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from cirlib.analysis.dpo.context import RunContext
 from cirlib.analysis.dpo.dual_encoder import DualEncoder
-from cirlib.analysis.dpo.negatives import mine_negatives
 from cirlib.losses.dpo import dpo_loss
 from cirlib.retrieval.similarity import own_similarity, similarity
 from cirlib.study.files import write_json
@@ -96,7 +95,7 @@ class Preferences:
     def _mine(self, encoder: DualEncoder, epoch: int) -> np.ndarray:
         queries = encoder.embed_queries(self.edits.references, self.edits.texts)
         pools = {category: encoder.embed_images(ids) for category, ids in self.edits.pools.items()}
-        return mine_negatives(self.edits, queries, pools, self.params, self.seed + epoch)
+        return self.edits.mine(queries, pools, self.params, self.seed + epoch)
 
     def _take(self, negatives: np.ndarray) -> None:
         """Puts ``negatives`` (N, K) in force, with the frozen model's cosines."""

@@ -16,7 +16,6 @@ from torch import Tensor
 from cirlib.analysis.dpo.context import RunContext
 from cirlib.analysis.dpo.dual_encoder import DualEncoder
 from cirlib.analysis.dpo.embedded_splits import embed_splits, embedding_statistics
-from cirlib.analysis.dpo.negatives import negative_quality
 from cirlib.analysis.dpo.preferences import Preferences
 from cirlib.retrieval.recall_and_precision import median_rank
 from cirlib.retrieval.scoring import mean_recall
@@ -99,7 +98,7 @@ def measured_run(context: RunContext, params: DPO, with_dev: bool = False) -> di
     run, quality, attributes = train_preferences(context, params), {}, context.prepared.attributes
     seconds = time.perf_counter() - start
     if attributes is not None and run.preferences.negatives is not None:
-        quality = negative_quality(run.preferences.edits, run.preferences.negatives, attributes)
+        quality = run.preferences.edits.quality(run.preferences.negatives, attributes)
     embedded = embed_splits(run.encoder, context.splits.reported, context.evaluation)
     scored = [one.scored for one in embedded]
     record = {

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from cirlib.analysis.dpo.embedded_splits import EmbeddedSplit, embed_splits, embedding_statistics
+from cirlib.analysis.dpo.grid import READINGS
 from cirlib.study.parameters import DPO, Evaluation
 
 CROSS = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
@@ -83,3 +84,16 @@ def test_categories_count_the_same(make_scored):
     assert told["gallery"] == 100
     assert told["recall@10"] == pytest.approx((1 / 3 + 1) / 2)
     assert told["chance"] == pytest.approx(0.1)
+
+
+def test_mistaken_readings_find_the_target_where_the_mistake_puts_it(make_scored):
+    """Query i is image i + 1 exactly: ranked first, last when sorted as a distance, tied with all when saturated."""
+    gallery = torch.eye(101)
+    gallery[50:] = gallery[1]  # 51 more that tie with the first target
+    split = EmbeddedSplit(make_scored("m", "hat", [0, 0, 0]), gallery[1:4], gallery[1:4], gallery)
+    found = {reading: split.read(reading).ranks for reading in ("", *READINGS.values())}
+    assert found[""].above.tolist() == [0, 0, 0]
+    assert found["distance"].above.tolist() == [99, 99, 99]
+    assert found["ties"].tied.tolist() == [51, 0, 0]
+    assert found["misses"].above.tolist() == [51, 0, 0]
+    assert found["order"].above.sum() > 0

@@ -10,14 +10,14 @@ import pytest
 from cirlib import figures
 from cirlib.analysis.dpo.embedded_splits import embed_splits
 from cirlib.analysis.dpo.experiment import START, Experiment
-from cirlib.analysis.dpo.grid import MISTAKES
+from cirlib.analysis.dpo.grid import MISTAKES, READINGS
 from cirlib.study.errors import StageError
 from cirlib.study.parameters import DPO
 
 
 def test_every_mistake_has_its_curve(make_context):
     table = Experiment(make_context(grid="small", grid_edits=8).prepared).mistakes()
-    assert list(dict.fromkeys(table["mistake"])) == [mistake.name for mistake in MISTAKES]
+    assert list(dict.fromkeys(table["mistake"])) == [*MISTAKES, *READINGS]
     assert all(rows["step"].tolist() == [0, 2] for _, rows in table.groupby("mistake"))
     assert table["recall@10"].between(0, 1).all()
     start = table[table["step"] == 0].set_index("mistake")["recall@10"]

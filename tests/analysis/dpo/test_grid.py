@@ -1,13 +1,10 @@
-"""Which runs the grids hold, those of the recipe included, and how the mistakes read ranks."""
+"""Which runs the grids hold, those of the recipe included."""
 
 from collections import Counter
 
 import pytest
-import torch
 
-from cirlib.analysis.dpo.embedded_splits import EmbeddedSplit
 from cirlib.analysis.dpo.grid import (
-    MISTAKES,
     PROJECTIONS,
     SWITCHES,
     at_grid_size,
@@ -83,16 +80,3 @@ def test_whatever_a_study_may_ask_for_its_grid_can_be_run_at_the_grids_size(grid
         assert labels.get("fusion", one.fusion) == one.fusion
         assert (one.start, one.edits, one.epochs, one.batch_size, one.num_negatives) == ("pretrained", 20, 2, 32, 3)
     assert all(one.num_negatives <= 50 and one.start == "finetuned" for _, one in recipe_runs(params))
-
-
-def test_mistaken_readings_find_the_target_where_the_mistake_puts_it(make_scored):
-    """Query i is image i + 1 exactly: ranked first, last when sorted as a distance, tied with all when saturated."""
-    gallery = torch.eye(101)
-    gallery[50:] = gallery[1]  # 51 more that tie with the first target
-    e = EmbeddedSplit(make_scored("m", "hat", [0, 0, 0]), gallery[1:4], gallery[1:4], gallery)
-    found = {mistake.name: mistake.ranks(e) for mistake in MISTAKES}
-    assert found["none: as the paper describes it"].above.tolist() == [0, 0, 0]
-    assert found["similarity sorted as a distance"].above.tolist() == [99, 99, 99]
-    assert found["saturated scores, ties by expectation"].tied.tolist() == [51, 0, 0]
-    assert found["saturated scores, ties count as misses"].above.tolist() == [51, 0, 0]
-    assert found["gallery ids in another order than the features"].above.sum() > 0

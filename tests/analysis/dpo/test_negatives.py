@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cirlib.analysis.dpo.negatives import MARGIN, Edits, draw_edits, mine_negatives, negative_quality
+from cirlib.analysis.dpo.negatives import MARGIN, Edits
 from cirlib.benchmarks import Triplet
 from cirlib.study.errors import ParameterError
 from cirlib.study.parameters import DPO
@@ -26,7 +26,7 @@ def parts(make_chains):
 
 @pytest.fixture
 def edits(parts):
-    return draw_edits(parts, None, 0)
+    return Edits.draw(parts, None, 0)
 
 
 @pytest.fixture(params=[(), (4,)], ids=["vectors", "tokens"])
@@ -52,7 +52,7 @@ def ranking(edits, pools, row: int) -> list[str]:
 
 
 def mine(edits, pools, seed: int = 0, **params) -> np.ndarray:
-    return mine_negatives(edits, QUERY, pools, DPO(**{"num_negatives": 3, **params}), seed)
+    return edits.mine(QUERY, pools, DPO(**{"num_negatives": 3, **params}), seed)
 
 
 def test_all_edits_are_those_of_every_category_with_both_captions(edits, parts):
@@ -65,11 +65,11 @@ def test_all_edits_are_those_of_every_category_with_both_captions(edits, parts):
 
 @pytest.mark.parametrize(("count", "shares"), [(6, (3, 3)), (7, (4, 3)), (100, (8, 7)), (1, (1, 1))])
 def test_some_edits_are_an_even_share_of_each_category(parts, count, shares):
-    drawn = draw_edits(parts, count, 3)
+    drawn = Edits.draw(parts, count, 3)
     assert (drawn.categories.count("hat"), drawn.categories.count("shoe")) == shares
     assert len({triplet.id for triplet in drawn.triplets}) == len(drawn)
-    assert drawn.triplets == draw_edits(parts, count, 3).triplets
-    assert len({tuple(t.id for t in draw_edits(parts, 6, seed).triplets) for seed in range(5)}) > 1
+    assert drawn.triplets == Edits.draw(parts, count, 3).triplets
+    assert len({tuple(t.id for t in Edits.draw(parts, 6, seed).triplets) for seed in range(5)}) > 1
 
 
 @pytest.mark.parametrize("skipped", [0, 2])
@@ -133,5 +133,5 @@ def test_quality_is_counted_by_the_true_attributes():
     attributes = {image: blue | own.get(image, {}) for image in "qtwlfr"}
     attributes["r"] |= {"fit": "tight"}
     edits = Edits([Triplet("1", "q", ("is blue",), ("t",), "hat")], ["hat"], {})
-    quality = negative_quality(edits, np.array([["w", "l", "f", "r"]]), attributes)
+    quality = edits.quality(np.array([["w", "l", "f", "r"]]), attributes)
     assert quality == {"satisfies_edit": 0.75, "differs_in_one": 0.25}
