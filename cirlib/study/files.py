@@ -1,7 +1,5 @@
 """Files that are whole or not there."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,8 +19,7 @@ ADVICE = "make room on its disk, or move the folder to another"
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Has ``write`` make a file beside ``path``, then puts it there in one step; nothing is left where it fails.
 
-    Raises:
-        WriteError: the disk is full or may not be written; the message names the file and says what to do.
+    WriteError: the disk is full or may not be written.
 
     >>> replace_file(folder / "a.txt", lambda part: part.write_text("whole"))
     >>> [file.name for file in folder.iterdir()]
@@ -64,7 +61,7 @@ def write_json(content: Any, path: Path, *, indent: int | None = 2) -> None:
     replace_file(path, lambda part: part.write_text(json.dumps(content, indent=indent) + "\n"))
 
 
-def write_table(table: pd.DataFrame, path: Path) -> None:
+def write_table(table: "pd.DataFrame", path: Path) -> None:
     """``table`` as a CSV file without its index.
 
     >>> write_table(pd.DataFrame({"rank": [1, 3]}), folder / "ranks.csv")

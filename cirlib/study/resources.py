@@ -13,10 +13,7 @@ SPARE_DISK = 500_000_000  # bytes that are to stay free
 
 
 def require_disk(folder: Path, needed: int, advice: str) -> None:
-    """Refuses work whose output of ``needed`` bytes would not fit on the disk of ``folder``.
-
-    Raises:
-        ResourceError: with what is needed, what is free, and the advice.
+    """A ResourceError with the advice where ``needed`` bytes would not fit on the disk of ``folder``.
 
     >>> require_disk(folder / "features", 1000, "make room")
     """
@@ -28,10 +25,7 @@ def require_disk(folder: Path, needed: int, advice: str) -> None:
 
 @contextmanager
 def within_memory(what: str, advice: str) -> Iterator[None]:
-    """Around work on one batch, whose size ``advice`` says how to lower.
-
-    Raises:
-        ResourceError: it does not fit into the memory, of the GPU or of the machine.
+    """A ResourceError with the advice where the work inside does not fit into the memory, of GPU or machine.
 
     >>> with within_memory("a batch of 64 images", "lower batch_size"):
     ...     pixels = torch.zeros(64, 3, 8, 8)

@@ -24,22 +24,14 @@ _held: dict[Path, int] = {}  # folder → its open descriptor, in this process: 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a study: its parameters and where it reads and writes.
+    """One stage of a study: its parameters and where it reads and writes."""
 
-    Attributes:
-        name: one of :data:`cirlib.study.parameters.STAGES`; ``search`` writes nothing.
-        study: every parameter, overrides included.
-        root: the project's folder.
-        out, figures: where this run writes tables and checkpoints, and its PNG figures.
-        overrides: what was set by the notebook's parameters, empty in the pipeline.
-    """
-
-    name: str
-    study: Study
-    root: Path
-    out: Path
-    figures: Path
-    overrides: Mapping[str, Any]
+    name: str  # one of :data:`cirlib.study.parameters.STAGES`; ``search`` writes nothing
+    study: Study  # every parameter, overrides included
+    root: Path  # of the project
+    out: Path  # where this run writes tables and checkpoints
+    figures: Path  # where this run writes its PNG figures
+    overrides: Mapping[str, Any]  # what was set by the notebook's parameters, empty in the pipeline
 
     @property
     def params(self) -> Any:
@@ -94,10 +86,7 @@ def open_stage(name: str) -> Stage:
 
     Parameters that are None keep what ``params.yaml`` says. With nothing overridden the stage writes to
     ``results/<study>/<stage>``; else to ``runs/<study>/<stage>-<overrides>``, so the pipeline's results stay.
-
-    Raises:
-        ParameterError: an unknown parameter, or a value that is not allowed.
-        StageError: another run writes to the same folder, or the folder may not be written.
+    ParameterError: a parameter is not allowed. StageError: another run writes there, or nobody may.
 
     >>> open_stage("search").study.name
     garments · search

@@ -1,7 +1,5 @@
 """Files are whole or not there, also on a disk that is full or may not be written, and one sentence says what to do."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -53,26 +51,6 @@ def test_a_full_or_read_only_disk_keeps_what_was_there_and_leaves_nothing_half_w
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(WriteError, match=r"table\.csv could not be written: Read-only file system"):
         write(file)
-
-
-KILLED_WRITER = """
-import os, signal, sys
-from pathlib import Path
-from cirlib.study.files import replace_file
-
-def write(path):
-    path.write_text("hal")
-    os.kill(os.getpid(), signal.SIGKILL)
-
-replace_file(Path(sys.argv[1]), write)
-"""
-
-
-def test_a_writer_that_is_killed_leaves_the_old_file(tmp_path):
-    file = tmp_path / "table.csv"
-    file.write_text("old")
-    done = subprocess.run([sys.executable, "-c", KILLED_WRITER, str(file)], env=os.environ, capture_output=True)
-    assert (done.returncode, file.read_text()) == (-9, "old")
 
 
 def test_what_is_wrong_with_the_content_is_not_taken_for_the_disks_fault(tmp_path):

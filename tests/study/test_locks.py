@@ -1,7 +1,5 @@
 """Two runs of one stage in one folder: the second is refused, and a killed one leaves nothing to clear away."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -22,7 +20,7 @@ stage = open_stage(sys.argv[1])
 if "forks" in sys.argv:
     worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
     worker.start()
-    print("worker", worker.pid)
+    print(worker.pid)
 print("open", flush=True)
 sys.stdin.readline()
 stage.finish()
@@ -81,31 +79,23 @@ def test_other_stages_the_search_page_and_the_same_cell_again_are_not_hindered(h
 @pytest.mark.parametrize("workers", [[], ["forks"]], ids=["alone", "with a worker that lives on"])
 def test_a_killed_run_leaves_no_lock(holder, project, workers):
     first, lines = holder("qformer", *workers)
-    first.send_signal(signal.SIGKILL)
+    first.kill()
     first.wait()
     try:
-        open_stage("qformer")
+        assert list(open_stage("qformer").out.iterdir()) == []
     finally:
-        for line in lines:
-            if line.startswith("worker "):
-                os.kill(int(line.split()[1]), signal.SIGKILL)
-    assert [path.name for path in (project / "results" / "small" / "qformer").iterdir()] == []
+        for worker in filter(str.isdigit, lines):
+            os.kill(int(worker), signal.SIGKILL)
 
 
-@pytest.mark.parametrize(
-    ("folder", "said"),
-    [
-        ("results/small", "may not be written: Read-only file system: move the project"),
-        ("results/small/dpo", "may not be written: Read-only file system: move the project"),
-    ],
-)
-def test_a_folder_that_may_not_be_written_is_refused_before_any_work(project, folder, said):
-    (project / folder).mkdir(parents=True)
-    if subprocess.run(["mount", "--bind", folder, folder], capture_output=True).returncode:
+def test_a_folder_that_may_not_be_written_is_refused_before_any_work(project):
+    (project / "results" / "small" / "dpo").mkdir(parents=True)
+    if subprocess.run(["mount", "--bind", "results", "results"], capture_output=True).returncode:
         pytest.skip("no folder can be mounted here")
     try:
-        subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
-        with pytest.raises(StageError, match=f"results/small/dpo {said}"):
-            open_stage("dpo")
+        subprocess.run(["mount", "-o", "remount,bind,ro", "results"], check=True)
+        for stage in ("dpo", "qformer"):  # one is there, the other is to be made
+            with pytest.raises(StageError, match=f"results/small/{stage} may not be written: Read-only file system"):
+                open_stage(stage)
     finally:
-        subprocess.run(["umount", "-l", folder], check=True)
+        subprocess.run(["umount", "-l", "results"], check=True)

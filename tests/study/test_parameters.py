@@ -1,7 +1,5 @@
 """Parameters: wrong names and values give one sentence that names the parameter."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

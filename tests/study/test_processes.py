@@ -1,7 +1,5 @@
 """Several processes, real ones: the loss and the gradients are those of one process with the same batch."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Too little disk or memory: one sentence that says what to lower, and what was finished before is kept."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
@@ -12,8 +10,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cirlib.models.preparation import encode_tokens
-from cirlib.models.prepared import Prepared
 from cirlib.study.errors import ResourceError
 from cirlib.study.resources import require_disk, within_memory
 
@@ -73,11 +69,3 @@ def test_a_disk_that_is_too_small_is_refused_with_the_way_out(tmp_path, monkeypa
     require_disk(tmp_path / "not" / "there", int(9e9), "make room")
     with pytest.raises(ResourceError, match=r"needs 9\.8 GB and its disk has 10 GB free: make room"):
         require_disk(tmp_path / "not" / "there", int(9.8e9), "make room")
-
-
-def test_encoding_stops_before_it_begins_where_the_disk_is_too_small(custom_stage, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
-    prepared = Prepared(custom_stage("data_prep", models={"image_size": 64, "precision": "fp32"}))
-    with pytest.raises(ResourceError, match=r"its disk has 0 GB free.*models\.cache_tokens to false"):
-        encode_tokens(prepared)
-    assert not (prepared.stage.data / "tokens").exists()
