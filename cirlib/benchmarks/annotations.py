@@ -43,7 +43,7 @@ def read_annotations(path: Path, kind: Any, expected: str) -> Any:
         raise BenchmarkError(f"{path}: cannot be read ({error.strerror}).") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = "".join(f", {part}" for part in first["loc"])
+        place = "".join(f", {_short(part)}" for part in first["loc"])
         raise BenchmarkError(f"{path}{place}: {first['msg']}, found {_short(first['input'])}.") from None
 
 

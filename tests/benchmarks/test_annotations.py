@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,10 +32,14 @@ def refusal(root: Path) -> str:
 @pytest.mark.parametrize(
     ("file", "content", "sentence"),
     [
-        (CAPTIONS, [QUERY, QUERY | {"captions": []}], ", 1, captions: List should have at least 1 item"),
-        (CAPTIONS, [QUERY | {"captions": ["", None]}], ", 0, captions, 1: Input should be a valid string, found None."),
-        (CAPTIONS, [QUERY | {"target": ""}], ", 0, target: String should have at least 1 character"),
-        (CAPTIONS, [{"candidate": "dress-val-0", "captions": ["a"]}], ", 0, target: Field required"),
+        (CAPTIONS, [QUERY, QUERY | {"captions": []}], ", 1, 'captions': List should have at least 1 item"),
+        (
+            CAPTIONS,
+            [QUERY | {"captions": ["", None]}],
+            ", 0, 'captions', 1: Input should be a valid string, found None.",
+        ),
+        (CAPTIONS, [QUERY | {"target": ""}], ", 0, 'target': String should have at least 1 character"),
+        (CAPTIONS, [{"candidate": "dress-val-0", "captions": ["a"]}], ", 0, 'target': Field required"),
         (CAPTIONS, {"a": 1}, ": Input should be a valid array, found {'a': 1}"),
         (CAPTIONS, [], ": holds no query"),
         (CAPTIONS, [QUERY | {"target": "dress-val-0"}], "1 queries have their own reference as a target"),
@@ -69,3 +79,69 @@ def test_any_number_and_length_of_captions_is_read_and_the_same_triplet_twice(sm
     write_json(small_fashioniq / CAPTIONS, [QUERY | {"captions": captions}] * 2)
     first, second = load(small_fashioniq).triplets
     assert first.captions == second.captions == tuple(captions) and first.id != second.id
+
+
+# ------------------------------------------------------------------ anything at all
+IDS = [f"dev-{i}" for i in range(8)]
+REAL: dict[str, dict[str, Any]] = {
+    "custom": {
+        "captions/cap.hat.val.json": [
+            {"target": IDS[i + 1], "candidate": IDS[i], "captions": ["red"]} for i in range(4)
+        ],
+        "image_splits/split.hat.val.json": IDS,
+    },
+    "cirr": {
+        "captions/cap.rc2.val.json": [
+            {"pairid": i, "reference": IDS[i], "target_hard": IDS[i + 1], "caption": "red", "img_set": {"members": IDS}}
+            for i in range(4)
+        ],
+        "image_splits/split.rc2.val.json": {image: f"./dev/{image}.png" for image in IDS},
+    },
+    "circo": {
+        "annotations/val.json": [
+            {"id": i, "reference_img_id": i, "relative_caption": "red", "gt_img_ids": [i + 1, i + 2]} for i in range(4)
+        ],
+        "annotations/image_info_unlabeled2017.json": {"images": [{"id": i} for i in range(8)]},
+    },
+}
+ODD = [
+    None, True, -1, 0.5, 10**20, float("inf"), float("nan"), "", "1", "\0", "../x", "/etc/passwd", "é" * 300, "\ud800",
+    "dеv-1", "word " * 10_000, [], {}, [[]], [1, 1], ["a"] * 9, {"a": 1},
+]  # fmt: skip
+
+
+def places(tree: Any) -> Iterator[tuple[Any, Any]]:
+    """Every list or object in a tree of JSON with every index or key of it."""
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ():
+        yield tree, key
+        yield from places(value)
+
+
+def mutated(content: Any, rng: random.Random) -> bytes:
+    """The file with a value replaced or left out, and perhaps a byte overwritten, cut or made long."""
+    tree = {"": deepcopy(content)}
+    inner, key = rng.choice(list(places(tree)))
+    if key != "" and rng.random() < 0.3:
+        del inner[key]
+    else:
+        inner[key] = rng.choice(ODD)
+    data = json.dumps(tree[""]).encode()
+    at = rng.randrange(len(data))
+    spoilt = [data[:at], data[:at] + bytes([rng.randrange(256)]) + data[at + 1 :], data[:at] + b"1" * 5000 + data[at:]]
+    return rng.choice(spoilt) if rng.random() < 0.2 else data
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_whatever_the_files_hold_loading_gives_a_benchmark_or_a_sentence(tmp_path, name):
+    outcomes = Counter[bool]()
+    for seed in range(500):
+        rng = random.Random(seed)
+        for file, content in REAL[name].items():
+            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / file).write_bytes(mutated(content, rng) if rng.random() < 0.6 else json.dumps(content).encode())
+        try:
+            outcomes[isinstance(load_benchmark(name, tmp_path), Benchmark)] += 1
+        except BenchmarkError as error:
+            assert "\n" not in str(error) and len(str(error)) < 1000, f"seed {seed}: {error!r}"
+            outcomes[False] += 1
+    assert min(outcomes[True], outcomes[False]) > 50, outcomes

@@ -86,10 +86,10 @@ def test_a_query_survives_as_long_as_one_target_is_there(small_circo, write_json
     ("change", "sentence"),
     [
         ({"id": 6}, "2 queries have the id of another"),
-        ({"gt_img_ids": []}, "0, gt_img_ids: List should have at least 1 item"),
+        ({"gt_img_ids": []}, "0, 'gt_img_ids': List should have at least 1 item"),
         ({"gt_img_ids": [300, 300]}, "1 queries have a target twice, as '5'"),
         ({"gt_img_ids": [8]}, "as '5 names 8'"),
-        ({"relative_caption": None}, "0, relative_caption: Input should be a valid string, found None"),
+        ({"relative_caption": None}, "0, 'relative_caption': Input should be a valid string, found None"),
     ],
 )
 def test_bad_records_are_refused(small_circo, write_image, write_json, change, sentence):

@@ -81,9 +81,9 @@ def test_what_cirr_does_not_have_is_refused(small_cirr, arguments, sentence):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"pairid": "12"}, "0, pairid: Input should be a valid integer, found '12'"),
+        ({"pairid": "12"}, "0, 'pairid': Input should be a valid integer, found '12'"),
         ({"pairid": 10}, "2 queries have the id of another, as '10'"),
-        ({"img_set": {}}, "0, img_set, members: Field required"),
+        ({"img_set": {}}, "0, 'img_set', 'members': Field required"),
         ({"img_set": {"members": [IDS[1], "x"]}}, "outside the gallery of 7, as '12 names x'"),
         ({"target_hard": "x"}, "outside the gallery of 7, as '12 names x'"),
     ],
