@@ -1,7 +1,4 @@
-"""The one training loop: epochs of batches, a dev score after each, resumable, best epoch kept.
-
-Losses, models and data come from the caller; the loop knows optimiser, schedule, precision and checkpoints.
-"""
+"""The one training loop: epochs of batches, a dev score after each, resumable, best epoch kept."""
 
 from __future__ import annotations
 
@@ -197,8 +194,8 @@ class _Trainer:
     def state_dict(self) -> dict:
         """Everything that decides how the training goes on, torch's random generators included."""
         generators = [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_available() else [])]
-        own = {"records": self.history.records, "steps": self.history.steps, "best": self.best}
-        return {"parts": [part.state_dict() for part in self.parts], "generators": generators, **own}
+        own = {"generators": generators, "records": self.history.records, "steps": self.history.steps}
+        return {"parts": [part.state_dict() for part in self.parts], "best": self.best, **own}
 
     def load_state_dict(self, state: dict) -> None:
         for part, content in zip(self.parts, state["parts"], strict=True):

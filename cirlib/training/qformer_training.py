@@ -16,7 +16,6 @@ from typing import Any
 import pandas as pd
 from accelerate import PartialState
 from accelerate.utils import set_seed
-from torch import Tensor
 
 from cirlib.benchmarks import Benchmark, query_texts
 from cirlib.benchmarks.splits import annotations_key
@@ -63,8 +62,8 @@ class QFormerTrainer:
     ) -> History:  # fmt: skip
         """Fine-tuning on triplets with InfoNCE; the composer is left at the epoch with the best dev recall@10.
 
-        ``hard_negatives``: after ``mine_from`` epochs images mined each epoch stand beside the batch's own.
-        ``warm_start``: the checkpoint of a run without, whose first ``mine_from`` epochs this run shares.
+        ``hard_negatives``: after ``mine_from`` epochs images mined each epoch stand beside the batch's own;
+        ``warm_start`` is the checkpoint of a run without, whose first ``mine_from`` epochs this run shares.
         """
         params = self.study.qformer
 
@@ -96,11 +95,10 @@ class QFormerTrainer:
         )
         settings = study.model_dump(include={"seed", "evaluation"}) | {"qformer": params.model_dump(exclude=HOW)}
         fingerprint = {"tokens": tokens.key, "settings": settings, "data": data}
-
-        def loss_of(batch: Batch) -> tuple[Tensor, dict[str, float]]:
-            return batch_loss(composer, tokens, batch, params.chunk_size), {}
-
-        return train(composer, batches, loss_of, config, folder, hooks, fingerprint=fingerprint, warm_start=warm_start)
+        return train(
+            composer, batches, lambda batch: (batch_loss(composer, tokens, batch, params.chunk_size), {}),
+            config, folder, hooks, fingerprint=fingerprint, warm_start=warm_start,
+        )  # fmt: skip
 
 
 def score_composers(
@@ -142,10 +140,10 @@ def train_qformer(prepared: Prepared) -> tuple[dict[str, QFormerComposer], pd.Da
     if count == 1 or not prepared.splits.train:
         return _train_here(prepared)
     launch(_train_in_worker, stage, count)
-    trained = stage.unfinished / "trained"
-    composers = {path.name: new_composer(prepared).eval() for path in sorted((trained / "checkpoints").iterdir())}
-    for name, composer in composers.items():
-        load_weights(composer, trained / "checkpoints" / name)
+    trained, composers = stage.unfinished / "trained", {}
+    for path in sorted((trained / "checkpoints").iterdir()):
+        composers[path.name] = new_composer(prepared).eval()
+        load_weights(composers[path.name], path)
     return composers, pd.read_csv(trained / "history.csv")
 
 
@@ -183,10 +181,9 @@ def _table(histories: Sequence[History]) -> pd.DataFrame:
 def save_training(composers: Mapping[str, QFormerComposer], history: pd.DataFrame, folder: Path) -> None:
     """Writes ``checkpoints/``, a folder a composer, ``history.csv``, and which run is best on dev: ``best_run.json``.
 
-    >>> history = pd.DataFrame({"run": ["qformer"], "epoch": [1], "dev/recall@10": [0.5]})
-    >>> save_training({"qformer": composer}, history, folder)
-    >>> sorted(path.name for path in folder.iterdir())
-    ['best_run.json', 'checkpoints', 'history.csv']
+    >>> save_training({}, pd.DataFrame({"run": ["qformer"], "epoch": [1], "dev/recall@10": [0.5]}), folder)
+    >>> pd.read_json(folder / "best_run.json", typ="series")["run"]
+    'qformer'
     """
     for name, composer in composers.items():
         save_weights(composer, folder / "checkpoints" / name)

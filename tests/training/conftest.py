@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
-import faiss
 import pytest
 import torch
 from transformers import AutoTokenizer, Blip2QFormerConfig
@@ -19,17 +18,6 @@ from cirlib.study.parameters import Data, Models, QFormer, Study
 QUERIES = {"hat": 7, "shoe": 5}
 IMAGES = [f"{category}-{i}" for category in QUERIES for i in range(9)]
 FEATURES = torch.randn(len(IMAGES), 4, 6, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(scope="package", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Models this small need no more, and where tests run side by side threads mostly wait for each other."""
-    before = torch.get_num_threads(), faiss.omp_get_max_threads()
-    torch.set_num_threads(1)
-    faiss.omp_set_num_threads(1)
-    yield
-    torch.set_num_threads(before[0])
-    faiss.omp_set_num_threads(before[1])
 
 
 @pytest.fixture(scope="package")

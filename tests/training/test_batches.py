@@ -44,15 +44,6 @@ def test_captions_are_drawn_anew_each_epoch_and_in_all_four_ways(sampler):
     assert ways == {(True, "I"), (True, "H"), (False, "I"), (False, "H")}
 
 
-def test_an_epoch_depends_on_seed_and_epoch_alone(sampler, tokens, parts, make_study):
-    other = TripletSampler(tokens, parts, make_study(seed=1))
-    first, second, again, seed = (
-        list(texts_of(one, one.batches(epoch)).items())
-        for one, epoch in ((sampler, 1), (sampler, 2), (sampler, 1), (other, 1))
-    )
-    assert first == again and first != second and first != seed
-
-
 def test_mined_negatives_stay_with_their_query_and_are_read_with_it(sampler):
     order = {(t.reference, t.targets[0]): row for row, t in enumerate(sampler.triplets)}
     for batch in sampler.batches(1, negatives=np.arange(2 * len(ALL)).reshape(-1, 2)):
