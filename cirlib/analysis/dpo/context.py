@@ -29,6 +29,8 @@ class RunContext:
         self.prepared, self.stage, self.study, self.folder = prepared, prepared.stage, prepared.stage.study, folder
         self.evaluation, self.splits = self.study.evaluation, prepared.splits
         self.checkpoints = self.stage.results("qformer") / "checkpoints"
+        self._texts = Memo(lambda texts: self.towers.encode_texts(texts, normalize=False))
+        self._early = Memo(lambda ids: LastStage.read(self.towers, [prepared.images[image] for image in ids]))
         self._qformers: dict[str, tuple[QFormerComposer, Memo, Memo, str]] = {}
 
     @cached_property
@@ -38,17 +40,6 @@ class RunContext:
     @cached_property
     def _towers_key(self) -> str:
         return fingerprint(self.towers.model)
-
-    @cached_property
-    def _texts(self) -> Memo:
-        """Frozen text vectors (D,), not normalised."""
-        return Memo(lambda texts: self.towers.encode_texts(texts, normalize=False))
-
-    @cached_property
-    def _early(self) -> Memo:
-        """What the mini image tower's last stage reads."""
-        files = self.prepared.images
-        return Memo(lambda ids: LastStage.read(self.towers, [files[image] for image in ids]))
 
     def _weight(self, params: DPO) -> float | None:
         """The text's weight in the sum, chosen by the zero-shot stage."""
@@ -85,9 +76,8 @@ class RunContext:
         """The Q-Former ``pretrained``, or ``finetuned`` as is best on dev; its fused queries, its targets, its key."""
         if start not in self._qformers:
             torch.manual_seed(self.study.seed)  # for one that neither a checkpoint nor a BLIP-2 gives
-            composer, tokens, name = new_composer(self.prepared), self.prepared.tokens, start
-            if start == "finetuned":
-                name = self.stage.read_choice("qformer", "best_run.json")["run"]
+            composer, tokens = new_composer(self.prepared), self.prepared.tokens
+            name = start if start == "pretrained" else self.stage.read_choice("qformer", "best_run.json")["run"]
             if (self.checkpoints / name).is_dir():  # a BLIP-2 comes pretrained
                 load_weights(composer, self.checkpoints / name)
             composer.eval()

@@ -51,9 +51,8 @@ class DualEncoder(nn.Module):
         trains: str | None = None, weight: float | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        learns, both = trains in ("query_projection", "both_projections"), trains == "both_projections"
-        self.query_map = _Projection(width, device) if learns else nn.Identity()
-        self.image_map = _Projection(width, device) if both else None
+        self.query_map = _Projection(width, device) if "projection" in (trains or "") else nn.Identity()
+        self.image_map = _Projection(width, device) if trains == "both_projections" else None
         self.queries, self.images, self.device, self.weight = queries, images, device, weight
 
     def query_vectors(self, references: Sequence[str], texts: Sequence[str]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import pandas as pd
 import torch
@@ -28,37 +28,27 @@ TRACKED = 6  # times that the model in training is measured
 
 
 class Experiment:
-    """The study's own run and the grid around it.
-
-    Raises:
-        StageError: the grid wants a Q-Former and none was trained; the message names the command.
-    """
+    """The study's own run and the grid around it; a StageError where it wants a Q-Former and none was trained."""
 
     def __init__(self, prepared: Prepared) -> None:
         stage = prepared.stage
         self.context = RunContext(prepared, stage.root / "runs" / stage.study.name / "dpo_runs")
-        self.trains, self.params = bool(prepared.splits.train), stage.study.dpo
-        if not self.trains:
-            self.params = self.params.model_copy(update={"grid": "none"})
+        self.trains, asked = bool(prepared.splits.train), stage.study.dpo
+        self.params = asked if self.trains else asked.model_copy(update={"grid": "none"})
         self.has_grid = self.params.grid != "none"
         if self.has_grid or (self.trains and self.params.fusion == "qformer"):
             stage.require(self.context.checkpoints, "qformer")
         beside = "grid" if stage.overrides else "dpo_grid"
         home = (stage.out, stage.figures) if stage.overrides else (stage.out.parent, stage.figures.parent)
-        self.tables, self.pictures = (folder / beside / stage.study.dpo.grid for folder in home)
-        for folder in (self.tables, self.pictures):
-            folder.mkdir(parents=True, exist_ok=True)
+        self.tables, self.pictures = (folder / beside / asked.grid for folder in home)
+        self.tables.mkdir(parents=True, exist_ok=True)
+        self.pictures.mkdir(parents=True, exist_ok=True)
 
     def show(self, name: str, table: pd.DataFrame, draw: Callable[..., Figure]) -> Figure:
-        """Writes ``table`` as CSV and ``draw`` of it as a picture, which is a sentence where the table is empty.
-
-        ``draw`` is given the table and ``context``, what its numbers were measured on.
-        """
+        """Writes ``table`` as CSV and, as a picture, ``draw`` of it with its context, or why it is empty."""
         if len(table):
             write_table(table.round(6), self.tables / f"{name}.csv")
-            figure = draw(table, context=self._measured_on(name))
-        else:
-            figure = figures.note(self.why_not)
+        figure = draw(table, context=self._measured_on(name)) if len(table) else figures.note(self.why_not)
         figures.save(figure, self.pictures / f"{name}.png")
         return figure
 
@@ -83,12 +73,12 @@ class Experiment:
             return "Not run: dpo.grid is none."
         return "Not measured: this data does not say which attributes its pictures have."
 
-    def first_batch(self, size: int = 4) -> dict[str, torch.Tensor]:
-        """``size`` edits on their way through the loss before anything is learnt: name → values, {} in-batch."""
+    def first_batch(self) -> dict[str, torch.Tensor]:
+        """Four edits on their way through the loss before anything is learnt: name → values, {} in-batch."""
         if not self.trains or self.params.objective == IN_BATCH:
             return {}
         preferences = Preferences(self.context, self.params)
-        rows = torch.arange(min(size, len(preferences.edits)))
+        rows = torch.arange(len(preferences.edits))[:4]
         with torch.no_grad():
             cosines = preferences.cosines(self.context.encoder(self.params).eval(), rows)
         return {**cosines._asdict(), "loss": cosines.loss(self.params)}
@@ -98,15 +88,18 @@ class Experiment:
         """The study's own run, measured from time to time on the dev part."""
         if not self.trains:
             return None
-        context, params = self.context, self.params
+        context, params, folder = self.context, self.params, self.context.stage.unfinished / "retrieval_dpo"
         batches = shuffled_batches(len(context.edits(params)), params.batch_size, 0, 1)
         every = max(1, -(-params.epochs * len(batches) // TRACKED))
+        return train_preferences(context, params, folder=folder, measure=self._measure, every=every)
 
-        def measure(encoder: DualEncoder) -> dict[str, float]:
-            return embedding_statistics(embed_splits(encoder, context.splits.dev, context.evaluation))
-
-        folder = context.stage.unfinished / "retrieval_dpo"
-        return train_preferences(context, params, folder=folder, measure=measure, every=every)
+    def _measure(self, encoder: DualEncoder, readings: Mapping[str, str] | None = None) -> dict[str, float]:
+        """Recall@10 and geometry on the dev part, and the recall that each mistake reads."""
+        embedded = embed_splits(encoder, self.context.splits.dev, self.context.evaluation)
+        read = {
+            mistake: mean_recall([one.read(how) for one in embedded], 10) for mistake, how in (readings or {}).items()
+        }
+        return read | embedding_statistics(embedded)
 
     def steps(self) -> pd.DataFrame:
         """Loss, margin and rewards of every step of the study's own run."""
@@ -142,24 +135,17 @@ class Experiment:
         """Recall@10 on the dev part step by step, for each mistake; what only reads wrongly shares one run."""
         if not self.has_grid:
             return pd.DataFrame()
-        context, small, curves = self.context, grid.at_grid_size(self.params), {}
+        small, curves = grid.at_grid_size(self.params), {}
         for name, (corruption, factors) in tqdm(grid.MISTAKES.items(), desc="mistakes", unit="run"):
             readings = {name: ""} | ({} if curves else grid.READINGS)
-
-            def measure(encoder: DualEncoder, readings: dict[str, str] = readings) -> dict:
-                embedded = embed_splits(encoder, context.splits.dev, context.evaluation)
-                read = {mistake: [one.read(how) for one in embedded] for mistake, how in readings.items()}
-                recalls = {mistake: mean_recall(scored, 10) for mistake, scored in read.items()}
-                return recalls | embedding_statistics(embedded)
-
             params = small.model_copy(update={one: getattr(small, one) * factor for one, factor in factors.items()})
-            options = {"measure": measure, "every": 4 if params.grid == "full" else 8, "corruption": corruption}
-            track = train_preferences(context, params, **options).track
+            options = {"every": 4 if params.grid == "full" else 8, "corruption": corruption}
+            measure = partial(self._measure, readings=readings)
+            track = train_preferences(self.context, params, measure=measure, **options).track
             for mistake in readings:
                 curves[mistake] = [one | {"mistake": mistake, "recall@10": one[mistake]} for one in track]
-        columns = ["mistake", "step", "recall@10", "chance", "hubness", "alignment"]
         rows = [row for mistake in (*grid.MISTAKES, *grid.READINGS) for row in curves[mistake]]
-        return pd.DataFrame(rows, columns=columns)
+        return pd.DataFrame(rows, columns=["mistake", "step", "recall@10", "chance", "hubness", "alignment"])
 
     @cached_property
     def _factorial(self) -> list[dict]:

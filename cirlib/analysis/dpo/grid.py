@@ -5,7 +5,6 @@ from itertools import product
 from cirlib.analysis.dpo.preferences import IN_BATCH
 from cirlib.study.parameters import DPO
 
-PROJECTIONS = ("query_projection", "both_projections")
 SWITCHES = {  # switch → level → what it changes; the paper's level first
     "fusion": {name: {"fusion": name} for name in ("text_only", "sum", "qformer")},
     "objective": {
@@ -29,8 +28,6 @@ INDEX = {
 SAMPLING = {name: {"sampling": name} for name in ("top", "band", "random", "semi_hard")}
 SAMPLING["band"] |= {"range_min": 10, "range_max": 60}
 BETAS = {"full": (0.01, 0.1, 1.0), "default": (0.1, 1.0), "small": (0.1,)}
-GRID_EPOCHS, GRID_BATCH_SIZE = 2, 32
-REPETITIONS = 3  # of the full grid's runs that train projections only
 OBJECTIVES = {
     "then DPO on mined pairs": "dpo",
     "then InfoNCE on the same negatives": "info_nce_mined",
@@ -74,7 +71,7 @@ def at_grid_size(params: DPO) -> DPO:
     >>> at_grid_size(DPO(epochs=9)).epochs
     2
     """
-    size = {"edits": params.grid_edits, "epochs": GRID_EPOCHS, "batch_size": GRID_BATCH_SIZE}
+    size = {"edits": params.grid_edits, "epochs": 2, "batch_size": 32}
     return with_changes(params, {**size, "num_negatives": min(params.num_negatives, 3), "start": "pretrained"})
 
 
@@ -96,7 +93,7 @@ def sweep_runs(params: DPO) -> list[GridRun]:
 def factorial_runs(params: DPO) -> list[GridRun]:
     """The switches' settings. In-batch InfoNCE reads no negatives, so that switch does not multiply it.
 
-    ``full``: all of them; projections ``REPETITIONS`` times, towers once and a spread of them twice. ``default``:
+    ``full``: all of them; projections three times, towers once and a spread of them twice. ``default``:
     all that train projections, once, and a few towers. ``small``: each level once around the paper's.
 
     >>> len(factorial_runs(DPO(grid="full"))), len(factorial_runs(DPO(grid="small")))
@@ -116,10 +113,10 @@ def factorial_runs(params: DPO) -> list[GridRun]:
 
 def _repetitions(grid: str, labels: dict[str, str]) -> int:
     """How often a grid runs a setting of the switches, 0 for not at all."""
-    projection, hardest = labels["trains"] in PROJECTIONS, labels["negatives"] in ("top", "in-batch")
+    projection, hardest = "projection" in labels["trains"], labels["negatives"] in ("top", "in-batch")
     if grid == "full":
         spread = hardest and labels["objective"] in ("dpo sigmoid", "info_nce_mined", IN_BATCH)
-        return REPETITIONS if projection else 1 + spread
+        return 3 if projection else 1 + spread
     if grid == "default":
         tower = hardest and labels["trains"] == "query_tower" and labels["objective"] in ("dpo sigmoid", IN_BATCH)
         return int(projection or tower)

@@ -18,13 +18,13 @@ class Edits:
     """N train edits with their categories, one category after the other; ``pools``: category → its train images."""
 
     def __init__(self, triplets: list[Triplet], categories: list[str], pools: Mapping[str, list[str]]) -> None:
-        self.triplets, self.categories, self.pools = triplets, categories, pools
+        self.categories, self.pools = categories, pools
         self.references = [triplet.reference for triplet in triplets]
         self.targets = [triplet.targets[0] for triplet in triplets]
         self.texts = [join_captions(triplet.captions, "and")[0] for triplet in triplets]  # both captions in one
 
     def __len__(self) -> int:
-        return len(self.triplets)
+        return len(self.targets)
 
     @classmethod
     def draw(cls, parts: Mapping[str, Benchmark], count: int | None, seed: int) -> "Edits":
@@ -42,14 +42,8 @@ class Edits:
     def mine(self, queries: Tensor, pools: Mapping[str, Tensor], params: DPO, seed: int) -> np.ndarray:
         """The ids of each edit's negatives (N, K), among its category's train images, never its target or reference.
 
-        Where an index finds too few, others of the category are drawn at random.
-
-        Args:
-            queries: (N, D) normalised.
-            pools: category → normalised image vectors (M, D) or (M, T, D), row for row ``self.pools``.
-
-        Raises:
-            ParameterError: a category has too few images for what is asked.
+        Where an index finds too few, others of the category are drawn at random; a category that has too few is a
+        ParameterError. ``queries`` are (N, D), ``pools`` (M, D) or (M, T, D) row for row ``self.pools``, normalised.
         """
         count, first = params.num_negatives, params.range_min if params.sampling in ("top", "band") else 0
         mined, categories = np.empty((len(self), count), dtype=object), np.array(self.categories)

@@ -29,11 +29,8 @@ class PairCosines(NamedTuple):
     frozen_rejected: Tensor
 
     def loss(self, params: DPO) -> Tensor:
-        """The mean loss of the preferences.
-
-        ``dpo``: :func:`~cirlib.losses.dpo.dpo_loss` on the scaled cosines. ``info_nce_mined``: the target's
-        cross-entropy among itself and its K negatives at temperature 1 / (β · scale), so that with one negative and a
-        frozen model that has no opinion the two are the same function.
+        """The mean ``dpo_loss`` of the scaled cosines, or the target's cross-entropy among itself and its K negatives
+        at temperature 1 / (β · scale): the same where K is 1 and the frozen model has no opinion.
         """
         if params.objective == "info_nce_mined":
             logits = params.beta * SCALE * torch.cat([self.chosen[:, None], self.rejected], dim=1)  # (B, 1 + K)
@@ -56,9 +53,7 @@ class PairCosines(NamedTuple):
 class Preferences:
     """N edits, each with its target and K negatives, mined by the frozen model at first; in-batch nothing is mined.
 
-    Args:
-        corruption: what goes wrong on purpose: chosen and rejected "swapped", or "raw" queries, not normalised.
-        folder: of a run that may be interrupted; keeps what was mined later.
+    ``corruption``: chosen and rejected "swapped", or "raw" queries, not normalised. ``folder`` keeps later minings.
     """
 
     def __init__(
@@ -67,11 +62,9 @@ class Preferences:
         self.edits, self.params, self.seed = context.edits(params), params, context.seed(params)
         self.corruption, self.folder = corruption, folder
         self.frozen = context.encoder(params, frozen=True).eval()
-        self.negatives: np.ndarray | None = None  # (N, K) ids
-        self.mined_at = 1  # epoch
+        self.negatives, self.mined_at = None, 1  # (N, K) ids, and the epoch
         if params.objective != IN_BATCH:
-            edits, normalize = self.edits, corruption != "raw"
-            self.queries = self.frozen.embed_queries(edits.references, edits.texts, normalize=normalize)
+            self.queries = self.frozen.embed_queries(self.edits.references, self.edits.texts, corruption != "raw")
             self._take(self._mine(self.frozen, 1))
 
     def mine_for(self, epoch: int, encoder: DualEncoder) -> None:
@@ -102,8 +95,8 @@ class Preferences:
         self.negatives = negatives
         targets = self.frozen.embed_images(self.edits.targets)
         images = self.frozen.embed_images(negatives.ravel().tolist()).unflatten(0, negatives.shape)
-        self.frozen_chosen = own_similarity(self.queries, targets[:, None])[:, 0]  # (N,)
-        self.frozen_rejected = own_similarity(self.queries, images)  # (N, K)
+        chosen = own_similarity(self.queries, targets[:, None])[:, 0]
+        self.frozen_cosines = chosen, own_similarity(self.queries, images)  # (N,) and (N, K)
 
     def _embed(self, encoder: DualEncoder, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Queries (B, D) and targets (B, D) or (B, T, D) of the edits ``rows``."""
@@ -118,14 +111,11 @@ class Preferences:
         queries, targets = self._embed(encoder, rows)
         negatives = self.negatives[rows.tolist()]  # (B, K)
         images = encoder.image_vectors(negatives.ravel().tolist()).unflatten(0, negatives.shape)
-        before = [one[rows].to(queries.device) for one in (self.frozen_chosen, self.frozen_rejected)]
+        before = [one[rows].to(queries.device) for one in self.frozen_cosines]
         return PairCosines(own_similarity(queries, targets[:, None])[:, 0], own_similarity(queries, images), *before)
 
     def loss(self, encoder: DualEncoder, rows: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """The loss of a batch, the edits ``rows`` (B,), and its mean rewards.
-
-        In-batch it is InfoNCE among the batch's targets at temperature 1 / (β · scale).
-        """
+        """The loss of a batch, in-batch InfoNCE among its targets at temperature 1 / (β · scale); its mean rewards."""
         if self.negatives is None:
             cosines = similarity(*self._embed(encoder, rows))  # (B, B), target b at column b
             wanted = torch.arange(len(cosines), device=cosines.device)

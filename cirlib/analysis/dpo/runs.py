@@ -19,7 +19,7 @@ from cirlib.analysis.dpo.embedded_splits import embed_splits, embedding_statisti
 from cirlib.analysis.dpo.preferences import Preferences
 from cirlib.retrieval.recall_and_precision import median_rank
 from cirlib.retrieval.scoring import mean_recall
-from cirlib.study.files import write_json
+from cirlib.study.files import write_bytes
 from cirlib.study.parameters import DPO, Study
 from cirlib.training.loop import History, TrainingConfig, shuffled_batches, train
 
@@ -42,11 +42,10 @@ def train_preferences(
 
     Args:
         folder: state of a run that may be interrupted and reports itself; None for one of many.
-        corruption: what goes wrong on purpose, as in :class:`Preferences`.
         measure: called before the first step, after the last, and ``every`` so many steps.
 
-    >>> params = DPO(trains="query_projection", num_negatives=2)
-    >>> round(train_preferences(context, params).history.steps[0]["loss"], 3)  # log 2
+    >>> run = train_preferences(context, DPO(trains="query_projection", num_negatives=2))
+    >>> round(run.history.steps[0]["loss"], 3)  # log 2
     0.693
     """
     seed, encoder = context.seed(params), context.encoder(params).eval()
@@ -82,10 +81,7 @@ def train_preferences(
 
 
 def measured_run(context: RunContext, params: DPO, with_dev: bool = False) -> dict:
-    """The record of one run: its numbers on the reported split, ranks included, computed once and then read.
-
-    Args:
-        with_dev: also the dev recall@10, for what is chosen by it.
+    """The record of one run, computed once and then read: its numbers and ranks on the reported split, or also on dev.
 
     >>> measured_run(context, DPO(trains="query_projection", num_negatives=2))["chance"]
     1.0
@@ -118,8 +114,7 @@ def measured_run(context: RunContext, params: DPO, with_dev: bool = False) -> di
     if with_dev:
         dev = embed_splits(run.encoder, context.splits.dev, context.evaluation)
         record["dev/recall@10"] = mean_recall([one.scored for one in dev], 10)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(record, file, indent=None)
+    write_bytes(json.dumps(record).encode(), file)
     return record
 
 

@@ -38,9 +38,9 @@ def test_the_recipe_compares_second_trainings_with_the_first(make_context):
 
 def test_the_studys_own_run_is_shown_before_training_and_measured_on_dev_on_its_way(make_context):
     experiment = Experiment(make_context(grid="none").prepared)
-    batch = experiment.first_batch(3)
+    batch = experiment.first_batch()
     assert {name: tuple(values.shape) for name, values in batch.items()} == {
-        "chosen": (3,), "rejected": (3, 2), "frozen_chosen": (3,), "frozen_rejected": (3, 2), "loss": ()
+        "chosen": (4,), "rejected": (4, 2), "frozen_chosen": (4,), "frozen_rejected": (4, 2), "loss": ()
     }  # fmt: skip
     assert batch["loss"].item() == pytest.approx(math.log(2), abs=1e-3)
     steps = experiment.steps()

@@ -5,7 +5,6 @@ from collections import Counter
 import pytest
 
 from cirlib.analysis.dpo.grid import (
-    PROJECTIONS,
     SWITCHES,
     at_grid_size,
     factorial_runs,
@@ -23,14 +22,14 @@ def levels_of(grid: str) -> Counter:
 def test_the_full_factorial_has_every_setting_but_in_batch_once():
     settings = levels_of("full")
     assert len(settings) == 3 * (4 * 4 + 1) * 4
-    assert all(count == 3 for levels, count in settings.items() if levels[3] in PROJECTIONS)
-    assert {count for levels, count in settings.items() if levels[3] not in PROJECTIONS} == {1, 2}
+    assert all(count == 3 for levels, count in settings.items() if "projection" in levels[3])
+    assert {count for levels, count in settings.items() if "projection" not in levels[3]} == {1, 2}
     assert all((levels[1] == IN_BATCH) == (levels[2] == "in-batch") for levels in settings)
 
 
 def test_the_default_has_all_projections_and_a_tower_for_every_fusion():
     settings = levels_of("default")
-    assert sum(levels[3] in PROJECTIONS for levels in settings) == 102
+    assert sum("projection" in levels[3] for levels in settings) == 102
     assert {levels[0] for levels in settings if levels[3] == "query_tower"} == {"text_only", "sum", "qformer"}
 
 
