@@ -118,8 +118,8 @@ def test_the_rehearsal_takes_every_stage_of_the_fashioniq_study(small_rehearsal)
     assert set(beside.loc[beside["source"] == "ours elsewhere", "data"]) == {"fashioniq_rehearsal"}
     assert set(beside.loc[beside["source"] == "ours", "protocol"]) == {"not run"}
     said = (small_rehearsal / "executed" / "01_data_prep.ipynb").read_text()
-    assert "Not as published: " in said and "val dress: queries 12, expected 2017." in said
-    assert "image tokens of 132 images: " in said
+    assert "Not as published: " in said and "val dress queries: 12, expected 2017." in said
+    assert "images, tokens, channels: (132, 5, 24)" in said
 
 
 @pytest.mark.slow
