@@ -61,7 +61,7 @@ def embed_splits(
     """Every category under a model; several texts of a query are averaged, then normalised.
 
     >>> splits = embed_splits(context.encoder(context.study.dpo), context.splits.reported, context.evaluation)
-    >>> [len(one.scored.ranks) for one in splits]
+    >>> [len(one.queries) for one in splits]
     [3, 3]
     """
     embedded = []

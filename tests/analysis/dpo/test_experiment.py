@@ -32,8 +32,8 @@ def test_the_recipe_compares_second_trainings_with_the_first(make_context):
     assert table[["value", "dev/recall@10"]].stack().between(0, 1).all()
     assert len(tests) == 5
     start = context.encoder(DPO(fusion="qformer", start="finetuned"), frozen=True)
-    embedded = embed_splits(start, context.splits.reported, context.evaluation)
-    assert table["value"][0] == pytest.approx(np.mean([one.scored.recall(10).mean() for one in embedded]))
+    recalls = [one.scored.recall(10).mean() for one in embed_splits(start, context.splits.reported, context.evaluation)]
+    assert table["value"][0] == pytest.approx(np.mean(recalls))
 
 
 def test_the_studys_own_run_is_shown_before_training_and_measured_on_dev_on_its_way(make_context):

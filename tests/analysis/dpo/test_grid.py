@@ -22,7 +22,7 @@ def levels_of(grid: str) -> Counter:
 def test_the_full_factorial_has_every_setting_but_in_batch_once():
     settings = levels_of("full")
     assert len(settings) == 3 * (4 * 4 + 1) * 4
-    assert all(count == 3 for levels, count in settings.items() if "projection" in levels[3])
+    assert {count for levels, count in settings.items() if "projection" in levels[3]} == {3}
     assert {count for levels, count in settings.items() if "projection" not in levels[3]} == {1, 2}
     assert all((levels[1] == IN_BATCH) == (levels[2] == "in-batch") for levels in settings)
 
@@ -34,12 +34,11 @@ def test_the_default_has_all_projections_and_a_tower_for_every_fusion():
 
 
 def test_the_small_one_moves_one_switch_at_a_time():
-    paper = tuple(next(iter(levels)) for levels in SWITCHES.values())
-    settings = levels_of("small")
+    paper, settings = [next(iter(levels)) for levels in SWITCHES.values()], levels_of("small")
     assert set(settings.values()) == {1}
-    for name, position in zip(SWITCHES, range(4), strict=True):
-        seen = {levels[position] for levels in settings if sum(a != b for a, b in zip(levels, paper, strict=True)) <= 2}
-        assert set(SWITCHES[name]) <= seen
+    assert all(sum(a not in (b, "in-batch") for a, b in zip(one, paper, strict=True)) <= 1 for one in settings)
+    for position, levels in enumerate(SWITCHES.values()):
+        assert set(levels) <= {one[position] for one in settings}
 
 
 @pytest.mark.parametrize("grid", ["small", "default", "full"])
