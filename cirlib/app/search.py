@@ -27,7 +27,7 @@ from cirlib.models.qformer import QFormerComposer
 from cirlib.models.qformer_embedding import embed_gallery, trained_composer
 from cirlib.retrieval.similarity import similarity
 from cirlib.study.errors import StudyError
-from cirlib.study.methods import METHODS, QFORMER, ZERO_SHOT
+from cirlib.study.method_registry import METHODS, QFORMER, ZERO_SHOT
 from cirlib.study.pictures import open_rgb, to_rgb
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")

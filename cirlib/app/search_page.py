@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from cirlib.app.search import MOST_BYTES, Hit, Reference, Search, SearchError
 from cirlib.figures import heated
-from cirlib.study.methods import method_label
+from cirlib.study.method_registry import method_label
 from cirlib.study.pictures import open_rgb
 
 ALL = "all categories"

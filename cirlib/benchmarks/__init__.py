@@ -4,7 +4,8 @@ from pathlib import Path
 
 from . import circo, cirr, fashioniq
 from .base import PROTOCOLS_OF_GALLERY, Benchmark, BenchmarkError, Triplet, check_choice
-from .protocols import PROTOCOLS, join_captions, query_texts, sample_join
+from .caption_joining import join_captions, query_texts, sample_join
+from .protocols import PROTOCOLS
 
 __all__ = [
     "NAMES", "PROTOCOLS", "SPLITS", "Benchmark", "BenchmarkError", "Triplet", "categories", "join_captions",

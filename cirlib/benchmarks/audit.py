@@ -11,8 +11,8 @@ import pandas as pd
 from cirlib.study.files import write_table
 
 from .base import Benchmark
+from .caption_joining import join_captions
 from .image_checks import ImageCheck, check_images, count_duplicates
-from .protocols import join_captions
 
 PUBLISHED = Path(__file__).with_name("published_counts.csv")  # counted from the annotation files
 COUNTS = ["queries", "gallery", "val_split_gallery"]

@@ -4,15 +4,8 @@ Numbers from different protocols must not share a table without saying so: the g
 about 7 points of FashionIQ's R@10.
 """
 
-import random
-from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
-from .base import Benchmark, check_choice
-
-CAPTION_STYLES = ("and", "both_orders", "first", "template")
 REFERENCES = ("kept", "removed")
 
 
@@ -40,68 +33,3 @@ PROTOCOLS = {
     "cirr": EvaluationProtocol("original", "removed", "and", "CIRR's test server"),
     "circo": EvaluationProtocol("original", "kept", "and", "CIRCO's test server"),
 }
-
-
-def join_captions(captions: Sequence[str], style: str) -> tuple[str, ...]:
-    """A query's captions as the texts a model reads; the normalised features of several are averaged.
-
-    Each caption first loses the characters `.?, ` at both ends, and one that is then empty is dropped;
-    with none left the result is `("",)` in every style.
-
-    - "and": CLIP4Cir's: one text, its first caption as `str.capitalize` makes it.
-    - "both_orders": `("cap1 and cap2", "cap2 and cap1")`, unchanged in case.
-    - "first": `("cap1",)`, the first caption that is not empty.
-    - "template": SEARLE's sentence in both orders. Its pseudo-word for the reference becomes the word
-      "something" for models that have none: `("a photo of something that cap1 and cap2", …)`.
-
-    Orders that give the same text are given once.
-
-    >>> join_captions(["is Blue.", "has dots"], "and")
-    ('Is blue and has dots',)
-    """
-    check_choice(style, CAPTION_STYLES, "caption style")
-    parts = _clean(captions)
-    if not parts:
-        return ("",)
-    if style == "first":
-        return (parts[0],)
-    if style == "and":
-        return (_sentence(parts),)
-    orders = tuple(dict.fromkeys((" and ".join(parts), " and ".join(reversed(parts)))))
-    return orders if style == "both_orders" else tuple(f"a photo of something that {o}" for o in orders)
-
-
-def query_texts(benchmark: Benchmark, style: str) -> tuple[list[str], np.ndarray]:
-    """The texts of all queries, flat, and for each text the query (row) it belongs to.
-
-    >>> query_texts(prepared.splits.reported["hat"], "first")[1]
-    array([0, 1, 2])
-    """
-    joined = [join_captions(triplet.captions, style) for triplet in benchmark.triplets]
-    rows = np.repeat(np.arange(len(joined)), [len(texts) for texts in joined])
-    return [text for texts in joined for text in texts], rows
-
-
-def sample_join(captions: Sequence[str], rng: np.random.Generator | random.Random) -> str:
-    """A text for training: "A and B", "B and A", "A" or "B", each with probability 1/4 (CLIP4Cir, SPRC).
-
-    Stripping, empty captions and capitals as in `join_captions(captions, "and")`.
-
-    >>> sample_join(["is red"], np.random.default_rng(0))
-    'Is red'
-    """
-    parts = _clean(captions)
-    if not parts:
-        return ""
-    draw = rng.random()
-    if draw < 0.5:
-        return _sentence(parts if draw < 0.25 else parts[::-1])
-    return parts[int((draw - 0.5) * 2 * len(parts))].capitalize()
-
-
-def _clean(captions: Sequence[str]) -> list[str]:
-    return [text for caption in captions if (text := caption.strip(".?, "))]
-
-
-def _sentence(parts: Sequence[str]) -> str:
-    return " and ".join([parts[0].capitalize(), *parts[1:]])

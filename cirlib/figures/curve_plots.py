@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 from numpy.typing import ArrayLike
 
 from cirlib.figures import style
-from cirlib.study.methods import method_label
+from cirlib.study.method_registry import method_label
 
 RECALL = "dev/recall@10"
 CURVES: dict[str, tuple[str, tuple[str, ...]]] = {  # title of a panel of `trajectory`: (its axis, its columns)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from cirlib.figures import style
-from cirlib.study.methods import method_label
+from cirlib.study.method_registry import method_label
 
 NAMES = {  # name in the tables: name in the figures, where `method_label` has no better one
     "trains": "what trains",

@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from cirlib.figures import style
-from cirlib.study.methods import method_label
+from cirlib.study.method_registry import method_label
 
 PARTS = {  # column of `exchange_bars`: (name in the legend, colour)
     "both": ("both find it", style.FAINT),

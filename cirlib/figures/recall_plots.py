@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cirlib.figures import style
-from cirlib.study.methods import method_label
+from cirlib.study.method_registry import method_label
 
 SOURCES = {  # source in `paper_vs_ours`: (name in the legend, colour)
     "paper": ("the paper", style.ORANGE),

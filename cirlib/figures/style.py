@@ -26,7 +26,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from cirlib.study.errors import StudyError
 from cirlib.study.files import replace_file
-from cirlib.study.methods import METHODS
+from cirlib.study.method_registry import METHODS
 
 INK, MUTED, FAINT, PAPER = "#222222", "#6B6B6B", "#C9C9C9", "#F3F3F3"
 GREEN, BLUE, ORANGE, YELLOW, PINK = "#009E73", "#0072B2", "#D55E00", "#E69F00", "#CC79A7"  # Okabe and Ito's palette

@@ -1,4 +1,4 @@
-"""A batch of the Q-Former's trainings: drawn, given hard negatives, embedded in one call, scored by one loss."""
+"""A batch of the Q-Former's trainings: drawn, embedded in one call, scored by one loss."""
 
 from __future__ import annotations
 
@@ -6,21 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
-import torch
-from accelerate import PartialState
 from torch import Tensor
 
-from cirlib.benchmarks import Benchmark, join_captions, sample_join
+from cirlib.benchmarks import Benchmark, sample_join
 from cirlib.losses.gradient_cache import in_chunks
 from cirlib.losses.info_nce import info_nce
 from cirlib.models.feature_store import ImageFeatures
 from cirlib.models.qformer import QFormerComposer
-from cirlib.models.qformer_embedding import embed_gallery, embed_queries
-from cirlib.retrieval.hard_negatives import mine_hard_negatives
 from cirlib.study.errors import ParameterError
 from cirlib.study.parameters import Study
-from cirlib.study.processes import all_gather, all_reduce, local_indices, shard
+from cirlib.study.processes import all_gather, local_indices
 from cirlib.training.loop import shuffled_batches
 
 
@@ -88,7 +83,7 @@ def batch_loss(composer: QFormerComposer, tokens: ImageFeatures, batch: Batch, c
 
 
 class TripletSampler:
-    """Train triplets of all categories, in batches with captions drawn anew each epoch; mines their hard negatives."""
+    """Train triplets of all categories, in batches with captions drawn anew each epoch."""
 
     def __init__(self, tokens: ImageFeatures, parts: Mapping[str, Benchmark], study: Study) -> None:
         self.tokens, self.parts, self.params, self.seed = tokens, parts, study.qformer, study.seed
@@ -112,27 +107,3 @@ class TripletSampler:
             Batch(self.references[part], self.targets[part], [texts[row] for row in part], own)
             for part, own in zip(parts, mined, strict=True)
         ]
-
-    def mine(self, composer: QFormerComposer) -> np.ndarray:
-        """Negatives of every query among its category's images: rows of the store (N, K), never its own two.
-
-        They are drawn at random from the hardest. As in the score, an image counts by its best token and a query's
-        captions are joined by "and". Of several processes each searches for a part; all get the whole.
-        """
-        negatives, end = [], 0
-        composer.eval()
-        for part in self.parts.values():
-            start, end = end, end + len(part.triplets)
-            references, gallery = self.references[start:end], self.tokens.rows(part.gallery)  # (n,), (M,)
-            texts = [join_captions(triplet.captions, "and")[0] for triplet in part.triplets]
-            own = [pd.Index(gallery).get_indexer(rows) for rows in (self.targets[start:end], references)]  # (2, n)
-            mined = mine_hard_negatives(
-                embed_queries(composer, self.tokens, references, texts),  # (n, D)
-                embed_gallery(composer, self.tokens, gallery),  # (M, Q, D) or (M, D)
-                np.stack(own, 1), num_negatives=self.params.hard_negatives, range_max=self.params.range_max,
-                sampling_strategy="random", seed=self.seed, rows=shard(np.arange(len(texts))),
-                progress=PartialState().is_main_process,
-            )  # fmt: skip
-            found = all_reduce(torch.from_numpy(mined.indices + 1)).numpy() - 1  # of others' queries it has -1
-            negatives.append(gallery[found])
-        return np.concatenate(negatives)

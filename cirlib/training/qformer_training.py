@@ -30,6 +30,7 @@ from cirlib.study.processes import broadcast, launch, local_indices, process_cou
 from cirlib.study.stage import Stage, open_stage
 from cirlib.training.batches import Batch, TripletSampler, batch_loss
 from cirlib.training.loop import SELECT, History, Hooks, TrainingConfig, shuffled_batches, train
+from cirlib.training.mined_negatives import mine_for_triplets
 
 HOW = {"processes", "chunk_size", "gradient_checkpointing"}  # parameters that change what a run needs, not its result
 
@@ -69,7 +70,7 @@ class QFormerTrainer:
 
         def batches(epoch: int) -> list[Batch]:
             mines = hard_negatives and epoch > params.mine_from
-            return sampler.batches(epoch, sampler.mine(self.composer) if mines else None)
+            return sampler.batches(epoch, mine_for_triplets(self.composer, sampler) if mines else None)
 
         def validate() -> dict[str, float]:
             scored = score_composers({"dev": self.composer}, self.tokens, dev_parts, self.study.evaluation)

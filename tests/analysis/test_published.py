@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from cirlib.analysis.tables.published import PUBLISHED, paper_vs_ours
-from cirlib.study.methods import METHODS
+from cirlib.study.method_registry import METHODS
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from cirlib.figures.recall_plots import SOURCES
-from cirlib.study.methods import METHODS
+from cirlib.study.method_registry import METHODS
 
 SEEN = {
     "everybody": np.eye(3),

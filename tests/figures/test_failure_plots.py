@@ -8,7 +8,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from cirlib import figures
-from cirlib.study.methods import METHODS
+from cirlib.study.method_registry import METHODS
 
 
 def groups(*names: str) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from cirlib.benchmarks import join_captions
 from cirlib.models.qformer import QFormerSettings
 from cirlib.retrieval.hard_negatives import mine_hard_negatives
 from cirlib.training.batches import TripletSampler
+from cirlib.training.mined_negatives import mine_for_triplets
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def mine(composer, tokens, parts, make_study) -> Callable[..., np.ndarray]:
     """Mines two negatives a query, or as a study with other parameters says."""
 
     def run(parts=parts, **params) -> np.ndarray:
-        return TripletSampler(tokens, parts, make_study(**{"hard_negatives": 2, **params})).mine(composer)
+        return mine_for_triplets(composer, TripletSampler(tokens, parts, make_study(**{"hard_negatives": 2, **params})))
 
     return run
 

@@ -17,7 +17,7 @@ from cirlib.models.prepared import Prepared
 from cirlib.models.qformer import QFormerComposer
 from cirlib.models.qformer_embedding import trained_composer
 from cirlib.retrieval.similarity import own_similarity
-from cirlib.study.methods import QFORMER, ZERO_SHOT
+from cirlib.study.method_registry import QFORMER, ZERO_SHOT
 
 
 def fixed_queries(queries: pd.DataFrame, best: Mapping[str, str]) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cirlib.study.methods import METHODS
+from cirlib.study.method_registry import METHODS
 
 PUBLISHED = Path(__file__).with_name("published.csv")
 FASHIONIQ = "fashioniq"  # the study whose numbers stand beside the published ones

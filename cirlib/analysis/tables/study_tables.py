@@ -9,7 +9,7 @@ import pandas as pd
 from cirlib.benchmarks import Benchmark
 from cirlib.retrieval.result_files import read_ranks
 from cirlib.retrieval.scoring import Scored
-from cirlib.study.methods import METHODS
+from cirlib.study.method_registry import METHODS
 from cirlib.study.stage import Stage
 
 STAGES = tuple(dict.fromkeys(method.stage for method in METHODS.values()))  # those that score

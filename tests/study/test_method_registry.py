@@ -1,6 +1,6 @@
 """The one list of methods."""
 
-from cirlib.study.methods import METHODS
+from cirlib.study.method_registry import METHODS
 from cirlib.study.parameters import STAGES
 
 
