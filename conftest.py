@@ -1,7 +1,5 @@
 """What tests and the examples in docstrings share: real annotations where there are any, and small made-up data."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -4,8 +4,6 @@
 :mod:`cirlib.retrieval.run_files` what a run file holds.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

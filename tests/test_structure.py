@@ -1,7 +1,5 @@
 """The library stays thin: rooms that import one way, short files and functions, unique names, examples that run."""
 
-from __future__ import annotations
-
 import ast
 from collections import Counter
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """What a run's numbers came from beside its parameters: machine, package versions, commit."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re

@@ -5,8 +5,6 @@ for every image id, and tiny random models saved in the formats of the real ones
 study. What it measures says nothing about retrieval; that it runs, with every count right, says the study will.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import json

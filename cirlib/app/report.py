@@ -3,8 +3,6 @@
 ``python -m cirlib.app.report`` prints the table and the files to open; ``--into README.md`` writes it into a page.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Collection
 from pathlib import Path

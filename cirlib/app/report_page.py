@@ -4,8 +4,6 @@
 executed notebooks as HTML in ``results/<study>/html/``, to which it links.
 """
 
-from __future__ import annotations
-
 import argparse
 import base64
 import json

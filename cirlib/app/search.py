@@ -4,8 +4,6 @@ Every method can lean towards the picture or the words. ``balance`` 0 is the met
 from the picture alone, 1 from the words alone, and in between the two nearest of these three are mixed.
 """
 
-from __future__ import annotations
-
 import io
 import warnings
 from dataclasses import dataclass

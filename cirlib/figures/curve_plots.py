@@ -1,7 +1,5 @@
 """Curves: training by epoch and by step, the ranks of the targets, and what training does to the query vectors."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Mapping
 from typing import Any

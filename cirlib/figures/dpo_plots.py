@@ -1,7 +1,5 @@
 """The figures of the DPO study, from tidy tables; `context` (protocol, data, sample) opens the subtitle."""
 
-from __future__ import annotations
-
 import textwrap
 from typing import Any
 

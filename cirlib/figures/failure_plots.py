@@ -1,7 +1,5 @@
 """Plots of the failure analysis; its grids of pictures are in :mod:`cirlib.figures.image_grids`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Grids of pictures in one style. A file that cannot be read is a grey tile."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Sequence
 from contextlib import suppress

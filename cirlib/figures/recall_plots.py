@@ -1,7 +1,5 @@
 """Recall of methods, protocols and publications, from tables such as results/<study>/summary.csv."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure

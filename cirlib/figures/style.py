@@ -1,7 +1,5 @@
 """One style for every figure, also for the colour-blind. Tables hold fractions of 1; figures show per cent."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

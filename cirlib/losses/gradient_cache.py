@@ -5,8 +5,6 @@ chunks whose activations are dropped, the loss is taken of the embeddings, and o
 once more, with the same random numbers, to hand its part of the gradient on (their section 3.2).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What CIRR and CIRCO are scored by beside recall, query by query, and what chance gives for each number."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from cirlib.benchmarks import Benchmark

@@ -1,7 +1,5 @@
 """Hard negatives: the gallery images that score highest for a query and are not what it asks for."""
 
-from __future__ import annotations
-
 from numbers import Integral
 from typing import Literal, NamedTuple
 

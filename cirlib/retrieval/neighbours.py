@@ -1,7 +1,5 @@
 """The nearest gallery images through a FAISS index, on a GPU where faiss has one."""
 
-from __future__ import annotations
-
 import importlib
 import os
 from typing import Any, Literal

@@ -5,8 +5,6 @@ plain dot products, nothing is normalised here. Ranks are counted in float64, ne
 than its rounding tie. So copies of an image always tie, and block sizes never change a rank.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any

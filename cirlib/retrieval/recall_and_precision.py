@@ -1,7 +1,5 @@
 """Recall and average precision of rankings; ties count by expectation, so that a collapsed model scores chance."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Hashable, Sequence
 
 import numpy as np

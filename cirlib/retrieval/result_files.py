@@ -1,7 +1,5 @@
 """What stages write of their scores and later ones read: ``summary.csv``, ``metrics.json`` and ``ranks.csv``."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 ``python -m cirlib.evaluation --help`` says what such a file holds.
 """
 
-from __future__ import annotations
-
 import json
 import zipfile
 from collections import Counter

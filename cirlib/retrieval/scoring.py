@@ -1,7 +1,5 @@
 """Methods scored on benchmarks under a stated protocol: ranks a query, and one table row a number."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path

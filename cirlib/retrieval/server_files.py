@@ -1,7 +1,5 @@
 """A run as files that the test servers of CIRR and CIRCO take, in their exact formats."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

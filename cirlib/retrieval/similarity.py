@@ -1,7 +1,5 @@
 """How alike queries and images are: dot products; an image that is a set of tokens counts by its best."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 

@@ -1,7 +1,5 @@
 """Whether a number, or a difference between two methods, could be chance: intervals and tests over queries."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, NamedTuple
 

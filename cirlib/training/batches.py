@@ -1,7 +1,5 @@
 """A batch of the Q-Former's trainings: drawn, embedded in one call, scored by one loss."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The one training loop: epochs of batches, a dev score after each, resumable, best epoch kept."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import pickle

@@ -4,8 +4,6 @@
 machine or several, which see the same folder; 03_qformer finds what it leaves and goes on from there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace

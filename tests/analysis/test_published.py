@@ -1,7 +1,5 @@
 """The table of published numbers and ours: nothing appears as ours that was not measured, and on what."""
 
-from __future__ import annotations
-
 import pandas as pd
 import pytest
 

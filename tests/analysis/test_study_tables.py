@@ -1,7 +1,5 @@
 """The study's table and ranks, gathered from its stages, and its best methods."""
 
-from __future__ import annotations
-
 import pandas as pd
 import pytest
 

@@ -1,7 +1,5 @@
 """The zero-shot methods: weights chosen on dev, embeddings in a two-tower space, and the table of protocols."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor

@@ -1,7 +1,5 @@
 """A headless Chromium, and servers to look at."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

@@ -1,7 +1,5 @@
 """The rehearsal's stand-ins: every image id has its picture, and the models open as the real ones do."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

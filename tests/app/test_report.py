@@ -1,7 +1,5 @@
 """The study's table on the screen and in a page."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The report of a study, in a real browser: on a phone and on a desk, light and dark."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

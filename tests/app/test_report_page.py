@@ -1,7 +1,5 @@
 """The report as one page: its tables, pictures, and what the numbers came from."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Search with a study's models: the same ranking as the study's own, leanings, refusals, uploads; and the page."""
 
-from __future__ import annotations
-
 import io
 from datetime import datetime
 

@@ -1,7 +1,5 @@
 """06_search in a real browser: in JupyterLab, and as a plain page served by Voilà."""
 
-from __future__ import annotations
-
 import pytest
 from browser import DESK, PHONE, chromium, require_chromium, served
 from selenium.webdriver.common.by import By

@@ -1,7 +1,5 @@
 """Small pictures as files hold them."""
 
-from __future__ import annotations
-
 import io
 
 from PIL import Image

@@ -1,7 +1,5 @@
 """The study's files: taken or fetched where they are missing, then looked at."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import zipfile

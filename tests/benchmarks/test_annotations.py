@@ -1,7 +1,5 @@
 """Annotation files that lie: one sentence that names file, record and key, never anything else."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections import Counter

@@ -1,7 +1,5 @@
 """The audit of a study's data."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

@@ -1,7 +1,5 @@
 """Missing images: counted, refused, or dropped with what they cost."""
 
-from __future__ import annotations
-
 import pytest
 
 from cirlib.benchmarks import BenchmarkError, load_benchmark

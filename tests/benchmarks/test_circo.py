@@ -1,7 +1,5 @@
 """The CIRCO loader."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

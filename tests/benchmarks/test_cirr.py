@@ -1,7 +1,5 @@
 """The CIRR loader."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Images from the web, against a real local server that misbehaves in every way servers of old links do."""
 
-from __future__ import annotations
-
 import re
 import signal
 import subprocess

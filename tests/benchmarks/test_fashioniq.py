@@ -1,7 +1,5 @@
 """The FashionIQ loader, also for custom data in its files."""
 
-from __future__ import annotations
-
 import pytest
 
 from cirlib.benchmarks import BenchmarkError, Triplet, categories, load_benchmark

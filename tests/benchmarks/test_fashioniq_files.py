@@ -1,7 +1,5 @@
 """FashionIQ's published files: fetched, checked, and their lists of links."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

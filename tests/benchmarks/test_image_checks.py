@@ -1,7 +1,5 @@
 """Image files as they come: the bad ones named with a reason, the same picture found again."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 

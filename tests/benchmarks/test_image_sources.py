@@ -1,7 +1,5 @@
 """Images out of folders, archives, parquet files and data sets of the hub."""
 
-from __future__ import annotations
-
 import io
 import tarfile
 import zipfile

@@ -1,7 +1,5 @@
 """Named protocols and how captions become text."""
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 

@@ -1,7 +1,5 @@
 """The parts of a study's data: what is held out, which categories and galleries, and what happens without files."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """The methods' colours as people with each kind of colour blindness see them (Machado et al., 2009, severity 1)."""
 
-from __future__ import annotations
-
 from itertools import combinations
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Curves: what is marked, smoothed and accumulated."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The figures of the DPO study draw what stands in small tables that have gaps."""
 
-from __future__ import annotations
-
 from itertools import product
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Plots of the failure analysis: what is drawn of groups, reasons, exchanges and attributes."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

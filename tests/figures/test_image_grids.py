@@ -1,7 +1,5 @@
 """Sheets of pictures: what stands where, what is framed, what is missing."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Recall in bars: values, intervals and chance of every group, and nothing compared that cannot be."""
 
-from __future__ import annotations
-
 from itertools import product
 
 import numpy as np

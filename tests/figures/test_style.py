@@ -1,7 +1,5 @@
 """What every figure guarantees: the same bytes for the same data, words for who cannot see it, and no traces."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Gradient caching: the gradients of the whole batch, the activations of a part of it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The committed notebooks: clean, with the parameters their stage takes; and each run small through papermill."""
 
-from __future__ import annotations
-
 import ast
 import shutil
 from pathlib import Path

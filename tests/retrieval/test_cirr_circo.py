@@ -1,7 +1,5 @@
 """CIRR's subset recall and CIRCO's precision: by hand, against full sorts of the real annotations, from ranked ids."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

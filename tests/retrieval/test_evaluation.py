@@ -1,7 +1,5 @@
 """``python -m cirlib.evaluation``: what it prints, writes and refuses."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import subprocess

@@ -1,7 +1,5 @@
 """Approximate indexes against the exact one; faiss' GPUs, threads and vector units."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Ranks against a full matrix, loops and sorts: ties, copies, precisions, block sizes, galleries on disk."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Recall and precision: against loops, every order of a tie, torchmetrics, and cases done by hand."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Files of scores: they come back unchanged, or say which command makes them again."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 

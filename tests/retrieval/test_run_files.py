@@ -1,7 +1,5 @@
 """Anybody's rankings: every kind of file gives the numbers of the features behind it; bad files give one sentence."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Scoring methods on benchmarks: ranks and tables against numbers worked out by hand."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Files for the test servers of CIRR and CIRCO: their published formats, from ranked ids and from embeddings."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Intervals and tests: against scipy, every sign pattern, and how often they are right in many trials."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A small Q-Former with the tokens of random pictures, and triplets to train it on."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path

@@ -4,8 +4,6 @@
 opened for writing, renamed or removed.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

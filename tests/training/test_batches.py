@@ -1,7 +1,5 @@
 """Batches of triplets: what an epoch holds, and that their loss is what its definition says."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Stages of a tiny study killed (SIGKILL) at chosen writes and called again: they end as if never killed."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

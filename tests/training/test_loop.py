@@ -1,7 +1,5 @@
 """The training loop: what an epoch optimises, what is kept, and that a stopped run ends like one never stopped."""
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import replace

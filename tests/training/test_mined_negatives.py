@@ -1,7 +1,5 @@
 """Mined negatives: the images that the score itself would put first, less a query's own two."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 

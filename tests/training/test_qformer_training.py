@@ -1,7 +1,5 @@
 """The Q-Former's trainings: what they learn, how they go on after a stop, and what is trained from what."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from copy import deepcopy

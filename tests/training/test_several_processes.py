@@ -1,7 +1,5 @@
 """Encoding and training on two processes, real ones: what they leave is what one process leaves."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """What an edit speaks of, read from its captions with an open list of words, ``edit_lexicon.csv``."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache

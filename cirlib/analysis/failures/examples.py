@@ -1,7 +1,5 @@
 """Queries as pictures: what was asked and found, what one method finds and another misses, where tokens look."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import pandas as pd

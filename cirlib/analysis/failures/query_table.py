@@ -1,7 +1,5 @@
 """The study query by query: a table of what was asked and found, and a method's recall and misses by what is asked."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import combinations
 

@@ -5,8 +5,6 @@ in: how far an image went from the reference in the target's direction says whet
 it whether the garment is kept. That is an estimate; where both are known, a table of the two says how good a one.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """The paper's claims and other publications on FashionIQ beside what this study measured."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

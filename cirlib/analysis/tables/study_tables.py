@@ -1,7 +1,5 @@
 """What the stages of a study measured, brought together: one summary, every query's ranks, the best methods."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import pandas as pd

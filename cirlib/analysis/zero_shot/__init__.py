@@ -3,8 +3,6 @@
 The weights are chosen on dev; a table says what the protocol alone is worth.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """What an edit speaks of, by the open list of words; checked on FashionIQ's real captions."""
 
-from __future__ import annotations
-
 import json
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """Queries as pictures, and where query tokens look."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

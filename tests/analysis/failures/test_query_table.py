@@ -1,7 +1,5 @@
 """The study query by query: recall by what is asked, misses, and methods against each other."""
 
-from __future__ import annotations
-
 import pandas as pd
 import pytest
 import torch

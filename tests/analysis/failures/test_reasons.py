@@ -1,7 +1,5 @@
 """Why a query was missed, by true attributes and by likeness."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pandas as pd
