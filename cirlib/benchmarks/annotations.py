@@ -44,6 +44,8 @@ def read_annotations(path: Path, kind: Any, expected: str) -> Any:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = "".join(f", {_short(part)}" for part in first["loc"])
+        if first["loc"] and isinstance(first["loc"][0], int):
+            place = f", record {place[2:]}"
         raise BenchmarkError(f"{path}{place}: {first['msg']}, found {_short(first['input'])}.") from None
 
 

@@ -30,18 +30,18 @@ def refusal(root: Path) -> str:
 @pytest.mark.parametrize(
     ("file", "content", "sentence"),
     [
-        (CAPTIONS, [QUERY, QUERY | {"captions": []}], ", 1, 'captions': List should have at least 1 item"),
+        (CAPTIONS, [QUERY, QUERY | {"captions": []}], ", record 1, 'captions': List should have at least 1 item"),
         (
             CAPTIONS,
             [QUERY | {"captions": ["", None]}],
-            ", 0, 'captions', 1: Input should be a valid string, found None.",
+            ", record 0, 'captions', 1: Input should be a valid string, found None.",
         ),
-        (CAPTIONS, [QUERY | {"target": ""}], ", 0, 'target': String should have at least 1 character"),
-        (CAPTIONS, [{"candidate": "dress-val-0", "captions": ["a"]}], ", 0, 'target': Field required"),
+        (CAPTIONS, [QUERY | {"target": ""}], ", record 0, 'target': String should have at least 1 character"),
+        (CAPTIONS, [{"candidate": "dress-val-0", "captions": ["a"]}], ", record 0, 'target': Field required"),
         (CAPTIONS, {"a": 1}, ": Input should be a valid array, found {'a': 1}"),
         (CAPTIONS, [], ": holds no query"),
         (CAPTIONS, [QUERY | {"target": "dress-val-0"}], "1 queries have their own reference as a target"),
-        (SPLIT, ["a", 3], ", 1: Input should be a valid string, found 3"),
+        (SPLIT, ["a", 3], ", record 1: Input should be a valid string, found 3"),
         (SPLIT, ["a", "b", "a"], "'a' appears 2 times"),
         (SPLIT, [], "outside the gallery of 0"),
     ],
