@@ -174,7 +174,8 @@ def build_store(
         del array
         if state.is_main_process:
             shutil.rmtree(folder, ignore_errors=True)
-            os.replace(partial, folder)
+            os.replace(partial, folder)  # finished; what follows only says so
+            write_json({**manifest, "done": len(ids)}, folder / MANIFEST, indent=None)
         state.wait_for_everyone()
     return FeatureStore(folder)
 

@@ -48,8 +48,10 @@ def tune(tokens, parts, make_study) -> Callable[..., History]:
 def mined(monkeypatch) -> list[np.ndarray]:
     """The negatives of every mining."""
     found: list[np.ndarray] = []
-    mine = TripletSampler.mine
-    monkeypatch.setattr(TripletSampler, "mine", lambda *arguments: found.append(mine(*arguments)) or found[-1])
+    mine = qformer_training.mine_for_triplets
+    monkeypatch.setattr(
+        qformer_training, "mine_for_triplets", lambda *arguments: found.append(mine(*arguments)) or found[-1]
+    )
     return found
 
 

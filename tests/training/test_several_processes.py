@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from cirlib.models import feature_store
 from cirlib.models.preparation import encode_tokens
 from cirlib.models.prepared import Prepared
 from cirlib.training.qformer_training import train_qformer
@@ -22,7 +23,8 @@ def qformer_params(**changed: object) -> dict[str, object]:
             "width": 16, "hard_negatives": 2, "range_max": 4, **changed}  # fmt: skip
 
 
-def test_two_processes_write_the_store_that_one_writes(custom_stage):
+def test_two_processes_write_the_store_that_one_writes(custom_stage, monkeypatch):
+    monkeypatch.setattr(feature_store, "SHARD_SIZE", 1024)  # as the started processes have it, whatever a test set
     stores = []
     for processes in (1, 2):
         prepared = Prepared(custom_stage("data_prep", models=MODELS, data_prep={"processes": processes}))
