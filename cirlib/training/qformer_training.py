@@ -4,6 +4,7 @@
 machine or several, which see the same folder; 03_qformer finds what it leaves and goes on from there.
 """
 
+from argparse import ArgumentParser
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -194,7 +195,8 @@ def save_training(composers: Mapping[str, QFormerComposer], history: pd.DataFram
 
 
 def main() -> None:
-    """In a process of a launcher: trains, and leaves the result where 03_qformer looks for it."""
+    """Trains on the processes of a launcher, and leaves the result where 03_qformer looks for it."""
+    ArgumentParser(prog="python -m cirlib.training.qformer_training", description=main.__doc__).parse_args()
     with process_group():
         _train_in_worker(broadcast(open_stage("qformer") if PartialState().is_main_process else None))
 
