@@ -15,6 +15,11 @@ class Method:
     family: str  # methods of one family are variants of each other; the best of each family is compared
     stage: str  # that scores it
 
+    @property
+    def trained(self) -> bool:
+        """Whether it has learnt from triplets or preferences."""
+        return self.family != ZERO_SHOT
+
 
 # Colours of Okabe and Ito's palette and Tol's wine: colour-blind readers tell them apart.
 METHODS = {

@@ -38,10 +38,7 @@ class EmbeddedSplit:
         elif reading == "order":  # images answer under the ids of others
             order = torch.randperm(len(self.gallery), generator=torch.Generator().manual_seed(0))
             ranks = self._ranks(similarity(self.queries, self.gallery[order]))
-        elif reading in (
-            "ties",
-            "misses",
-        ):  # a sigmoid in float16 saturates; of those that tie all orders are as likely
+        elif reading in ("ties", "misses"):  # a sigmoid in float16 saturates; all orders of a tie are as likely
             ranks = self._ranks(torch.sigmoid(100 * similarity(self.queries, self.gallery)).half())
             if reading == "misses":  # or the target comes last
                 ranks = Ranks(ranks.above + ranks.tied, torch.zeros_like(ranks.tied))
