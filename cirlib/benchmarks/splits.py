@@ -13,6 +13,7 @@ from cirlib.study.stage import Stage
 
 from . import SPLITS, categories, load_benchmark
 from .base import Benchmark, BenchmarkError
+from .families import families
 
 UNUSABLE = "unusable.json"  # the images that are there but cannot be used: id → reason
 
@@ -96,12 +97,18 @@ def annotations_key(parts: Iterable[Benchmark]) -> str:
 
 
 def hold_out(part: Benchmark, fraction: float, seed: int) -> tuple[Benchmark, Benchmark]:
-    """``part`` in two: its queries without, and only, a random ``fraction``; both keep the whole gallery.
+    """``part`` in two: its queries without, and only, about a random ``fraction``; both keep the whole gallery.
+
+    Whole families (:func:`~cirlib.benchmarks.families.families`) are held out: what is chosen on dev was not seen.
 
     >>> [len(one.triplets) for one in hold_out(prepared.splits.reported["hat"], 0.3, seed=0)]
     [2, 1]
     """
-    count = max(1, round(fraction * len(part.triplets)))
-    held = set(np.random.default_rng(seed).permutation(len(part.triplets))[:count].tolist())
-    kept = [t for i, t in enumerate(part.triplets) if i not in held]
-    return replace(part, triplets=kept), replace(part, triplets=[part.triplets[i] for i in sorted(held)])
+    family = families(part.triplets)  # (N,)
+    sizes, wanted = np.bincount(family), max(1, round(fraction * len(family)))
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    before = np.cumsum(sizes[order]) - sizes[order]  # queries in the families drawn earlier
+    held = np.isin(family, order[before < wanted])  # (N,)
+    parts = ([t for t, out in zip(part.triplets, held, strict=True) if out == of_dev] for of_dev in (False, True))
+    train, dev = (replace(part, triplets=triplets) for triplets in parts)
+    return train, dev
