@@ -9,11 +9,12 @@ from cirlib.retrieval.recall_and_precision import (
     median_rank,
     recall_at_k,
 )
-from cirlib.retrieval.statistics import PairedTest, bootstrap_ci, holm, paired_test
+from cirlib.retrieval.statistics import PairedTest, against_chance, bootstrap_ci, holm, paired_test
 
 __all__ = [
     "PairedTest",
     "Ranks",
+    "against_chance",
     "average_precision_at_k",
     "average_precision_of_ranks",
     "bootstrap_ci",

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import bdtr, bdtrc, betaincinv
 
 Numbers = NDArray[Any]
 Groups = Sequence[Hashable] | Numbers | None
@@ -74,6 +75,60 @@ def holm(p_values: Sequence[float] | Numbers) -> list[float]:
     corrected = np.empty_like(p)
     corrected[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
     return corrected.tolist()
+
+
+class AgainstChance(NamedTuple):
+    """A share of hits beside what guessing gives, all in [0, 1]."""
+
+    verdict: str  # "below chance", "above chance", or "cannot tell"
+    hits: float
+    queries: int
+    ci_low: float  # of the share of hits
+    ci_high: float
+    chance: float
+    p_value: float
+
+    def __str__(self) -> str:
+        share, low, high, chance = (f"{100 * x:.2f}" for x in (self.hits / self.queries, *self[3:6]))
+        counts = f"{self.hits:g} of {self.queries:,} queries hit, {share} % [{low}, {high}]; guessing gives {chance} %"
+        return f"{self.verdict}: {counts}"
+
+
+def clopper_pearson(hits: float, n: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Exact interval of a share (Clopper & Pearson, 1934), of ``hits`` in [0, n]; never without width.
+
+    >>> [round(end, 3) for end in clopper_pearson(0, 10)]
+    [0.0, 0.308]
+    """
+    low = betaincinv(hits, n - hits + 1, (1 - level) / 2) if hits > 0 else 0.0
+    high = betaincinv(hits + 1, n - hits, (1 + level) / 2) if hits < n else 1.0
+    return float(low), float(high)
+
+
+def against_chance(hits: float, chance: ArrayLike, n: int, *, level: float = 0.95) -> AgainstChance:
+    """Whether ``hits`` of ``n`` queries are below or above guessing, by a two-sided exact binomial test.
+
+    "cannot tell" is said wherever the exact interval of the share contains chance: with few queries even no hit at all
+    is not below it. Where chance differs by query its mean is used, which errs towards "cannot tell" (Hoeffding, 1956).
+
+    Args:
+        hits: expected hits in [0, n]; a part of a hit, from ties, counts towards chance.
+        chance: in (0, 1), one number or (n,) one a query, such as
+            :func:`~cirlib.retrieval.recall_and_precision.chance_recall`.
+
+    >>> against_chance(1, 0.0034, 1000).verdict
+    'cannot tell'
+    >>> print(against_chance(2, 0.0034, 10_000))
+    below chance: 2 of 10,000 queries hit, 0.02 % [0.00, 0.07]; guessing gives 0.34 %
+    """
+    rate = float(np.mean(np.asarray(chance, dtype=np.float64)))
+    if not (n >= 1 and 0 <= hits <= n and 0 < rate < 1):
+        raise ValueError(f"hits must be 0 to n and chance between 0 and 1, got hits={hits}, n={n}, chance={rate}")
+    fewest, most = np.ceil(hits), np.floor(hits)  # of whole hits: the test that finds less
+    below, above = bdtr(fewest, n, rate), bdtrc(most - 1, n, rate) if most > 0 else 1.0
+    low, high = clopper_pearson(most, n, level=level)[0], clopper_pearson(fewest, n, level=level)[1]
+    verdict = "below chance" if high < rate else "above chance" if low > rate else "cannot tell"
+    return AgainstChance(verdict, hits, n, low, high, rate, float(min(1.0, 2 * min(below, above))))
 
 
 def _resampled_means(values: Numbers, resamples: int, rng: np.random.Generator) -> Numbers:

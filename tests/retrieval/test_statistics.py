@@ -11,7 +11,7 @@ from scipy import stats
 
 from cirlib.retrieval.ranks import Ranks
 from cirlib.retrieval.recall_and_precision import recall_at_k
-from cirlib.retrieval.statistics import bootstrap_ci, holm, paired_test
+from cirlib.retrieval.statistics import against_chance, bootstrap_ci, clopper_pearson, holm, paired_test
 
 
 @pytest.mark.parametrize("values", ["recall", "reciprocal"])
@@ -111,3 +111,40 @@ def test_holm_rejects_what_the_step_down_procedure_rejects(p_values: list[float]
     else:
         return
     assert corrected[index] > level
+
+
+@pytest.mark.parametrize(("hits", "n", "chance"), [(0, 10, 0.1), (3, 7, 0.2), (7, 7, 0.9), (2, 10_000, 0.0034)])
+def test_against_chance_agrees_with_scipy(hits: int, n: int, chance: float):
+    ours = against_chance(hits, chance, n, level=0.9)
+    assert clopper_pearson(hits, n, level=0.9) == pytest.approx(
+        tuple(stats.binomtest(hits, n).proportion_ci(0.9, method="exact"))
+    )
+    tails = [stats.binomtest(hits, n, chance, alternative).pvalue for alternative in ("less", "greater")]
+    assert ours[3:] == pytest.approx((*clopper_pearson(hits, n, level=0.9), chance, min(1, 2 * min(tails))))
+    assert (ours.verdict == "cannot tell") == (ours.p_value > 0.1)
+
+
+def test_what_queries_cannot_show_is_not_said():
+    assert against_chance(1, 0.0034, 1000).verdict == "cannot tell"  # one hit where 3.4 are expected
+    assert against_chance(0, 0.0034, 1000).verdict == "cannot tell"
+    assert against_chance(0, 0.0034, 1100).verdict == "below chance"
+    assert against_chance(60, 0.0034, 10_000).verdict == "above chance"
+    assert against_chance(10 * 0.34, 0.0034, 1000).verdict == "cannot tell"  # ties: 3.4 hits expected
+    for near, off in ((3.5, 3), (17.5, 18)):  # half a hit counts as the whole one that is nearer to chance
+        assert against_chance(near, 0.01, 1000).verdict == "cannot tell" != against_chance(off, 0.01, 1000).verdict
+    assert against_chance(5, [0.25, 0.75] * 8, 16) == against_chance(5, 0.5, 16)
+    assert str(against_chance(0, 0.01, 1000)).startswith("below chance: 0 of 1,000 queries hit, 0.00 % [0.00, 0.37]")
+
+
+def test_chance_errs_no_more_often_than_it_says():
+    rng, chances = np.random.default_rng(0), np.repeat([0.002, 0.03], 500)
+    verdicts = [against_chance((rng.random(1000) < chances).sum(), chances, 1000).verdict for _ in range(2000)]
+    assert np.mean([verdict != "cannot tell" for verdict in verdicts]) <= 0.05
+    aim = [against_chance((rng.random(1000) < chances / 8).sum(), chances, 1000).verdict for _ in range(200)]
+    assert aim.count("below chance") > 190
+
+
+@pytest.mark.parametrize(("hits", "chance", "n"), [(-1, 0.1, 5), (6, 0.1, 5), (0, 0.1, 0), (1, 0.0, 5), (1, 1.0, 5)])
+def test_hits_and_chance_out_of_range_are_refused(hits, chance, n):
+    with pytest.raises(ValueError, match="hits must be 0 to n and chance between 0 and 1"):
+        against_chance(hits, chance, n)
