@@ -113,11 +113,15 @@ class QFormer(Block):
 
 
 class DPO(Block):
-    """A preference training, the paper's Retrieval-DPO unless told otherwise, and how large the grid around it is."""
+    """A preference training, our reading of the paper's Retrieval-DPO unless told otherwise, and the grid around it.
+
+    The paper's abstract and introduction give the two towers, mined negatives and a DPO loss that trains the text side;
+    every number here is ours.
+    """
 
     fusion: Literal["text_only", "sum", "qformer"] = "text_only"
     start: Literal["pretrained", "finetuned"] = "pretrained"  # of the Q-Former
-    objective: Literal["dpo", "info_nce_mined", "info_nce_in_batch"] = "dpo"
+    objective: Literal["dpo", "info_nce_mined", "info_nce_in_batch", "recall_in_batch"] = "dpo"
     loss_type: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
     trains: Literal["query_projection", "query_tower", "both_projections", "both_towers"] = "query_tower"
     beta: Positive = 0.1  # times 100, CLIP's logit scale: the slope of every objective
@@ -134,7 +138,7 @@ class DPO(Block):
     range_max: Count = 100
     mine_every: NonNegativeCount = 0  # epochs between two minings; 0: mined once
     repetition: NonNegativeCount = 0  # the same with other edits, batches and draws
-    grid: Literal["none", "small", "default", "full"] = "default"
+    grid: Literal["none", "small", "full"] = "small"
     grid_edits: Count = 256  # of the grid's runs
 
     @model_validator(mode="after")
