@@ -25,7 +25,7 @@ from cirlib.models.qformer import QFormerComposer
 from cirlib.models.qformer_embedding import embed_gallery, trained_composer
 from cirlib.retrieval.similarity import similarity
 from cirlib.study.errors import StudyError
-from cirlib.study.method_registry import METHODS, QFORMER
+from cirlib.study.method_registry import METHODS, QFORMER, ZERO_SHOT
 from cirlib.study.pictures import open_rgb, to_rgb
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -77,7 +77,8 @@ class Search:
         checkpoints = prepared.stage.results("qformer") / "checkpoints"
         trained = [name for name, method in METHODS.items() if method.family == QFORMER]
         self._trained = [name for name in trained if (checkpoints / name).is_dir()]
-        self.methods = [name for name, method in METHODS.items() if not method.trained] + self._trained
+        baselines = [name for name, method in METHODS.items() if method.family == ZERO_SHOT]
+        self.methods = baselines + self._trained
         self._composers: dict[str, tuple[QFormerComposer, Tensor]] = {}
 
     @property

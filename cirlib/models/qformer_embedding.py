@@ -34,7 +34,7 @@ def new_composer(prepared: Prepared) -> QFormerComposer:
 
 
 def trained_composer(prepared: Prepared, name: str) -> QFormerComposer:
-    """A Q-Former as the study's training left it, to be used: ``qformer``, ``qformer_hard_negatives``, ``pretrained``.
+    """A Q-Former of the study, by its method's name, as it was left to be used.
 
     >>> trained_composer(prepared, "qformer")  # doctest: +ELLIPSIS
     Traceback (most recent call last):

@@ -14,24 +14,21 @@ class Method:
     colour: str
     family: str  # methods of one family are variants of each other; the best of each family is compared
     stage: str  # that scores it
-
-    @property
-    def trained(self) -> bool:
-        """Whether it has learnt from triplets or preferences."""
-        return self.family != ZERO_SHOT
+    trained: bool  # on triplets or preferences
 
 
 # Colours of Okabe and Ito's palette and Tol's wine: colour-blind readers tell them apart.
 METHODS = {
     method.name: method
     for method in (
-        Method("image_only", "image only", "#9A9A9A", ZERO_SHOT, "zero_shot"),
-        Method("text_only", "text only", "#56B4E9", ZERO_SHOT, "zero_shot"),
-        Method("sum", "weighted sum", "#0072B2", ZERO_SHOT, "zero_shot"),
-        Method("slerp", "slerp", "#882255", ZERO_SHOT, "zero_shot"),
-        Method("qformer", "Q-Former", "#E69F00", QFORMER, "qformer"),
-        Method("qformer_hard_negatives", "Q-Former + hard negatives", "#D55E00", QFORMER, "qformer"),
-        Method("retrieval_dpo", "Retrieval-DPO", "#009E73", DPO, "dpo"),
+        Method("image_only", "image only", "#9A9A9A", ZERO_SHOT, "zero_shot", False),
+        Method("text_only", "text only", "#56B4E9", ZERO_SHOT, "zero_shot", False),
+        Method("sum", "weighted sum", "#0072B2", ZERO_SHOT, "zero_shot", False),
+        Method("slerp", "slerp", "#882255", ZERO_SHOT, "zero_shot", False),
+        Method("qformer_pretrained", "Q-Former, pretrained only", "#DDCC77", QFORMER, "qformer", False),
+        Method("qformer", "Q-Former", "#E69F00", QFORMER, "qformer", True),
+        Method("qformer_hard_negatives", "Q-Former + hard negatives", "#D55E00", QFORMER, "qformer", True),
+        Method("retrieval_dpo", "Retrieval-DPO", "#009E73", DPO, "dpo", True),
     )
 }
 

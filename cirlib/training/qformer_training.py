@@ -24,6 +24,7 @@ from cirlib.models.qformer import QFormerComposer, load_weights, save_weights
 from cirlib.models.qformer_embedding import embed_gallery, embed_queries, new_composer
 from cirlib.retrieval.scoring import Scored, average_texts, mean_recall, score
 from cirlib.study.files import write_json, write_table
+from cirlib.study.method_registry import METHODS
 from cirlib.study.parameters import Evaluation, Study
 from cirlib.study.processes import broadcast, launch, local_indices, process_count, process_group
 from cirlib.study.stage import Stage, open_stage
@@ -127,13 +128,14 @@ def train_qformer(prepared: Prepared) -> tuple[dict[str, QFormerComposer], pd.Da
     where a category has too few images for the hard negatives.
 
     Returns:
-        Method → composer at its best epoch, and a row an epoch of every training. Without a train split, the composer
-        as the study gives it and no rows. What pretraining gave is kept, as ``pretrained``, for preferences.
+        Method → composer at its best epoch, and a row an epoch of every training. ``qformer_pretrained`` is the start
+        of both, where this study or BLIP-2 pretrained it. Without a train split, the composer as the study gives it
+        and no rows.
 
     >>> composers, history = train_qformer(Prepared(replace(stage, out=folder)))  # doctest: +ELLIPSIS
     pretraining 1/2  loss ...
     >>> sorted(composers)
-    ['qformer', 'qformer_hard_negatives']
+    ['qformer', 'qformer_hard_negatives', 'qformer_pretrained']
     """
     stage = prepared.stage
     count = process_count(stage.study.qformer.processes, "qformer.processes")
@@ -141,9 +143,9 @@ def train_qformer(prepared: Prepared) -> tuple[dict[str, QFormerComposer], pd.Da
         return _train_here(prepared)
     launch(_train_in_worker, stage, count)
     trained, composers = stage.unfinished / "trained", {}
-    for path in sorted((trained / "checkpoints").iterdir()):
-        composers[path.name] = new_composer(prepared).eval()
-        load_weights(composers[path.name], path)
+    for name in (name for name in METHODS if (trained / "checkpoints" / name).is_dir()):
+        composers[name] = new_composer(prepared).eval()
+        load_weights(composers[name], trained / "checkpoints" / name)
     return composers, pd.read_csv(trained / "history.csv")
 
 
@@ -156,20 +158,22 @@ def _train_in_worker(stage: Stage) -> None:
 def _train_here(prepared: Prepared) -> tuple[dict[str, QFormerComposer], pd.DataFrame]:
     stage, splits, study = prepared.stage, prepared.splits, prepared.stage.study
     set_seed(study.seed)  # the same start wherever it is called from
-    composer, folder, histories = new_composer(prepared), stage.unfinished, []
+    composer, folder, composers, histories = new_composer(prepared), stage.unfinished, {}, []
+    pretrained = study.models.fusion != "mini" and study.models.fusion_checkpoint is None  # a BLIP-2 as it comes
     if not splits.train:
-        return {"qformer": composer.eval()}, _table([])
+        return {"qformer_pretrained" if pretrained else "qformer": composer.eval()}, _table([])
     sampler = TripletSampler(prepared.tokens, splits.train, study)
     trainer = QFormerTrainer(composer, prepared.tokens, study)
-    if pairs := prepared.pairs("pretraining"):
+    if study.qformer.pretraining_epochs and (pairs := prepared.pairs("pretraining")):
         histories.append(trainer.pretrain(pairs, folder / "pretraining"))
-        if PartialState().is_main_process:
-            save_weights(composer, stage.out / "checkpoints" / "pretrained")
+        pretrained = True
+    if pretrained:
+        composers["qformer_pretrained"] = deepcopy(composer).eval()
     mined, name = replace(trainer, composer=deepcopy(composer)), "qformer_hard_negatives"
     histories.append(trainer.finetune(sampler, splits.dev, folder / "qformer"))
     shared = folder / "qformer" / f"epoch-{study.qformer.mine_from}.pt"
     histories.append(mined.finetune(sampler, splits.dev, folder / name, hard_negatives=True, warm_start=shared))
-    return {"qformer": composer, name: mined.composer}, _table(histories)
+    return {**composers, "qformer": composer, name: mined.composer}, _table(histories)
 
 
 def _table(histories: Sequence[History]) -> pd.DataFrame:

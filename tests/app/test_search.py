@@ -16,7 +16,7 @@ from cirlib.study.errors import StageError
 from cirlib.study.parameters import load_study
 from cirlib.study.stage import Stage
 
-METHODS = ["image_only", "text_only", "sum", "slerp", "qformer", "qformer_hard_negatives"]
+METHODS = ["image_only", "text_only", "sum", "slerp", "qformer_pretrained", "qformer", "qformer_hard_negatives"]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def search(small_project) -> Search:
 def test_it_searches_with_every_baseline_and_every_trained_qformer(search):
     assert search.methods == METHODS
     chosen = search.prepared.stage.read_choice("qformer", "best_run.json")
-    assert search.best_trained == chosen["run"] in METHODS[4:]
+    assert search.best_trained == chosen["run"] in METHODS[5:]
     assert set(search.galleries) == {"dress", "shirt", "toptee"} and len(search.images) == 120
 
 

@@ -172,7 +172,11 @@ def test_the_stage_trains_both_runs_and_writes_what_later_stages_open(ready, min
     assert "qformer_hard_negatives: goes on after epoch 1" in capsys.readouterr().out
     assert len(mined) == 1
     save_training(composers, table, stage.out)
-    assert {path.name for path in (stage.out / "checkpoints").iterdir()} == {"pretrained", *composers}
+    assert (
+        {path.name for path in (stage.out / "checkpoints").iterdir()}
+        == set(composers)
+        == {"qformer_pretrained", "qformer", "qformer_hard_negatives"}
+    )
     for name, composer in composers.items():
         assert not composer.training
         loaded = new_composer(prepared)
@@ -206,7 +210,7 @@ def test_where_nothing_is_trained_the_composers_are_those_given_and_no_run_is_be
         for file in (prepared.stage.images / "captions").glob("cap.*.train.json"):
             file.unlink()
     composers, table = train_qformer(prepared)
-    assert list(composers) == ["qformer", "qformer_hard_negatives"][: 2 if has_train_split else 1]
+    assert list(composers) == ["qformer_pretrained", "qformer", "qformer_hard_negatives"][: 3 if has_train_split else 1]
     assert table.columns.tolist() == ["run", "epoch", "loss", "dev/recall@10"] and len(table) == 0
     for composer in composers.values():
         assert not composer.training

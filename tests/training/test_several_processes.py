@@ -49,7 +49,7 @@ def test_two_processes_train_the_qformer_that_one_trains(custom_stage):
         stage.finish()
     one, two = (histories[n].drop(columns=["pairs/s", "triplets/s"]) for n in (1, 2))
     pd.testing.assert_frame_equal(two, one, rtol=1e-3, check_dtype=False)
-    assert list(weights[1]) == list(weights[2]) == ["qformer", "qformer_hard_negatives"]
+    assert list(weights[1]) == list(weights[2]) == ["qformer_pretrained", "qformer", "qformer_hard_negatives"]
     for name, weight in weights[1].items():
         torch.testing.assert_close(weights[2][name], weight, atol=2e-3, rtol=0)
 
@@ -73,4 +73,4 @@ def test_processes_of_a_launcher_train_what_the_notebook_goes_on_from(custom_sta
     composers, history = train_qformer(Prepared(custom_stage("qformer", models=MODELS, qformer=other_needs)))
     assert {file: file.stat().st_mtime_ns for file in left} == left
     assert set(history["run"]) == {"pretraining", "qformer", "qformer_hard_negatives"}
-    assert list(composers) == ["qformer", "qformer_hard_negatives"]
+    assert list(composers) == ["qformer_pretrained", "qformer", "qformer_hard_negatives"]

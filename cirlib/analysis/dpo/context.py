@@ -77,7 +77,8 @@ class RunContext:
         if start not in self._qformers:
             torch.manual_seed(self.study.seed)  # for one that neither a checkpoint nor a BLIP-2 gives
             composer, tokens = new_composer(self.prepared), self.prepared.tokens
-            name = start if start == "pretrained" else self.stage.read_choice("qformer", "best_run.json")["run"]
+            left = start == "pretrained"
+            name = "qformer_pretrained" if left else self.stage.read_choice("qformer", "best_run.json")["run"]
             if (self.checkpoints / name).is_dir():  # a BLIP-2 comes pretrained
                 load_weights(composer, self.checkpoints / name)
             composer.eval()

@@ -30,7 +30,7 @@ def make_context(custom_stage, make_store, tiny_clip, write_json) -> Callable[..
             with torch.no_grad():
                 make_store(stage.data / "clip", list(images), WholeTower(context.towers, images)(list(images)))
             make_store(stage.data / "tokens", list(images), tokens)
-            for seed, name in enumerate(("pretrained", "qformer")):
+            for seed, name in enumerate(("qformer_pretrained", "qformer")):
                 torch.manual_seed(seed)
                 save_weights(new_composer(prepared), context.checkpoints / name)
             write_json(stage.results("qformer") / "best_run.json", {"run": "qformer", "dev/recall@10": 0.5})
