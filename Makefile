@@ -18,7 +18,6 @@ endif
 ifeq ($(filter cpu gpu,$(FAISS)),)
 $(error FAISS=$(FAISS): allowed are cpu and gpu)
 endif
-OTHER_FAISS := $(if $(filter gpu,$(FAISS)),cpu,gpu)
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export TOKENIZERS_PARALLELISM := false
@@ -98,16 +97,11 @@ $(VENV)/created:
 	"$$chosen" -m venv --clear $(VENV)
 	@touch $@
 
-# $(call install,EXTRAS): names the large downloads as they come; errors and warnings pass through.
+# $(call install,EXTRAS): with uv where it can be had, else with pip.
 define install
-@echo "Installing the packages pinned in requirements.lock (with faiss-$(FAISS)). The first time this downloads some"
-@echo "GB, mostly PyTorch, and takes minutes; large downloads are named as they come."
-@! $(VENV)/bin/python -m pip show --quiet faiss-$(OTHER_FAISS) 2>/dev/null || \
-    $(VENV)/bin/python -m pip uninstall --quiet --yes faiss-cpu faiss-gpu
-@rm -f $(VENV)/installed-$(OTHER_FAISS)*
-@$(VENV)/bin/python -m pip install --disable-pip-version-check --constraint requirements.lock --editable '.[$(1)]' | \
-    sed -unE -e 's/^ *(Downloading|Using cached) ([^ ]*\/)?([^ ]+) (\([0-9]{2,}(\.[0-9]+)? [MG]B\)).*/  \1 \3 \4/p' \
-             -e 's/^Installing collected packages.*/  Unpacking what was downloaded/p'
+@echo "Installing the packages pinned in requirements.lock (with faiss-$(FAISS)): some GB the first time, mostly PyTorch."
+@rm -f $(VENV)/installed-*
+@$(VENV)/bin/python -m cirlib.app.install $(1)
 @touch $(RUNTIME)
 endef
 
@@ -116,7 +110,5 @@ $(RUNTIME): $(VENV)/created pyproject.toml requirements.lock
 	@touch $@
 
 $(DEVELOP): $(VENV)/created pyproject.toml requirements.lock
-	$(call install,$(FAISS)$(comma)dev)
+	$(call install,$(FAISS) dev)
 	@touch $@
-
-comma := ,
