@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub: no test asks a server
@@ -287,20 +286,18 @@ def run_context(prepared: Any, tmp_path: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def small_project(tmp_path_factory) -> Path:
-    """A copy of the project's notebooks and a small garments study, with every stage run once through papermill."""
-    from small_studies import SMALL, run_all
+    """A fresh clone with a small garments study, reproduced by DVC and committed; 06 executed too."""
+    from small_studies import SMALL, execute, reproduce
 
-    study = yaml.safe_load((PROJECT_ROOT / "params.yaml").read_text())
-    for stage, values in SMALL.items():
-        study[stage] |= values
-    return run_all(tmp_path_factory.mktemp("project"), study)
+    root = reproduce(tmp_path_factory.mktemp("clone") / "study", "study=garments", *SMALL)
+    execute(root, "06_search.ipynb")
+    return root
 
 
 @pytest.fixture(scope="session")
 def small_rehearsal(tmp_path_factory) -> Path:
     """The fashioniq_rehearsal study on a few made-up annotations, the tiny BLIP-2 and CLIP through the real loaders."""
-    from dvc.utils.hydra import compose_and_dump
-    from small_studies import REHEARSED, run_all
+    from small_studies import REHEARSED, compose, run_all
 
     from cirlib.app.rehearsal import prepare
 
@@ -315,8 +312,8 @@ def small_rehearsal(tmp_path_factory) -> Path:
             for kind, content in (("captions/cap", records), ("image_splits/split", ids)):
                 _write_json(root / "annotations" / f"{kind}.{category}.{split}.json", content)
     prepare(root / "data" / "fashioniq_rehearsal", root / "annotations")
-    compose_and_dump(root / "params.yaml", str(PROJECT_ROOT / "conf"), None, "config", "", REHEARSED)
-    return run_all(root, yaml.safe_load((root / "params.yaml").read_text()))
+    compose(root / "params.yaml", *REHEARSED)
+    return run_all(root)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,9 +1,7 @@
 """The pipeline's files agree with each other and with the code; and a small study reproduces from a fresh clone."""
 
-import os
 import re
-import subprocess
-import sys
+import shutil
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -12,19 +10,13 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
-from dvc.utils.hydra import compose_and_dump
+from small_studies import ROOT, SMALL, compose, dvc, git
 from test_structure import imports
 
 from cirlib.study.parameters import STAGES, Study, load_study
 
-ROOT = Path(__file__).resolve().parent.parent
 STUDIES = sorted(path.stem for path in (ROOT / "conf" / "study").glob("*.yaml"))
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-
-
-def compose(path: Path, *overrides: str) -> Path:
-    compose_and_dump(path, str(ROOT / "conf"), None, "config", "", list(overrides))
-    return path
 
 
 def test_the_committed_parameters_are_what_the_garments_study_composes(tmp_path):
@@ -110,77 +102,35 @@ def files_of(source: str, file: str = "") -> set[str]:
 
 # ------------------------------------------------------------------------------------------ from a clone
 
-SMALL = (
-    "data_prep.drawing.train_triplets=30", "data_prep.drawing.val_queries=10", "data_prep.drawing.gallery_size=30",
-    "data_prep.drawing.alignment_pairs=48", "data_prep.drawing.pretraining_pairs=48",
-    "data_prep.drawing.family_size=6", "models.image_size=96",
-    "qformer.pretraining_epochs=1", "qformer.epochs=1", "qformer.batch_size=32", "qformer.num_query_tokens=2",
-    "qformer.mine_from=0", "qformer.range_max=10", "dpo.epochs=1", "dpo.num_negatives=2", "dpo.range_max=10",
-    "dpo.grid=small", "dpo.grid_edits=12",
-)  # fmt: skip
 
-
-def run(folder: Path, *command: str) -> str:
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
-
-
-def dvc(folder: Path, *arguments: str) -> str:
-    return run(folder, sys.executable, "-m", "dvc", *arguments)
-
-
-def git(folder: Path, *arguments: str) -> str:
-    return run(folder, "git", "-c", "user.name=test", "-c", "user.email=test@example.org", *arguments)
-
-
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory) -> Path:
-    """A git repository with what git would commit now, reproduced once at small size and committed."""
-    folder = tmp_path_factory.mktemp("clone") / "study"
-    for name in git(ROOT, "ls-files", "-co", "--exclude-standard").splitlines():
-        if (ROOT / name).is_file() and not name.startswith("tests/") and name != "dvc.lock":
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes((ROOT / name).read_bytes())
-    compose(folder / "params.yaml", "study=garments", *SMALL)
-    git(folder, "init", "-q")
-    dvc(folder, "repro")
-    git(folder, "add", "-A")
-    git(folder, "commit", "-qm", "small study")
-    return folder
-
-
-@pytest.mark.slow
-def test_a_fresh_clone_reproduces_and_leaves_nothing_that_git_would_ask_about(clone):
-    assert git(clone, "status", "--porcelain") == ""
-    tracked = git(clone, "ls-files", "results", "data", "figures").splitlines()
+def test_a_fresh_clone_reproduces_and_leaves_nothing_that_git_would_ask_about(small_project):
+    assert git(small_project, "status", "--porcelain") == ""
+    tracked = git(small_project, "ls-files", "results", "data", "figures").splitlines()
     assert "results/garments/summary.csv" in tracked
     assert [name for name in tracked if name.endswith((".safetensors", ".npy", ".ipynb"))] == []
     assert [name for name in tracked if name.startswith("data/") and name != "data/README.md"] == []
-    executed = sorted((clone / "results" / "garments" / "notebooks").glob("*.ipynb"))
+    executed = sorted((small_project / "results" / "garments" / "notebooks").glob("*.ipynb"))
     assert len(executed) == len(PIPELINE)
 
 
-@pytest.mark.slow
-def test_with_nothing_changed_nothing_runs(clone):
-    out = dvc(clone, "repro")
+def test_with_nothing_changed_nothing_runs(small_project):
+    out = dvc(small_project, "repro")
     assert "Running stage" not in out
     assert len(re.findall(r"didn't change, skipping", out)) == len(PIPELINE)
 
 
-@pytest.mark.slow
-def test_dvc_shows_metrics_and_plots_of_every_stage(clone):
-    shown = dvc(clone, "metrics", "show", "--json")
+def test_dvc_shows_metrics_and_plots_of_every_stage(small_project):
+    shown = dvc(small_project, "metrics", "show", "--json")
     assert all(f"results/garments/{stage}/metrics.json" in shown for stage in PIPELINE)
-    dvc(clone, "plots", "show", "--out", "plots")
-    page = (clone / "plots" / "index.html").read_text()
+    dvc(small_project, "plots", "show", "--out", "plots")
+    page = (small_project / "plots" / "index.html").read_text()
     assert "learning_curves.png" in page
     assert "dev/recall@10" in page
 
 
 @pytest.mark.slow
-def test_changing_the_qformer_reruns_it_and_what_follows_only(clone):
+def test_changing_the_qformer_reruns_it_and_what_follows_only(small_project, tmp_path):
+    clone = shutil.copytree(small_project, tmp_path / "clone", symlinks=True)
     out = dvc(clone, "exp", "run", "-S", "qformer.lr=3.0e-5", *(f"-S{value}" for value in SMALL))
     ran = re.findall(r"Running stage '(\w+)'", out)
     assert ran == ["qformer", "dpo", "failure_cases"]

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +12,8 @@ from browser import DESK, PHONE, chromium
 
 @pytest.fixture(scope="module")
 def report(small_project) -> Path:
-    """The small study's report; the notebooks stand where the pipeline puts them."""
+    """The small study's report."""
     home = small_project / "results" / "garments"
-    shutil.copytree(small_project / "executed", home / "notebooks", dirs_exist_ok=True)
     command = [sys.executable, "-m", "cirlib.app.report_page"]
     done = subprocess.run(command, cwd=small_project, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "Open  results/garments/report.html"

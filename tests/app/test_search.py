@@ -27,7 +27,6 @@ def search(small_project) -> Search:
     )
 
 
-@pytest.mark.slow
 def test_it_searches_with_every_baseline_and_every_trained_qformer(search):
     assert search.methods == METHODS
     chosen = search.prepared.stage.read_choice("qformer", "best_run.json")
@@ -43,7 +42,6 @@ def test_where_nothing_was_trained_there_are_the_baselines_with_the_weights_that
         search.search(search.reference(search.images[0]), "is red", "sum")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_search_ranks_as_the_study_scored(search, small_project, method):
     stage = "qformer" if "qformer" in method else "zero_shot"
@@ -59,7 +57,6 @@ def test_a_search_ranks_as_the_study_scored(search, small_project, method):
             assert found[0] in one.top[row][:2] and triplet.reference not in found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_the_ends_of_the_balance_are_the_picture_alone_and_the_words_alone(search, method):
     def ask(method: str, balance: float) -> list[Hit]:
@@ -78,7 +75,6 @@ def test_the_ends_of_the_balance_are_the_picture_alone_and_the_words_alone(searc
         assert all(hit.score == pytest.approx(ratio * total[hit.image], abs=1e-4) for hit in half)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -106,7 +102,6 @@ def png(size: tuple[int, int] = (40, 60), form: str = "PNG", **options) -> bytes
     return content.getvalue()
 
 
-@pytest.mark.slow
 def test_a_gallery_picture_uploaded_is_encoded_as_it_was(search):
     image = search.images[3]
     upload, own = search.upload(search.files[image].read_bytes(), "mine.jpg"), search.reference(image)
@@ -163,7 +158,6 @@ def drop(page: SearchPage, content: bytes, name: str) -> None:
     page.file.value = (file | {"content": memoryview(content)},)
 
 
-@pytest.mark.slow
 def test_the_page_opens_with_an_answer_of_both_methods_and_says_why(page):
     assert [len(tiles_of(page, side)) for side in (0, 1)] == [4, 4]
     assert page.edit.value and page.status.value == ""
@@ -175,7 +169,6 @@ def test_the_page_opens_with_an_answer_of_both_methods_and_says_why(page):
     assert (left.why.value.count("<img"), right.why.value.count("<img")) == (0, 2)  # where the Q-Former looks
 
 
-@pytest.mark.slow
 def test_several_turns_and_back(page):
     first, hit = page.turn, page.columns[1].hits[2]
     tiles_of(page, 1)[2].click()
@@ -191,7 +184,6 @@ def test_several_turns_and_back(page):
     assert page.turn == first and page.back.disabled
 
 
-@pytest.mark.slow
 def test_another_method_category_balance_or_reference_answers_anew(page):
     left, text = page.columns[0], page.turn.text
     before = left.hits
@@ -210,7 +202,6 @@ def test_another_method_category_balance_or_reference_answers_anew(page):
     assert page.offered != offered
 
 
-@pytest.mark.slow
 def test_an_upload_becomes_the_reference_and_a_bad_one_leaves_the_page_as_it_was(page):
     drop(page, png((90, 90)), "mine.png")
     assert page.turn.reference.image is None and "your picture" in page.reference.value
