@@ -102,18 +102,24 @@ def wait_long(folder: Path) -> None:
 
 
 OWNER = """
-import signal, sys
+import sys
 from pathlib import Path
 from cirlib.study.processes import launch, process_pool
 from test_processes import wait_long
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have had it ignored
     if sys.argv[2] == "launch":
         launch(wait_long, Path(sys.argv[1]), 2)
     else:
         list(process_pool(2).map(wait_long, [Path(sys.argv[1])] * 2))
 """
+
+
+def test_what_a_test_starts_can_be_interrupted_however_the_tests_were_started():
+    """Also as a background job, which has SIGINT ignored: `sh -c 'trap "" INT; pytest …'`."""
+    sleeper = subprocess.Popen(["sleep", "60"])
+    sleeper.send_signal(signal.SIGINT)
+    assert sleeper.wait(10) == -signal.SIGINT
 
 
 @pytest.mark.slow
