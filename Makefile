@@ -25,11 +25,11 @@ export TOKENIZERS_PARALLELISM := false
 RUNTIME := $(VENV)/installed-$(FAISS)
 DEVELOP := $(VENV)/installed-$(FAISS)-dev
 
-.PHONY: help study rehearsal test lint format bench readme report search lab clean
+.PHONY: help study rehearsal seeds test test-all lint format bench readme report search lab clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of"
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-12s %s\n' "$$name" "$$text"; done
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-12s %s\n' "$$name" "$$text"; done
 
 study: $(RUNTIME) ## run the study: data, training, tables, figures, executed notebooks
 	@dvc repro
@@ -41,8 +41,11 @@ rehearsal: $(RUNTIME) ## rehearse the FashionIQ study at full size with stand-in
 	@kept=$$(mktemp -d); cp params.yaml dvc.lock "$$kept"; trap 'cp "$$kept"/* .; rm -r "$$kept"' EXIT; \
 	dvc exp run -S study=fashioniq_rehearsal && python -m cirlib.app.report
 
-test: $(DEVELOP) lint ## lint, check the format and run all tests
+test: $(DEVELOP) lint ## lint, check the format, run the tests (not the slow ones)
 	@python -m pytest -n 2 --dist loadgroup
+
+test-all: $(DEVELOP) lint ## the same with the slow ones: kills, several processes, browsers, whole studies again
+	@python -m pytest -n 2 --dist loadgroup -m ''
 
 lint: $(DEVELOP) ## lint and check the format only
 	@ruff check .
