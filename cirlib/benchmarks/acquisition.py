@@ -27,7 +27,7 @@ def acquire(stage: Stage) -> None:
     """
     data, root = stage.study.data, stage.images
     if drawing := stage.study.data_prep.drawing:
-        draw_garments(root, drawing, image_size=stage.study.models.image_size, seed=stage.study.seed)
+        draw_garments(root, drawing, image_size=stage.study.models.image_size, seed=data.seed)
     if data.fetch:
         fetch_annotations(root)
     wanted = missing_images(stage)

@@ -55,9 +55,8 @@ def load_splits(stage: Stage, gallery: str | None = None) -> Splits:
     for part in reported.values():
         if not all(t.targets for t in part.triplets):
             raise BenchmarkError(f"{part.name} {part.split} has no public targets to score: set data.split to val.")
-    halves = {
-        name: hold_out(part, study.data.dev_fraction, study.seed) for name, part in load("train", "val_split").items()
-    }
+    data, trained = study.data, load("train", "val_split")
+    halves = {name: hold_out(part, data.dev_fraction, data.seed) for name, part in trained.items()}
     train, dev = ({name: pair[half] for name, pair in halves.items()} for half in (0, 1))
     return Splits(train, dev, reported)
 

@@ -24,6 +24,7 @@ def _no_flag(value: Any) -> Any:
 Whole = Annotated[int, BeforeValidator(_no_flag)]
 Count = Annotated[Whole, Field(ge=1)]
 NonNegativeCount = Annotated[Whole, Field(ge=0)]
+Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -42,6 +43,7 @@ class Data(Block):
     fetch: bool = False  # FashionIQ only: get the published annotations, and from their links what `images` leaves
     allow_missing: bool = False
     dev_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.1  # of train, held out for every choice
+    seed: Seed = 0  # of what is drawn and of what is held out
 
     @model_validator(mode="after")
     def _is_sound(self) -> Self:
@@ -168,7 +170,7 @@ class Study(Block):
     """All parameters of one study."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_\-]+$")]
-    seed: Annotated[Whole, Field(ge=0, lt=2**32)] = 0  # what every generator takes
+    seed: Seed = 0  # of every training
     data: Data
     models: Models = Models()
     evaluation: Evaluation = Evaluation()
