@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from cirlib.benchmarks import Benchmark
 from cirlib.benchmarks.base import check_choice
+from cirlib.benchmarks.families import families
 from cirlib.benchmarks.protocols import REFERENCES
 from cirlib.retrieval.cirr_circo import chance, extra_values, field_size, target_pairs
 from cirlib.retrieval.ranks import Array, Ranks, subset_ranks, target_ranks, top_rows
@@ -58,6 +60,11 @@ class Scored:
     def values(self, metric: str) -> np.ndarray:
         """Of each query one of :attr:`metrics`, or any recall@k, (N,) in [0, 1]."""
         return self.extra[metric] if metric in self.extra else self.recall(int(metric.removeprefix("recall@")))
+
+    @cached_property
+    def families(self) -> np.ndarray:
+        """Each query's image family, (N,), by which queries are drawn for intervals and tests."""
+        return families(self.benchmark.triplets)
 
     @property
     def candidates(self) -> int:
@@ -191,12 +198,13 @@ def _row(category: str, metric: str, parts: Sequence[Scored]) -> tuple:
     """The :data:`SUMMARY_COLUMNS` of one number of one method."""
     values = [part.values(metric) for part in parts]
     groups = np.repeat(np.arange(len(parts)), [len(v) for v in values])
+    clusters = np.concatenate([part.families for part in parts])
     return (
         parts[0].method,
         category,
         metric,
         float(np.mean([v.mean() for v in values])),
-        *bootstrap_ci(np.concatenate(values), groups=groups),
+        *bootstrap_ci(np.concatenate(values), groups=groups, clusters=clusters),
         sum(len(v) for v in values),
         round(np.mean([field_size(metric, part.benchmark, part.candidates) for part in parts])),
         float(np.mean([chance(metric, part.benchmark, part.candidates) for part in parts])),
@@ -210,7 +218,8 @@ def compare(
 ) -> pd.DataFrame:
     """Every other method against ``against``: difference in the mean over categories and a paired test.
 
-    The queries of a category are paired one by one; p_holm is corrected for all rows of the table.
+    The queries of a category are paired one by one, and those of an image family are tested as one; p_holm is
+    corrected for all rows of the table.
 
     >>> compare([make_scored("sum", "hat", [20, 3]), make_scored("qformer", "hat", [0, 0])], "sum")["difference"].item()
     0.5
@@ -220,6 +229,7 @@ def compare(
         raise ValueError(f"no method {against!r} to compare with, there are {', '.join(methods)}")
     base, rows = methods.pop(against), []
     groups = [category for category, one in base.items() for _ in one.benchmark.triplets]
+    clusters = np.concatenate([one.families for one in base.values()])
     for name, parts in methods.items():
         shared = [{c: (of[c].protocol, *(t.id for t in of[c].benchmark.triplets)) for c in of} for of in (parts, base)]
         if shared[0] != shared[1]:
@@ -227,7 +237,7 @@ def compare(
             raise ValueError(f"{name} and {against} must have the same categories, queries and protocol, got {both}")
         for metric in metrics:
             own, theirs = (np.concatenate([of[c].values(metric) for c in base]) for of in (parts, base))
-            test = paired_test(own, theirs, seed=seed, groups=groups)
+            test = paired_test(own, theirs, seed=seed, groups=groups, clusters=clusters)
             rows.append((name, against, metric, test.difference, test.p_value))
     table = pd.DataFrame(rows, columns=["method", "against", "metric", "difference", "p"])
     return table.assign(p_holm=holm(table["p"]))

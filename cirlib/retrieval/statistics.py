@@ -1,6 +1,11 @@
-"""Whether a number, or a difference between two methods, could be chance: intervals and tests over queries."""
+"""Whether a number, or a difference between two methods, could be chance: intervals and tests over queries.
+
+Queries that share images are not independent: with ``clusters`` (:func:`cirlib.benchmarks.families.families`) they are
+drawn, and their signs flipped, together.
+"""
 
 from collections.abc import Hashable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +14,7 @@ from scipy.special import bdtr, bdtrc, betaincinv
 
 Numbers = NDArray[Any]
 Groups = Sequence[Hashable] | Numbers | None
+Bounds = tuple[float, float] | None
 VALUES_AT_ONCE = 2**22  # bounds the memory of resampling
 
 
@@ -20,36 +26,71 @@ class PairedTest(NamedTuple):
 
 
 def bootstrap_ci(
-    values: ArrayLike, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0, groups: Groups = None
+    values: ArrayLike,
+    *,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+    groups: Groups = None,
+    clusters: Groups = None,
+    bounds: Bounds = None,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean over queries (Efron & Tibshirani, 1993, chapter 13).
+    """Bootstrap-t interval of the mean over queries (Efron & Tibshirani, 1993, chapter 12.5), drawn by clusters.
+
+    Each resample's error is divided by its own cluster-robust standard error, for which the percentile interval is too
+    narrow where clusters are few (Cameron, Gelbach & Miller, 2008). Where too few clusters differ to estimate that
+    error (all hit, none hit, one cluster), the interval is Clopper and Pearson's with the number of clusters as n.
 
     Args:
-        values: (N,) one number a query, such as recall@k. Where all are the same, the interval has no width.
-        groups: (N,) each query's category. Then the interval is of the mean of the categories' means, and queries are
+        values: (N,) one number a query, such as recall@k.
+        groups: (N,) each query's category. Then the interval is of the mean of the categories' means, and clusters are
             drawn within their category.
+        clusters: (N,) what each query hangs together by within its group; None: nothing, every query is drawn alone.
+        bounds: the least and greatest possible value, (-1, 1) for differences of recall; None is (0, 1) for values
+            within it, else the range of the values.
 
     >>> low, high = bootstrap_ci([0, 1] * 50)
     >>> low < 0.5 < high
     True
     """
-    rng = np.random.default_rng(seed)
-    parts = _by_group(_values(values, "values"), groups)
-    means = np.mean([_resampled_means(part, resamples, rng) for part in parts], axis=0)  # (R,)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    found = _values(values, "values")
+    ends = (found.min(), found.max())
+    bottom, top = bounds or ((0.0, 1.0) if ends[0] >= 0 and ends[1] <= 1 else ends)
+    if ends[0] < bottom or ends[1] > top:
+        raise ValueError(f"values from {ends[0]:g} to {ends[1]:g} are not within the bounds {bottom:g} to {top:g}")
+    parts = _clustered(found, groups, clusters)
+    drawn = [_resampled(*part, resamples, seed) for part in parts]
+    # resamples are independent of each other: rolled, so that no two groups have the same one in a row
+    error, variance = (np.mean([np.roll(one[i], n) for n, one in enumerate(drawn)], axis=0) for i in (0, 1))  # (R,)
+    mean, own = (float(np.mean(numbers)) for numbers in ([s.sum() / n.sum() for s, n in parts], [d[2] for d in drawn]))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(error == 0, 0.0, error / np.sqrt(variance))  # (R,), of the errors to their standard errors
+    low, high = np.quantile(ratio, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
+    if own > 0 and np.isfinite([low, high]).all():
+        scale = np.sqrt(own)
+        return float(max(bottom, mean - max(high, 0) * scale)), float(min(top, mean - min(low, 0) * scale))
+    n, width = sum(len(sizes) for _, sizes in parts), top - bottom
+    exact = clopper_pearson(min(n, n * (mean - bottom) / width), n, level=level) if width else (0.0, 0.0)
+    return bottom + width * exact[0], bottom + width * exact[1]
 
 
 def paired_test(
-    a: ArrayLike, b: ArrayLike, *, resamples: int = 10_000, seed: int = 0, groups: Groups = None
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
+    groups: Groups = None,
+    clusters: Groups = None,
 ) -> PairedTest:
     """Two-sided paired randomisation test of mean(a) - mean(b) over the same queries.
 
-    Under the null hypothesis a query's two values could be swapped; so signs of the differences are drawn at random,
-    and p = (as extreme as observed + 1) / (resamples + 1) (Phipson & Smyth, 2010).
+    Under the null hypothesis the two values of all queries of a cluster could be swapped; so signs of the differences
+    are drawn at random, a cluster at a time, and p = (as extreme as observed + 1) / (resamples + 1) (Phipson & Smyth,
+    2010).
 
     Args:
-        a, b: (N,) each, query by query. groups: as in :func:`bootstrap_ci`.
+        a, b: (N,) each, query by query. groups, clusters: as in :func:`bootstrap_ci`.
 
     >>> paired_test([1] * 20, [0] * 20).p_value < 0.001
     True
@@ -57,8 +98,8 @@ def paired_test(
     first, second = _values(a, "a"), _values(b, "b")  # (N,), (N,)
     if len(first) != len(second):
         raise ValueError(f"a has {len(first)} values, b has {len(second)}")
-    parts = _by_group(first - second, groups)
-    change = np.concatenate([part / len(part) / len(parts) for part in parts])  # (N,), adds up to the difference
+    parts = _clustered(first - second, groups, clusters)
+    change = np.concatenate([sums / sizes.sum() / len(parts) for sums, sizes in parts])  # adds up to the difference
     totals = _sign_flipped(change, resamples, np.random.default_rng(seed))  # (R,)
     extreme = np.abs(totals) >= abs(change.sum()) - 1e-12 * np.abs(change).sum()  # (R,)
     return PairedTest(float(change.sum()), float((extreme.sum() + 1) / (resamples + 1)))
@@ -131,14 +172,40 @@ def against_chance(hits: float, chance: ArrayLike, n: int, *, level: float = 0.9
     return AgainstChance(verdict, hits, n, low, high, rate, float(min(1.0, 2 * min(below, above))))
 
 
-def _resampled_means(values: Numbers, resamples: int, rng: np.random.Generator) -> Numbers:
-    """Means (R,) of resamples of values (N,); few distinct values are drawn as counts, exactly as well."""
-    distinct, counts = np.unique(values, return_counts=True)  # (U,), (U,)
-    size = len(values)
-    if 8 * len(distinct) <= size:
-        pieces = _pieces(resamples, len(distinct))
-        return np.concatenate([rng.multinomial(size, counts / size, size=n) @ distinct / size for n in pieces])
-    return np.concatenate([values[rng.integers(size, size=(n, size))].mean(1) for n in _pieces(resamples, size)])
+def _resampled(sums: Numbers, sizes: Numbers, resamples: int, seed: int) -> tuple[Numbers, Numbers, float]:
+    """Of G clusters drawn anew: each resample's error of the mean and its variance, (R,) both; the sample's variance.
+
+    The mean is a ratio of two sums; its variance is that of the clusters' sums less mean × size (linearised). A
+    resample of clusters that do not differ has variance 0.
+    """
+    pairs, counts = np.unique(sums + 1j * sizes, return_counts=True)  # (U,) different clusters
+    alike = len(sums) >= 64 * len(pairs)
+    total, size = (pairs.real, pairs.imag) if alike else (sums, sizes)  # (G or U,)
+    off = total - sums.sum() / sizes.sum() * size
+    off[np.abs(off) < 1e-12 * size] = 0
+    columns = np.stack([off, size, off**2, off * size, size**2], 1).astype(np.float32)
+    drawn = [
+        _counts(rows, seed, number, tuple(counts) if alike else len(sums)) @ columns
+        for number, rows in enumerate(_pieces(resamples, len(off)))
+    ]
+    rest, drawn_size, squares, cross, square_size = np.concatenate(drawn).astype(float).T  # (R,) each
+    error = rest / drawn_size
+    variance = squares - 2 * error * cross + error**2 * square_size
+    variance[variance < 1e-4 * squares] = 0  # rounding
+    own = (off**2) @ (counts if alike else np.ones(len(off)))
+    return error, variance / drawn_size**2, float(own / sizes.sum() ** 2)
+
+
+@lru_cache(maxsize=8)  # of at most 16 MB: the same for all metrics and methods on the same queries
+def _counts(rows: int, seed: int, number: int, of: int | tuple[int, ...]) -> NDArray[np.float32]:
+    """How often each of ``of`` clusters, or of clusters of several kinds, comes in each of R resamples, (R, G or U)."""
+    if isinstance(of, int):
+        rng = np.random.default_rng([seed, number, of])
+        drawn = rng.integers(of, size=(rows, of)) + of * np.arange(rows)[:, None]
+        return np.bincount(drawn.ravel(), minlength=rows * of).reshape(rows, of).astype(np.float32)
+    size = sum(of)
+    rng = np.random.default_rng([seed, number, size, len(of)])
+    return rng.multinomial(size, np.array(of) / size, size=rows).astype(np.float32)
 
 
 def _sign_flipped(change: Numbers, resamples: int, rng: np.random.Generator) -> Numbers:
@@ -154,12 +221,25 @@ def _pieces(total: int, width: int) -> Iterator[int]:
     return (min(step, total - start) for start in range(0, total, step))
 
 
-def _by_group(values: Numbers, groups: Groups) -> list[Numbers]:
-    """Values (N,) split by group, the groups in order of first appearance."""
-    names = [None] * len(values) if groups is None else list(groups)
-    if len(names) != len(values):
-        raise ValueError(f"{len(names)} groups for {len(values)} values")
-    return [values[[name == one for name in names]] for one in dict.fromkeys(names)]
+def _clustered(values: Numbers, groups: Groups, clusters: Groups) -> list[tuple[Numbers, Numbers]]:
+    """Sums and sizes, (G,) each, of the clusters of each group, the groups in order of first appearance."""
+    size, parts = len(values), []
+    group, cluster = _numbered(groups, np.zeros(size, int), "groups"), _numbered(clusters, np.arange(size), "clusters")
+    for one in range(group.max() + 1):
+        inside = group == one
+        names = np.unique(cluster[inside], return_inverse=True)[1]
+        parts.append((np.bincount(names, values[inside]), np.bincount(names).astype(float)))
+    return parts
+
+
+def _numbered(names: Groups, default: Numbers, what: str) -> Numbers:
+    """Equal names as equal numbers, (N,), in order of first appearance."""
+    if names is None:
+        return default
+    if len(names) != len(default):
+        raise ValueError(f"{len(names)} {what} for {len(default)} values")
+    known: dict[Hashable, int] = {}
+    return np.array([known.setdefault(name, len(known)) for name in names])
 
 
 def _values(values: ArrayLike, name: str) -> Numbers:
