@@ -21,6 +21,7 @@ from cirlib.models.clip import TwoTowers
 from cirlib.models.devices import autocast
 from cirlib.models.image_encoding import ImageEncoder
 from cirlib.models.prepared import Prepared
+from cirlib.models.prompts import PromptTunedTowers, load_prompts
 from cirlib.models.qformer import QFormerComposer
 from cirlib.models.qformer_embedding import embed_gallery, trained_composer
 from cirlib.retrieval.similarity import similarity
@@ -78,7 +79,8 @@ class Search:
         trained = [name for name, method in METHODS.items() if method.family == QFORMER]
         self._trained = [name for name in trained if (checkpoints / name).is_dir()]
         baselines = [name for name, method in METHODS.items() if method.family == ZERO_SHOT]
-        self.methods = baselines + self._trained
+        self._prompts = prepared.stage.results("qformer") / "prompts.safetensors"
+        self.methods = baselines + ["prompt_tuned"] * self._prompts.is_file() + self._trained
         self._composers: dict[str, tuple[QFormerComposer, Tensor]] = {}
 
     @property
@@ -106,6 +108,10 @@ class Search:
     def _baselines(self) -> dict[str, zero_shot.Composer]:
         """The zero-shot methods; sum and slerp with the weights that their stage chose on dev."""
         return zero_shot.baselines(self.prepared.stage.read_choice("zero_shot", "weights.json"))
+
+    @cached_property
+    def _prompt_tuned(self) -> PromptTunedTowers:
+        return load_prompts(self._towers, self._prompts)
 
     def reference(self, image: str) -> Reference:
         """A gallery image to start from."""
@@ -165,17 +171,21 @@ class Search:
         if not -1 <= balance <= 1:
             raise SearchError(f"The balance is {balance:g}, it must be between -1 (picture) and 1 (words).")
 
+    @torch.inference_mode()
     def _queries(self, method: str, reference: Reference, text: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A method's query from the picture alone, as the study scores it, from the words alone, (D,); its gallery."""
         if method in self._trained:
             composer, gallery = self._composer(method)
-            with torch.inference_mode(), autocast(composer.device, composer.dtype):
+            with autocast(composer.device, composer.dtype):
                 tokens = reference.tokens[None].to(composer.device)
                 picture, own = composer.embed_queries(tokens.expand(2, -1, -1), ["", text]).float().cpu()
                 words = composer.embed_texts([text])[0].float().cpu()
         else:
-            picture, words, gallery = reference.embedding, self._towers.encode_texts([text])[0], self._embeddings
-            own = self._baselines[method](picture[None], words[None])[0]
+            tuned = method == "prompt_tuned"
+            towers = self._prompt_tuned.towers if tuned else self._towers
+            compose = self._prompt_tuned.compose if tuned else self._baselines[method]
+            picture, words, gallery = reference.embedding, towers.encode_texts([text])[0], self._embeddings
+            own = compose(picture[None], words[None])[0]
         # what comes out of bf16 or float16 has length 1 only nearly
         return *(normalize(query, dim=-1) for query in (picture, own, words)), gallery
 

@@ -1,6 +1,7 @@
 """Two-tower encoders, CLIP and its kin through open_clip, and the zero-shot composers that mix their embeddings."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import open_clip
@@ -23,10 +24,15 @@ class TwoTowers:
     key: str
     device: torch.device
     dtype: torch.dtype
+    context: Tensor | None = None  # (M, H), learned vectors that every text is read with, behind its start token
 
     def __post_init__(self) -> None:
         self.model = self.model.to(self.device).eval()
         text = getattr(self.model, "text", self.model)  # a CLIP is its own text tower
+        is_clips = hasattr(text, "token_embedding")
+        self.word_embeddings: nn.Embedding = (
+            text.token_embedding if is_clips else text.transformer.get_input_embeddings()
+        )
         self.shape = (text.output_dim if hasattr(text, "output_dim") else text.text_projection.shape[-1],)
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
@@ -45,16 +51,34 @@ class TwoTowers:
 
     def text_features(self, texts: list[str], normalize: bool = True) -> Tensor:
         """Texts to embeddings (B, D) with gradients, on the model's device."""
-        with autocast(self.device, self.dtype):
+        with autocast(self.device, self.dtype), self._with_context():
             return self.model.encode_text(self.tokenize(texts).to(self.device), normalize=normalize).float()
 
     def tokenize(self, texts: list[str]) -> Tensor:
-        """Token ids (B, L); where padding is masked (Hugging Face text towers), L is the longest text's."""
-        ids = self.tokenizer(texts)
-        if not isinstance(self.tokenizer, HFTokenizer):
-            return ids
-        longest = int((ids != self.tokenizer.tokenizer.pad_token_id).sum(1).max())
-        return ids[:, :longest]
+        """Token ids (B, L); where padding is masked (Hugging Face text towers), L is the longest text's.
+
+        The start token stands again in every place of the context. Too long a text ends earlier, in its end token.
+        """
+        count = 0 if self.context is None else len(self.context)
+        ids = self.tokenizer(texts, self.tokenizer.context_length - count)
+        if isinstance(self.tokenizer, HFTokenizer):
+            ids = ids[:, : int((ids != self.tokenizer.tokenizer.pad_token_id).sum(1).max())]
+        return torch.cat([ids[:, :1].expand(-1, count), ids], dim=1)
+
+    @contextmanager
+    def _with_context(self) -> Iterator[None]:
+        """Inside, the text tower reads the context in its places, whatever else it does with positions and masks."""
+
+        def put_in(_module: nn.Module, _args: tuple, words: Tensor) -> Tensor:  # (B, L, H)
+            context = self.context.to(words.dtype).expand(len(words), -1, -1)  # (B, M, H)
+            return torch.cat([words[:, :1], context, words[:, 1 + context.shape[1] :]], dim=1)
+
+        hook = None if self.context is None else self.word_embeddings.register_forward_hook(put_in)
+        try:
+            yield
+        finally:
+            if hook is not None:
+                hook.remove()
 
 
 def load_clip(model: str, pretrained: str | None, *, device: torch.device, dtype: torch.dtype) -> TwoTowers:

@@ -13,6 +13,7 @@ from cirlib.retrieval.neighbours import Floats, IndexKind, Neighbours, Rows
 from cirlib.retrieval.ranks import Array, RowLists, check_shapes, checked_norms, padded_rows
 
 MAX_QUERIES_AT_ONCE, MAX_CANDIDATES_AT_ONCE = 1024, 2**21  # queries, and queries × depth of one search: some 150 MB
+MARGIN = 0.05  # of the study's margin-filtered negatives: the cosine by which a query's target leads
 DEEPER = 4  # how many times deeper the next search looks when filters left too few
 
 
@@ -28,6 +29,7 @@ def mine_hard_negatives(
     gallery: Array,
     positives: RowLists,
     *,
+    excluded: RowLists | None = None,
     num_negatives: int = 3,
     range_min: int = 0,
     range_max: int | None = None,
@@ -54,6 +56,7 @@ def mine_hard_negatives(
         queries, gallery: (N, D) and (M, D), or (M, T, D): an image given as tokens counts once, by its best token.
         positives: N rows, N lists of rows, or (N, P) padded with -1, that are never a query's negatives: its target,
             and for composed queries its reference.
+        excluded: given like positives, rows that are no negatives either, but from which no margin is taken.
         range_max: how deep to look. None: sentence-transformers' default, ``range_min + P + num_negatives``, with
             margins or ``max_score`` ``range_min + P + 10 * num_negatives``; then 4 times deeper, and again, for queries
             left with too few. That is slow where most queries rank their positives low: a number bounds it.
@@ -86,18 +89,35 @@ def mine_hard_negatives(
     ceilings = _score_ceilings(asked, searched, padded, *limits.values())  # (N,)
     floor, draws = np.float32(-np.inf if min_score is None else min_score), sampling_strategy == "random"
     neighbours = Neighbours(searched, index, seed, nlist, nprobe)
-    miner = _Miner(asked, padded, ceilings, floor, neighbours, num_negatives, range_min, seed if draws else None)
+    left_out = np.concatenate([padded, padded_rows(excluded, len(asked), len(searched), "excluded")], axis=1)  # (N, P)
+    miner = _Miner(asked, left_out, ceilings, floor, neighbours, num_negatives, range_min, seed if draws else None)
     factor = 1 if all(value is None for value in limits.values()) else 10  # the best may be dropped
-    first = range_max or range_min + num_negatives * factor + padded.shape[1]
+    first = range_max or range_min + num_negatives * factor + left_out.shape[1]
     chosen = np.arange(len(asked)) if rows is None else np.asarray(rows, np.int64)  # (n,)
     return miner.mine(chosen, first, goes_deeper=range_max is None, progress=progress)
+
+
+def fill_at_random(indices: Rows, own: Rows, size: int, seed: int) -> None:
+    """Puts other rows of a gallery of ``size``, each once, where the mined ``indices`` (N, K) are padding; in place.
+
+    ``own`` (N, P) are rows that a query never gets. A gallery with fewer than K others gives a ValueError.
+
+    >>> fill_at_random(indices := np.array([[2, -1]]), np.array([[0, 1]]), size=4, seed=0)
+    >>> indices.tolist()
+    [[2, 3]]
+    """
+    for query in np.flatnonzero((indices < 0).any(axis=1)):
+        lacking = indices[query] < 0  # (K,)
+        others = np.setdiff1d(np.arange(size), [*indices[query], *own[query]])
+        generator = np.random.default_rng((seed, query))
+        indices[query, lacking] = generator.choice(others, lacking.sum(), replace=False)
 
 
 class _Miner(NamedTuple):
     """Searches for all queries at a first depth, then ever deeper for those left with too few."""
 
     queries: Floats  # (N, D)
-    positives: Rows  # (N, P)
+    positives: Rows  # (N, P), and what is excluded
     ceilings: Floats  # (N,), the highest scores that a negative may have
     floor: np.float32  # the lowest
     neighbours: Neighbours

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-ZERO_SHOT, QFORMER, DPO = "zero-shot", "Q-Former", "DPO"  # families
+ZERO_SHOT, PROMPTS, QFORMER, DPO = "zero-shot", "prompts", "Q-Former", "DPO"  # families
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ METHODS = {
         Method("text_only", "text only", "#56B4E9", ZERO_SHOT, "zero_shot", False),
         Method("sum", "weighted sum", "#0072B2", ZERO_SHOT, "zero_shot", False),
         Method("slerp", "slerp", "#882255", ZERO_SHOT, "zero_shot", False),
+        Method("prompt_tuned", "prompt-tuned", "#332288", PROMPTS, "qformer", True),
         Method("qformer_pretrained", "Q-Former, pretrained only", "#DDCC77", QFORMER, "qformer", False),
         Method("qformer", "Q-Former", "#E69F00", QFORMER, "qformer", True),
         Method("qformer_hard_negatives", "Q-Former + hard negatives", "#D55E00", QFORMER, "qformer", True),

@@ -110,8 +110,12 @@ class QFormer(Block):
     chunk_size: Count | None = None  # gradient caching: images whose activations are kept at a time
     gradient_checkpointing: bool = False  # less memory for more time
     hard_negatives: Count = 2  # mined images a query
-    range_max: Count = 50
+    sampling: Literal["band", "margin"] = "band"
+    range_max: Count = 50  # of band
     mine_from: NonNegativeCount = 2  # epochs of plain in-batch training first
+    prompt_vectors: Annotated[Whole, Field(ge=1, le=32)] = 4  # learned before the edit, in the two-tower model
+    prompt_epochs: NonNegativeCount = 1  # 0: no prompts are tuned
+    prompt_lr: Positive = 0.01
 
 
 class DPO(Block):

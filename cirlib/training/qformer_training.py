@@ -32,7 +32,8 @@ from cirlib.training.batches import Batch, TripletSampler, batch_loss
 from cirlib.training.loop import SELECT, History, Hooks, TrainingConfig, shuffled_batches, train
 from cirlib.training.mined_negatives import mine_for_triplets
 
-HOW = {"processes", "chunk_size", "gradient_checkpointing"}  # parameters that change what a run needs, not its result
+# Parameters that change what a run needs, not its result; and those of the prompts.
+HOW = {"processes", "chunk_size", "gradient_checkpointing", "prompt_vectors", "prompt_epochs", "prompt_lr"}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from cirlib.study.errors import StageError
 from cirlib.study.parameters import load_study
 from cirlib.study.stage import Stage
 
-METHODS = ["image_only", "text_only", "sum", "slerp", "qformer_pretrained", "qformer", "qformer_hard_negatives"]
+METHODS = ["image_only", "text_only", "sum", "slerp", "prompt_tuned"]
+METHODS += ["qformer_pretrained", "qformer", "qformer_hard_negatives"]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def search(small_project) -> Search:
 def test_it_searches_with_every_baseline_and_every_trained_qformer(search):
     assert search.methods == METHODS
     chosen = search.prepared.stage.read_choice("qformer", "best_run.json")
-    assert search.best_trained == chosen["run"] in METHODS[5:]
+    assert search.best_trained == chosen["run"] in METHODS[6:]
     assert set(search.galleries) == {"dress", "shirt", "toptee"} and len(search.images) == 120
 
 
@@ -44,7 +45,7 @@ def test_where_nothing_was_trained_there_are_the_baselines_with_the_weights_that
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_search_ranks_as_the_study_scored(search, small_project, method):
-    stage = "qformer" if "qformer" in method else "zero_shot"
+    stage = "zero_shot" if method in METHODS[:4] else "qformer"
     parts = search.prepared.splits.reported
     scored = read_ranks(small_project / "results/garments" / stage / "ranks.csv", parts, search.study.evaluation)
     for one in scored:

@@ -50,7 +50,7 @@ def results_of(root: Path) -> dict[str, bytes]:
 def test_every_stage_leaves_its_tables_and_figures(small_project):
     results = small_project / "results" / "garments"
     summary = pd.read_csv(results / "summary.csv")
-    methods = ["image_only", "text_only", "sum", "slerp"]
+    methods = ["image_only", "text_only", "sum", "slerp", "prompt_tuned"]
     methods += ["qformer_pretrained", "qformer", "qformer_hard_negatives", "retrieval_dpo"]
     assert list(summary["method"].unique()) == methods
     assert set(summary["category"]) == {"dress", "shirt", "toptee", "mean"}
@@ -106,7 +106,7 @@ def test_real_photos_in_fashioniqs_format_take_the_same_road(small_project, real
 def test_the_rehearsal_takes_every_stage_of_the_fashioniq_study(small_rehearsal):
     results = small_rehearsal / "results" / "fashioniq_rehearsal"
     summary = pd.read_csv(results / "summary.csv")
-    methods = ["image_only", "text_only", "sum", "slerp"]
+    methods = ["image_only", "text_only", "sum", "slerp", "prompt_tuned"]
     methods += ["qformer_pretrained", "qformer", "qformer_hard_negatives", "retrieval_dpo"]
     assert list(summary["method"].unique()) == methods
     audit = pd.read_csv(results / "data_prep" / "audit.csv")
