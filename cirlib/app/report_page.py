@@ -108,7 +108,7 @@ def _results(home: Path, summary: pd.DataFrame) -> Section:
         cells = cells.rename_axis("method").reset_index()
         tables.append(("Recall@10 by category, per cent with 95 % interval.", cells))
     if (file := home / "paper_vs_ours.csv").is_file():
-        columns = ["method", "source", "recall@10", "protocol"]
+        columns = ["method", "source", "data", "recall@10", "protocol"]
         beside = read_table(file, columns)
         beside = beside.loc[beside["source"] != "published", columns]
         tables.append(_table(beside, "The paper and this study; only what is of the same data and protocol compares."))

@@ -1,7 +1,9 @@
 """Recall of methods, protocols and publications, from tables such as results/<study>/summary.csv."""
 
-import numpy as np
+from itertools import product
+
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cirlib.figures import style
@@ -11,13 +13,12 @@ SOURCES = {  # source in `paper_vs_ours`: (name in the legend, colour)
     "paper": ("the paper", style.ORANGE),
     "published": ("other publications", "#9A9A9A"),
     "ours": ("this study", style.BLUE),
-    "ours elsewhere": ("this study, on other data: not comparable", "#A6CBE3"),
 }
 
 
 @style.themed
 def recall_bars(summary: pd.DataFrame) -> Figure:
-    """Recall@10 per category, the mean last, in bars grouped by method; 95 % interval as whiskers, chance dashed.
+    """Recall@10, a panel a category and the mean last, a bar a method; 95 % interval as lines, chance dashed.
 
     `summary`: results/<study>/summary.csv. Raises FigureError where it has more than one protocol, ValueError where a
     bar would have two values.
@@ -25,21 +26,21 @@ def recall_bars(summary: pd.DataFrame) -> Figure:
     >>> figure = recall_bars(pd.read_csv(results / "summary.csv"))
     """
     rows = summary[summary["metric"] == "recall@10"]
-    methods = list(rows["method"].unique())
-    categories = sorted(rows["category"].unique(), key=lambda category: category == "mean")
-    width = float(np.clip(2.5 + 0.42 * len(methods) * len(categories), 10.6, 13.5))
-    figure, (axes,) = style.panels(1, (width, 4.6), "Recall@10 by category", measured_on(rows))
-    places = np.arange(len(categories)) + np.where(np.array(categories) == "mean", 0.15, 0)
-    groups = {method_label(m): rows[rows["method"] == m].set_index("category").reindex(categories) for m in methods}
-    size = min(11.0, 18.5 / max(3, len(methods)) * width / len(categories))
-    style.value_bars(axes, places, groups, style.method_colours(methods).values(), vertical=True, size=size)
-    by_category = rows.groupby("category")
-    chance, complete = by_category["chance"].max()[categories], by_category["complete"].all()
-    axes.hlines(100 * chance, places - 0.47, places + 0.47, **style.CHANCE, label="chance")
-    axes.set_xticks(places, [name if complete[name] else f"{name} *" for name in categories])
-    axes.set(ylabel="Recall@10 (%)", xlim=(places[0] - 0.6, places[-1] + 0.6))
-    axes.grid(visible=False, axis="x")
-    axes.legend(**style.ABOVE, ncols=min(5, len(methods) + 1))
+    methods, categories = list(rows["method"].unique()), rows["category"].unique()
+    categories = sorted(categories, key=lambda category: category == "mean")
+    size, shared = (max(3.3, 9 / len(categories)), 1.1 + 0.37 * len(methods)), {"sharex": True, "sharey": True}
+    title, notes = "Recall@10 by category", (measured_on(rows), "dashed: chance")
+    figure, charts = style.panels(len(categories), size, title, *notes, **shared)
+    for axes, category in zip(charts, categories, strict=True):
+        own = rows[rows["category"] == category].set_index("method")
+        places = style.label_rows(axes, [method_label(method) for method in methods])
+        colours = list(style.method_colours(methods).values())
+        style.value_bars(axes, places, {"": own.reindex(methods)}, [colours])
+        axes.axvline(100 * own["chance"].max(), **style.CHANCE, label="chance")
+        axes.set_title(category if own["complete"].all() else f"{category} *", loc="left", size=13, weight="bold")
+        axes.set(xlabel="Recall@10 (%)")
+        axes.margins(x=0.24)
+        axes.label_outer()
     return figure
 
 
@@ -77,7 +78,7 @@ def recall_before_after(summary: pd.DataFrame, before: str, after: str) -> Figur
     table = rows.set_index(["method", "metric"])
     groups = {method_label(method): table.loc[method].reindex(metrics) for method in (before, after)}
     size = (10, 1.3 + 0.8 * len(metrics))
-    figure, (axes,) = style.panels(1, size, " → ".join(groups), "mean", measured_on(rows))
+    figure, (axes,) = style.panels(1, size, " → ".join(groups), "mean of the categories", measured_on(rows))
     places = style.label_rows(axes, [metric.capitalize() for metric in metrics])
     style.value_bars(axes, places, groups, style.method_colours([before, after]).values(), unit=" %")
     chance = 100 * rows.groupby("metric")["chance"].max()[metrics]
@@ -88,41 +89,69 @@ def recall_before_after(summary: pd.DataFrame, before: str, after: str) -> Figur
 
 
 @style.themed
-def protocol_bars(table: pd.DataFrame) -> Figure:
-    """One model under several protocols, in the table's order: protocol, rule, value, ci_low, ci_high, chance.
+def protocol_bars(table: pd.DataFrame, *, context: str = "") -> Figure:
+    """One model under several protocols: protocol, rule, value, ci_low, ci_high, queries, gallery, chance.
 
-    >>> figure = protocol_bars(pd.read_csv(results / "zero_shot/protocols.csv"))
+    Protocols of one rule and value are one bar, in the table's order.
+
+    >>> figure = protocol_bars(pd.read_csv(results / "zero_shot/protocols.csv"), context="weighted sum")
     """
-    subtitle = "in brackets: gallery · reference · captions  ·  lines: 95 % interval"
-    labels = [f"{row.protocol}  ({_short_protocol(row.rule)})" for row in table.itertuples()]
-    return style.row_chart(table, labels, "One model, several protocols", subtitle)
+    same = table.groupby(["rule", "value"], sort=False, dropna=False)
+    rows = same.first().reset_index().assign(protocol=same["protocol"].agg(", ".join).to_numpy())
+    labels = [f"{row.protocol.replace('_', ' ')}\n({_short_protocol(row.rule)})" for row in rows.itertuples()]
+    subtitle = f"{context}  ·  {rows['queries'].max():,} queries  ·  lines: 95 % interval"
+    brackets = "in brackets: gallery · reference · captions; right: images in the gallery"
+    right = [f"{gallery:,}" for gallery in rows["gallery"]]
+    return style.row_chart(rows, labels, "One model, several protocols", f"{subtitle}  ·  {brackets}", right=right)
 
 
 @style.themed
 def paper_vs_ours(table: pd.DataFrame) -> Figure:
-    """Published numbers and ours: method, source (a key of ``SOURCES``), recall@10 (fraction), protocol.
+    """Published numbers and ours: method, source (a key of ``SOURCES``), trained, data, recall@10 (fraction), protocol.
 
-    Intervals are drawn where ``recall@10/ci_low`` and ``…/ci_high`` have them. Each source's rows stand together, best
-    first; NaN reads "not run"; `protocol` is printed beside, since numbers of different protocols do not compare.
+    A column of panels each value of ``data``; zero-shot methods above trained ones, each best first. Intervals are
+    drawn where ``recall@10/ci_low`` and ``…/ci_high`` have them, a range from ``recall@10/from`` to ``…/to``. What has
+    no number is named under the title; `protocol` is printed beside, since numbers of different ones do not compare.
 
     >>> figure = paper_vs_ours(pd.read_csv(results / "paper_vs_ours.csv"))
     """
-    names = {"recall@10": "value", "recall@10/ci_low": "ci_low", "recall@10/ci_high": "ci_high"}
-    rows = table.reindex(columns=["method", "source", "protocol", *names]).rename(columns=names)
-    rows["group"] = rows["source"].map(list(SOURCES).index)
-    rows = rows.sort_values(["group", "value"], ascending=[True, False], kind="stable", ignore_index=True)
-    places = rows.index + 0.5 * (rows["group"].rank(method="dense") - 1)  # a gap between sources
+    names = {"recall@10": "value"} | {f"recall@10/{end}": end for end in ("ci_low", "ci_high", "from", "to")}
+    columns = ["method", "source", "trained", "data", "protocol", *names]
+    rows = table.reindex(columns=columns).rename(columns=names)
+    unknown = rows[rows[["value", "to"]].isna().all(axis=1)]
+    rows = rows.drop(unknown.index) if len(unknown) < len(rows) else rows
+    data, blocks = list(rows["data"].unique()), sorted(rows["trained"].unique())
+    counts = [rows[rows["trained"] == block].groupby("data").size().max() for block in blocks]
+    size = (15 / len(data), 0.34 * sum(counts) / len(blocks) + 0.9)
+    shape = {"sharex": True, "gridspec_kw": {"height_ratios": counts}}
+    notes = ["mean of the categories", "only equal data and protocol (right of the bars) compare"]
+    notes += ["lines: 95 % interval, where known", "not run: " + "; ".join(unknown["method"]) if len(unknown) else ""]
     title = "Recall@10: the paper, other publications, this study"
-    subtitle = "mean of the categories  ·  numbers compare only where data and protocol (right) are the same"
-    figure, (axes,) = style.panels(1, (13, 1.2 + 0.34 * (places.iloc[-1] + 1)), title, subtitle)
-    protocols = [_short_protocol(protocol) for protocol in rows["protocol"].fillna("")]
-    style.label_rows(axes, [method_label(method) for method in rows["method"]], places, right=protocols)
-    for source, own in rows.groupby("source", sort=False):
-        label, colour = SOURCES[source]
-        style.value_bars(axes, places[own.index], {label: own}, [colour])
-    axes.set_xlabel("Recall@10 (%)")
-    axes.legend(**style.ABOVE, ncols=2)
+    figure, charts = style.panels(len(data) * len(blocks), size, title, *notes, columns=len(data), **shape)
+    for axes, (block, one) in zip(charts, product(range(len(blocks)), data), strict=True):
+        own = rows[(rows["trained"] == blocks[block]) & (rows["data"] == one)]
+        _panel_of_sources(axes, own.assign(order=own["value"].fillna(own["to"])))
+        axes.set_ylim(counts[block] - 0.4, -0.6)
+        axes.set_title(f"{'trained' if blocks[block] else 'zero-shot'}, on {one}", loc="left", size=13, weight="bold")
+    known = {label: handle for axes in charts for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(known.values(), known.keys(), **style.BELOW, ncols=len(known))
     return figure
+
+
+def _panel_of_sources(axes: Axes, rows: pd.DataFrame) -> None:
+    """A bar a row, best first, in the colour of its source, with its protocol on the right; ranges float."""
+    rows = rows.sort_values("order", ascending=False, kind="stable", ignore_index=True)
+    labels = [method_label(method) for method in rows["method"]]
+    places = style.label_rows(axes, labels, right=[_short_protocol(each) for each in rows["protocol"].fillna("")])
+    for source, own in rows.groupby("source", sort=False):
+        (label, colour), ranged = SOURCES[source], own["to"].notna().to_numpy()
+        style.value_bars(axes, places[own.index[~ranged]], {label: own[~ranged]}, [colour])
+        ends = 100 * own.loc[ranged, ["from", "to"]]
+        look = {"color": colour, "label": "_range", "alpha": 0.55}
+        axes.barh(places[own.index[ranged]], ends["to"] - ends["from"], 0.56, left=ends["from"], **look)
+    axes.set_xlabel("Recall@10 (%)")
+    axes.margins(x=0.22)
+    axes.tick_params(labelbottom=True)
 
 
 def _short_protocol(protocol: str) -> str:

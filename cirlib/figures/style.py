@@ -32,6 +32,7 @@ CHANCE: dict[str, Any] = {"color": INK, "linestyle": "--", "linewidth": 1.4}
 DOTTED: dict[str, Any] = CHANCE | {"linestyle": ":"}  # another level to compare with
 ABOVE: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}  # a chart's legend
 BELOW: dict[str, Any] = {"loc": "outside lower left"}  # a figure's legend
+DASHES = ("-", (0, (6, 2)), (0, (2, 1.4)), (0, (7, 2, 1.5, 2)))  # so that lines on each other are both seen
 HALO = (patheffects.withStroke(linewidth=3.4, foreground="white", alpha=0.75),)
 DPI = 150
 FRACTIONS = ["value", "ci_low", "ci_high", "chance", "recall@10", "dev/recall@10", "difference", "accuracy", "hubness"]
@@ -126,7 +127,7 @@ def new_figure(size: tuple[float, float], title: str, subtitle: str = "", **opti
     figure = plt.figure(figsize=size, **options)
     plt.close(figure)
     whole = subtitle.strip(" ·").replace(" ", "\xa0").replace("·\xa0\xa0", "·\xa0 ")  # lines end between two notes only
-    lines = textwrap.wrap(whole, int(12.2 * size[0]))
+    lines = [line.rstrip("·\xa0") for line in textwrap.wrap(whole, int(12.2 * size[0]))]
     y = 1 + (0.2 + 0.21 * len(lines)) / size[1]
     figure.text(0, y + 0.06 / size[1], title, size=17, weight="bold", va="bottom", parse_math=False)
     figure.text(0, y, "\n".join(lines), size=11.5, color=MUTED, va="top", parse_math=False)
@@ -185,7 +186,7 @@ def value_bars(
     axes: Axes,
     places: ArrayLike,
     groups: Mapping[str, pd.DataFrame],
-    colours: Iterable[str],
+    colours: Iterable[str | Sequence[str]],
     *,
     vertical: bool = False,
     size: float = 11.5,
@@ -193,8 +194,8 @@ def value_bars(
 ) -> None:
     """Bars of `value` with the interval where there is one and the number at the end, side by side at each place.
 
-    `groups`: name in the legend → its rows, one a place. `size` of the numbers, `unit` after them. NaN has no bar, and
-    reads "not run" where the bars are horizontal.
+    `groups`: name in the legend → its rows, one a place; `colours`: one a group, or one a row of it. `size` of the
+    numbers, `unit` after them. NaN has no bar, and reads "not run" where the bars are horizontal.
 
     >>> value_bars(panels(1, (8, 4), "Recall")[1][0], [0], {"sum": pd.DataFrame({"value": [0.5]})}, [BLUE], unit=" %")
     """
@@ -210,7 +211,7 @@ def value_bars(
         for line in bars.errorbar.lines[2] if bars.errorbar else ():
             line.set(path_effects=HALO, label="_interval")
         texts = [percent(value, unit) if value == value or not vertical else "" for value in rows["value"]]
-        axes.bar_label(bars, texts, padding=4, size=size)
+        axes.bar_label(bars, texts, padding=4, size=size, path_effects=HALO)
     axes.margins(**{"y" if vertical else "x": 0.1})
 
 
@@ -234,7 +235,15 @@ def label_rows(
     return places
 
 
-def row_chart(rows: pd.DataFrame, labels: Sequence[str], title: str, note: str, *, right: Sequence[str] = ()) -> Figure:
+def row_chart(
+    rows: pd.DataFrame,
+    labels: Sequence[str],
+    title: str,
+    note: str,
+    *,
+    colour: str = BLUE,
+    right: Sequence[str] = (),
+) -> Figure:
     """A chart of Recall@10, a bar a row: value, ci_low, ci_high, chance; `labels` left, texts `right` of it.
 
     >>> rows = pd.read_csv(results / "zero_shot/protocols.csv")
@@ -242,7 +251,7 @@ def row_chart(rows: pd.DataFrame, labels: Sequence[str], title: str, note: str, 
     """
     figure, (axes,) = panels(1, (10, 1.1 + 0.45 * len(rows)), title, note, "dashed: chance")
     places = label_rows(axes, labels, right=right)
-    value_bars(axes, places, {"": rows}, [BLUE])
+    value_bars(axes, places, {"": rows}, [colour])
     axes.vlines(100 * rows["chance"], places - 0.5, places + 0.5, **CHANCE, label="chance")
     axes.set_xlabel("Recall@10 (%)")
     return figure

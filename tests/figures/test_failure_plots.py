@@ -16,42 +16,53 @@ def groups(*names: str) -> pd.DataFrame:
 
 
 def test_kinds_stand_best_first_with_their_number_and_chance(texts):
-    figure = figures.kind_bars(groups("colour", "fit"), context="here")
+    figure = figures.kind_bars(groups("colour", "fit"), method="qformer", context="here")
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["fit  (n = 10)", "colour  (n = 10)"]
-    assert {"80.0", "20.0", "here · dashed: chance"} <= set(texts(figure))
+    said = {"80.0", "20.0", "here · dashed: chance", "Recall@10 by kind of edit: Q-Former"}
+    assert said <= set(texts(figure))
+    assert {to_hex(bar.get_facecolor()) for bar in axes.patches} == {METHODS["qformer"].colour.lower()}
     (chance,) = (found for found in axes.collections if found.get_label() == "chance")
     assert [segment[0, 0] for segment in chance.get_segments()] == pytest.approx([5, 5])
 
 
-def test_what_is_asked_has_a_panel_each():
+def test_what_is_asked_has_a_panel_each_and_names_its_method(texts):
     table = pd.concat([groups("1", "2").assign(by="words"), groups("a", "b", "c").assign(by="things")])
-    figure = figures.recall_by(table)
+    figure = figures.recall_by(table, method="slerp")
+    assert "Recall@10 by what is asked: slerp" in texts(figure)
     assert [axes.get_xlabel() for axes in figure.axes] == ["words", "things"]
     heights = [[bar.get_height() for bar in axes.patches] for axes in figure.axes]
     assert [np.round(each, 6).tolist() for each in heights] == [[20, 80], [20, 50, 80]]
 
 
-def test_reasons_have_a_bar_a_method_in_its_own_colour():
+def test_reasons_have_a_bar_a_method_in_its_own_colour_and_none_where_no_miss_has_them(texts):
     rows = [(m, r, 5, 0.5, 0.4, 0.6) for m in ("sum", "qformer") for r in ("ignored the edit", "near miss")]
+    rows += [(m, "arguably right too", 0, 0.0, 0.0, 0.0) for m in ("sum", "qformer")]
     table = pd.DataFrame(rows, columns=["method", "reason", "misses", "value", "ci_low", "ci_high"])
-    (axes,) = figures.reason_bars(table).axes
-    legend = axes.get_legend()
+    figure = figures.reason_bars(table)
+    (axes,), (legend,) = figure.axes, figure.legends
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["ignored the edit", "near miss"]
+    assert any("no miss of anybody: arguably right too" in text for text in texts(figure))
     assert [text.get_text() for text in legend.get_texts()] == ["weighted sum  (10 misses)", "Q-Former  (10 misses)"]
     colours = [to_hex(bar.get_facecolor()) for bar in axes.patches]
     assert colours == [METHODS[name].colour.lower() for name in ("sum", "sum", "qformer", "qformer")]
 
 
-def test_exchanges_say_counts_difference_and_p(texts):
+def test_exchanges_say_counts_difference_and_p_in_the_methods_colours(texts):
     row = {"first": "sum", "second": "qformer", "both": 50, "only_first": 5, "only_second": 35, "neither": 10}
-    said = texts(figures.exchange_bars(pd.DataFrame([row | {"difference": 0.3, "p": 0.0001, "p_holm": 0.0002}])))
+    figure = figures.exchange_bars(pd.DataFrame([row | {"difference": 0.3, "p": 0.0001, "p_holm": 0.0002}]))
+    said = texts(figure)
+    colours = [to_hex(bar.get_facecolor()) for bar in figure.axes[0].patches]
+    assert colours[1:3] == [METHODS[name].colour.lower() for name in ("sum", "qformer")]
+    assert {"only weighted sum", "only Q-Former", "both find it", "neither"} <= set(said)
     assert {"50", "5", "35", "10"} <= set(said)
     assert any("+30.0 points, p < 0.001" in text for text in said)
 
 
-def test_confusions_have_a_panel_an_attribute_and_say_the_share_that_is_right():
+def test_confusions_have_a_panel_an_attribute_and_say_the_share_that_is_right(texts):
     table = pd.DataFrame([[3, 1], [0, 4]], index=["red", "blue"], columns=["red", "blue"])
-    figure = figures.confusion_maps({"colour": table, "second_colour": table.iloc[:1, :1]})
+    figure = figures.confusion_maps({"colour": table, "second_colour": table.iloc[:1, :1]}, method="slerp")
+    assert "Wanted and retrieved: slerp" in texts(figure)
     titles = [axes.get_title("left") for axes in figure.axes]
     assert titles == ["colour: 87.5 % right", "second colour: 100.0 % right"]
     assert [text.get_text() for text in figure.axes[0].texts] == ["75", "25", "", "100"]

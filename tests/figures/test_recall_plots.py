@@ -1,6 +1,6 @@
 """Recall in bars: values, intervals and chance of every group, and nothing compared that cannot be."""
 
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pandas as pd
@@ -25,24 +25,33 @@ def summary_of(methods: tuple[str, ...] = ("sum", "qformer"), protocol: str = "o
 
 def test_recall_bars_show_values_intervals_and_chance_of_each_category(texts):
     figure = figures.recall_bars(summary_of())
-    (axes,) = figure.axes
-    assert [bar.get_height() for bar in axes.patches] == pytest.approx([40] * 3 + [50] * 3)
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["dress", "shirt", "mean"]
-    (chance,) = (lines for lines in axes.collections if lines.get_label() == "chance")
-    assert [segment[0, 1] for segment in chance.get_segments()] == pytest.approx([2.5, 2.0, 1000 / 450])
+    assert [axes.get_title("left") for axes in figure.axes] == ["dress", "shirt", "mean"]
+    for axes, chance in zip(figure.axes, (2.5, 2.0, 1000 / 450), strict=True):
+        assert [bar.get_width() for bar in axes.patches] == pytest.approx([40, 50])
+        assert [to_hex(bar.get_facecolor()) for bar in axes.patches] == ["#0072b2", "#e69f00"]
+        (line,) = (line for line in axes.lines if line.get_label() == "chance")
+        assert line.get_xdata() == pytest.approx([chance] * 2)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["weighted sum", "Q-Former"]
     shown = " ".join(texts(figure))
     for text in ("Recall@10", "Q-Former", "protocol: original", "1,200 queries", "400–500 gallery", "95 %", "40.0"):
         assert text in shown
 
 
-def test_recall_bars_mark_an_incomplete_gallery_and_leave_out_what_is_missing(texts):
+def test_recall_bars_mark_an_incomplete_gallery_and_say_what_was_not_run(texts):
     summary = summary_of()
     summary.loc[summary["category"] == "dress", "complete"] = False
     shown = texts(figures.recall_bars(summary))
     assert "dress *" in shown and "shirt" in shown
     assert any("* gallery incomplete" in text for text in shown)
     gone = (summary["method"] == "qformer") & (summary["category"] == "dress")
-    assert texts(figures.recall_bars(summary[~gone])).count("50.0") == 2
+    shown = texts(figures.recall_bars(summary[~gone]))
+    assert (shown.count("50.0"), shown.count("not run")) == (2, 1)
+
+
+def test_ten_methods_stand_in_rows_that_do_not_touch():
+    figure = figures.recall_bars(summary_of(tuple(f"method_{i}" for i in range(10))))
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
+    assert len(boxes) == 10 and all(upper.y0 > lower.y1 for upper, lower in pairwise(boxes))
 
 
 def test_recall_bars_refuse_what_cannot_be_compared():
@@ -66,28 +75,43 @@ def test_before_after_shows_the_two_recalls_of_each_k(texts):
         figures.recall_before_after(summary, "sum", "dpo")
 
 
-def test_protocol_bars_keep_the_order_and_shorten_the_rule():
+def test_protocol_bars_keep_the_order_shorten_the_rule_and_draw_what_is_the_same_once(texts):
     rules = ["original gallery, reference kept, captions joined: and", "val split gallery, captions: first"]
-    numbers = {"value": [0.3, 0.5], "ci_low": [0.25, 0.4], "ci_high": [0.4, 0.55], "chance": [0.01, 0.02]}
-    (axes,) = figures.protocol_bars(pd.DataFrame({"protocol": ["original", "VAL"], "rule": rules} | numbers)).axes
-    labels = [label.get_text() for label in axes.get_yticklabels()]
-    assert labels == ["original  (original · kept · and)", "VAL  (val split · first)"]
-    assert [bar.get_width() for bar in axes.patches] == pytest.approx([30, 50])
-
-
-def test_paper_vs_ours_groups_sources_and_says_what_was_not_run(texts):
-    rows = [
-        ("ours_unrun", "ours", np.nan, "original"),
-        ("SPRC", "published", 0.547, "VAL split"),
-        ("Retrieval-DPO", "paper", 0.0002, "not stated"),
-        ("Q-Former", "paper", 0.454, "not stated"),
-    ]
-    table = pd.DataFrame(rows, columns=["method", "source", "recall@10", "protocol"])
-    figure = figures.paper_vs_ours(table)
+    numbers = {"value": [0.3, 0.5, 0.3], "ci_low": 0.25, "ci_high": 0.55, "chance": 0.01, "queries": 1200}
+    table = pd.DataFrame({"protocol": ["CLIP4Cir", "VAL", "MagicLens"], "rule": [*rules, rules[0]]} | numbers)
+    figure = figures.protocol_bars(table.assign(gallery=[3000, 600, 3000]), context="weighted sum")
     (axes,) = figure.axes
-    names = [label.get_text() for label in axes.get_yticklabels()]
-    assert names == ["Q-Former", "Retrieval-DPO", "SPRC", "ours unrun"]
-    assert {"not run", "0.02", "45.4", "VAL split", "original", "the paper", "this study"} <= set(texts(figure))
-    assert len({to_hex(bar.get_facecolor()) for bar in axes.patches}) == 3
-    with pytest.raises(ValueError, match="blog"):
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == ["CLIP4Cir, MagicLens\n(original · kept · and)", "VAL\n(val split · first)"]
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([30, 50])
+    assert any("weighted sum · 1,200 queries" in text for text in texts(figure))
+
+
+def test_paper_vs_ours_keeps_data_and_training_apart_and_says_what_was_not_run(texts):
+    nan = np.nan
+    rows = [
+        ("unrun", "ours", False, "garments", nan, nan, nan, "original"),
+        ("sum", "ours", False, "garments", 0.3, nan, nan, "original"),
+        ("qformer", "ours", True, "garments", 0.9, nan, nan, "original"),
+        ("SPRC", "published", True, "fashioniq", 0.547, nan, nan, "VAL split"),
+        ("Pic2Word", "published", False, "fashioniq", 0.247, nan, nan, "original"),
+        ("separate encoders", "paper", False, "fashioniq", nan, 0.2, 0.25, "not stated"),
+        ("Retrieval-DPO", "paper", True, "fashioniq", 0.0002, nan, nan, "not stated"),
+    ]
+    columns = ["method", "source", "trained", "data", "recall@10", "recall@10/from", "recall@10/to", "protocol"]
+    table = pd.DataFrame(rows, columns=columns)
+    figure = figures.paper_vs_ours(table)
+    names = {axes.get_title("left"): [label.get_text() for label in axes.get_yticklabels()] for axes in figure.axes}
+    assert names == {
+        "zero-shot, on garments": ["weighted sum"],
+        "zero-shot, on fashioniq": ["separate encoders", "Pic2Word"],
+        "trained, on garments": ["Q-Former"],
+        "trained, on fashioniq": ["SPRC", "Retrieval-DPO"],
+    }
+    ranged = next(bar for bar in figure.axes[1].patches if bar.get_x() > 0)
+    assert (ranged.get_x(), ranged.get_width()) == pytest.approx((20, 5))
+    assert len({axes.get_xlim() for axes in figure.axes}) == 1  # bars of all panels compare in length
+    assert {"0.02", "54.7", "VAL split", "the paper", "this study", "other publications"} <= set(texts(figure))
+    assert any("not run: unrun" in text for text in texts(figure)) and "not run" not in texts(figure)
+    with pytest.raises(KeyError, match="blog"):
         figures.paper_vs_ours(table.replace("published", "blog"))

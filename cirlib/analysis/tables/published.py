@@ -13,29 +13,26 @@ FASHIONIQ = "fashioniq"  # the study whose numbers stand beside the published on
 def paper_vs_ours(summary: pd.DataFrame, study: str) -> pd.DataFrame:
     """Every published row, then every method of ours: measured, or without a number where it was not run.
 
-    Published numbers are FashionIQ's. What another study measured stands below with that study's name as ``data``.
+    Published numbers are FashionIQ's; ``data`` names the study that ours come from, and only equal data compares.
 
     Returns:
-        ``source`` (paper, published, ours; "ours elsewhere" for another study), ``method``, ``data``,
-        ``recall@10`` and ``recall@50`` (means of the categories, fractions of 1) with ``…/ci_low`` and ``…/ci_high``
-        of ours, ``<category>/recall@10``, ``protocol``, ``complete``.
+        ``source`` (paper, published, ours), ``method``, ``trained`` (on triplets or preferences; else zero-shot),
+        ``data``, ``recall@10`` and ``recall@50`` (means of the categories, fractions of 1) with ``…/ci_low`` and
+        ``…/ci_high`` of ours, ``recall@10/from`` and ``…/to`` where only a range was published,
+        ``<category>/recall@10``, ``protocol``, ``complete``.
 
     >>> table = paper_vs_ours(pd.DataFrame(columns=["method", "metric"]), "fashioniq")
     >>> table.loc[table["source"] == "ours", "protocol"].unique().tolist()
     ['not run']
     """
-    published = pd.read_csv(PUBLISHED).assign(data=FASHIONIQ, complete=True)
+    published = pd.read_csv(PUBLISHED, true_values=["yes"], false_values=["no"]).assign(data=FASHIONIQ, complete=True)
     rows = [_ours(summary, method, study) for method in METHODS]
-    if study != FASHIONIQ:
-        nothing = summary.head(0)
-        rows = [_ours(nothing, method, FASHIONIQ) for method in METHODS] + rows
     return pd.concat([published, pd.DataFrame(rows)], ignore_index=True)
 
 
 def _ours(summary: pd.DataFrame, method: str, study: str) -> dict:
     row = {"source": "ours", "method": METHODS[method].label, "data": study, "protocol": "not run"}
-    if study != FASHIONIQ:
-        row |= {"source": "ours elsewhere", "method": f"{METHODS[method].label} ({study})"}
+    row["trained"] = METHODS[method].trained
     own = summary[(summary["method"] == method) & summary["metric"].isin(("recall@10", "recall@50"))]
     for one in own.to_dict("records"):
         if one["category"] == "mean":
