@@ -37,6 +37,7 @@ def compose(path: Path, *overrides: str) -> Path:
 def run(folder: Path, *command: str) -> str:
     """What a command that succeeds prints."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment["PYTHONPATH"] = str(folder)  # a clone's own library, not the one that is installed
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
