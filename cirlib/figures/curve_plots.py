@@ -1,6 +1,5 @@
-"""Curves: training by epoch and by step, the ranks of the targets, and what training does to the query vectors."""
+"""Curves: training by epoch and by step, and the ranks of the targets."""
 
-import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,43 +14,45 @@ from cirlib.figures import style
 from cirlib.study.method_registry import method_label
 
 RECALL = "dev/recall@10"
-CURVES: dict[str, tuple[str, tuple[str, ...]]] = {  # title of a panel of `trajectory`: (its axis, its columns)
-    "Recall@10": ("Recall@10 (%)", ("recall@10",)),
-    "Alignment and uniformity": ("lower is better (no unit)", ("alignment", "uniformity")),
-    "Effective rank of the queries": ("effective rank (dimensions)", ("effective_rank",)),
-    "Norm and spread of the queries": ("length (embedding units)", ("norm", "spread")),
-    "Hubness": ("share of top-10 places (%)", ("hubness",)),
-    "Rank of the target": ("rank (log scale, best on top)", ("median",)),
-}
-PAPER_RATIO = 0.1  # the paper's 0.02 % is about a tenth of chance on FashionIQ
 
 
 @style.themed
-def learning_curves(history: pd.DataFrame) -> Figure:
-    """Loss and held-out recall by epoch, a line a run, its best epoch marked on both.
+def learning_curves(history: pd.DataFrame, *, context: str = "") -> Figure:
+    """Small multiples over the epoch: the loss of each run on a scale of its own, and the held-out recall of all.
 
-    `history`: run, epoch, loss and dev/recall@10 (a fraction); NaN where an epoch was not measured.
+    `history`: run, epoch, loss and dev/recall@10 (a fraction); NaN where an epoch was not measured. The best epoch of a
+    run is marked on both. Losses of different runs are different functions, so they share no axis.
 
-    >>> figure = learning_curves(pd.read_csv(results / "qformer/history.csv"))
+    >>> figure = learning_curves(pd.read_csv(results / "qformer/history.csv"), context="450 dev queries")
     """
-    subtitle = "circles: the epoch with the best recall on queries held out of train"
-    figure, (left, right) = style.panels(2, (6, 4.4), "Learning curves", subtitle)
-    for run, colour in style.method_colours(list(history["run"].unique())).items():
+    runs = style.method_colours(list(history["run"].unique()))
+    notes = "circles: the epoch with the best recall on queries held out of train"
+    shape = {"columns": 3 if len(runs) > 3 else len(runs) + 1, "sharex": True}
+    size = (max(3.6, 12 / shape["columns"]), 3.6)
+    figure, (*losses, recall) = style.panels(len(runs) + 1, size, "Learning curves", context, notes, **shape)
+    for number, ((run, colour), loss) in enumerate(zip(runs.items(), losses, strict=True)):
         rows = history[history["run"] == run].sort_values("epoch", kind="stable", ignore_index=True)
-        label, charts = method_label(run), ((left, rows["loss"]), (right, 100 * rows[RECALL]))
+        label, charts = method_label(run), ((loss, rows["loss"]), (recall, 100 * rows[RECALL]))
+        loss.set_title(label, loc="left", size=13)
         if rows[RECALL].notna().any():
             best = rows[RECALL].idxmax()
-            epoch, recall = rows.loc[best, ["epoch", RECALL]]
-            label += f"  (best: epoch {epoch:g}, {style.percent(recall)} %)"
+            epoch, value = rows.loc[best, ["epoch", RECALL]]
+            label += f"  (best: epoch {epoch:g}, {style.percent(value)} %)"
             for axes, values in charts:
                 mark = {"s": 120, "color": "white", "edgecolor": colour, "linewidth": 2.5, "zorder": 4}
                 axes.scatter([epoch], [values[best]], label="_best", **mark)
+        look = {"color": colour, "label": label, "marker": "o", "markersize": 5, "linestyle": style.DASHES[number % 4]}
         for axes, values in charts:
-            axes.plot(rows["epoch"][values.notna()], values.dropna(), color=colour, label=label)
-    for axes, name in ((left, "training loss"), (right, "held-out recall@10 (%)")):
-        axes.set(xlabel="epoch", ylabel=name)
+            if values.notna().any():
+                axes.plot(rows["epoch"][values.notna()], values.dropna(), **look)
+        loss.set(ylabel="training loss", ylim=(0, None))
+    recall.set_ylabel("held-out recall@10 (%)")
+    recall.set_title("all runs, held out", loc="left", size=13)
+    for axes in (*losses, recall):
+        axes.set_xlabel("epoch")
+        axes.tick_params(labelbottom=True)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.legend(*right.get_legend_handles_labels(), **style.BELOW, ncols=2)
+    figure.legend(*recall.get_legend_handles_labels(), **style.BELOW, ncols=2, handlelength=3)
     return figure
 
 
@@ -91,18 +92,26 @@ def _smooth_line(axes: Axes, values: pd.Series, **look: Any) -> None:
 
 
 @style.themed
-def rank_histogram(ranks: Mapping[str, ArrayLike], *, gallery_size: int) -> Figure:
+def rank_histogram(ranks: Mapping[str, ArrayLike], *, gallery_size: int, context: str = "") -> Figure:
     """The share of queries whose target is among the first k, for every k: one curve a method, and chance.
 
-    `ranks`: method → the target's rank of each query, from 1 to `gallery_size`.
+    `ranks`: method → the target's rank of each query, from 1 to `gallery_size`. Neighbours differ in width and dashes,
+    so that equal curves are both seen.
 
     >>> figure = rank_histogram({"sum": [1, 2, 40]}, gallery_size=50)
     """
-    subtitle = f"gallery of {gallery_size:,} images  ·  k on a log scale"
-    figure, (axes,) = style.panels(1, (10, 4.8), "How far down is the target?", subtitle)
-    for method, colour in style.method_colours(list(ranks)).items():
+    queries = max(len(np.asarray(each)) for each in ranks.values())
+    subtitle = context or f"{queries:,} queries  ·  gallery of {gallery_size:,} images"
+    notes = (subtitle, "k on a log scale", "intervals: in the result table")
+    figure, (axes,) = style.panels(1, (12, 5.2), "How far down is the target?", *notes)
+    for number, (method, colour) in enumerate(style.method_colours(list(ranks)).items()):
         median = f"{method_label(method)}  (median rank {np.median(ranks[method]):,.0f})"
-        axes.ecdf(ranks[method], color=colour, label=median)
+        look = {
+            "linewidth": (4.6, 2.8, 1.6)[number % 3],
+            "linestyle": style.DASHES[number % 3],
+            "zorder": 2 + number % 3,
+        }
+        axes.ecdf(ranks[method], color=colour, label=median, **look)
     ks = np.geomspace(1, gallery_size, 400)
     axes.plot(ks, ks / gallery_size, **style.CHANCE, label="chance")
     axes.set_xscale("log")
@@ -112,78 +121,4 @@ def rank_histogram(ranks: Mapping[str, ArrayLike], *, gallery_size: int) -> Figu
     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
     axes.set(xlabel="k", ylabel="target among the first k (% of queries)", ylim=(0, 1.01), xlim=(1, gallery_size))
     figure.legend(*axes.get_legend_handles_labels(), **style.BELOW, ncols=3)
-    return figure
-
-
-@style.themed
-def trajectory(table: pd.DataFrame, *, context: str = "") -> Figure:
-    """What the query vectors do during training, in six panels over the training step.
-
-    `table`, a row a step: step; recall@10, chance and hubness (the share of all top-10 places that the ten most
-    retrieved images take) as fractions; alignment and uniformity (Wang and Isola 2020); effective_rank; norm and
-    spread of the query vectors; the quantiles rank_10 … rank_90 of the target's rank, from 1; gallery (candidates).
-
-    >>> figure = trajectory(pd.read_csv(results / "dpo_grid/default/trajectory.csv"))
-    """
-    table = table.sort_values("step", kind="stable").set_index("step").rename(columns={"rank_50": "median"})
-    table[["recall@10", "chance", "hubness"]] *= 100
-    notes = "hubness: share of all top-10 places taken by the ten most retrieved images"
-    figure, axes = style.panels(6, (4.6, 3.8), "What changes during training", context, notes, columns=3)
-    for panel, (title, (unit, columns)) in zip(axes, CURVES.items(), strict=True):
-        for column, colour, marker in zip(columns, (style.BLUE, style.ORANGE), "os", strict=False):
-            panel.plot(table[column], color=colour, marker=marker, markersize=5.5, label=method_label(column))
-        panel.set(xlabel="training step", ylabel=unit)
-        panel.set_title(title, loc="left", size=13, weight="bold", pad=27)
-        panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    recall, _, dimensions, length, hubs, ranks = axes
-    gallery = float(table["gallery"].max())
-    for low, high, colour in ((10, 90, "#D3E5F1"), (25, 75, "#8FBEDD")):
-        band = (table.index, table[f"rank_{low}"], table[f"rank_{high}"])
-        ranks.fill_between(*band, color=colour, linewidth=0, label=f"{low}–{high} %")
-    recall.axhline(table["chance"].mean(), **style.CHANCE, label="chance")
-    hubs.axhline(1000 / gallery, **style.CHANCE, label="least possible")
-    ranks.axhline(gallery / 2, **style.CHANCE, label="chance")
-    ranks.set(yscale="log", ylim=(1.15 * gallery, 0.85))
-    ranks.yaxis.set_major_formatter("{x:,.0f}")
-    for panel in (recall, dimensions, length, hubs):
-        panel.set_ylim(bottom=0)
-    for panel in axes:
-        panel.legend(**style.ABOVE, ncols=4, fontsize=10, columnspacing=0.7, handlelength=1.4, handletextpad=0.3)
-    return figure
-
-
-@style.themed
-def mistakes(table: pd.DataFrame, *, context: str = "") -> Figure:
-    """Recall@10 as a multiple of chance over the training step, a panel a mistake, on a scale that shows 0.
-
-    `table`: mistake (a sentence), step, recall@10 and chance (fractions, chance above 0). The last measured recall is
-    printed in per cent.
-
-    >>> figure = mistakes(pd.read_csv(results / "dpo_grid/default/mistakes.csv"))
-    """
-    table = table.assign(ratio=table["recall@10"] / table["chance"])
-    number, shared = table["mistake"].nunique(), {"sharex": True, "sharey": True}
-    notes = "Recall@10 as a multiple of chance, log scale above 0.1, linear below  ·  numbers: last Recall@10"
-    title = "Training with one mistake at a time"
-    figure, axes = style.panels(number, (max(4.4, 9 / number), 2.8), title, context, notes, columns=3, **shared)
-    for panel, (name, own) in zip(axes, table.groupby("mistake", sort=False), strict=True):
-        own = own.sort_values("step", kind="stable")
-        panel.plot(own["step"], own["ratio"], color=style.BLUE, marker="o", markersize=5.5, clip_on=False, zorder=3)
-        panel.axhline(1, **style.CHANCE, label="chance")
-        panel.axhline(PAPER_RATIO, **style.DOTTED, label="the paper's result")
-        measured = own.dropna(subset="ratio")
-        for row in measured.tail(1).itertuples():
-            look = {"size": 11.5, "weight": "bold", "path_effects": style.HALO, "va": "bottom"}
-            last = style.percent(row.ratio * row.chance, " %")
-            panel.annotate(last, (row.step, row.ratio), (6, 2), textcoords="offset points", **look)
-        if measured.empty:
-            panel.text(0.5, 0.5, style.percent(np.nan), transform=panel.transAxes, ha="center", color=style.MUTED)
-        panel.set_title(textwrap.fill(name, 40), loc="left", size=12)
-        panel.set(ylabel="Recall@10 / chance", xlabel="training step")
-        panel.label_outer()
-    axes[0].set_yscale("symlog", linthresh=PAPER_RATIO, linscale=0.6)
-    axes[0].set_ylim(-0.02, max(2.0, 1.6 * table["ratio"].max()))
-    axes[0].margins(x=0.2)
-    axes[0].yaxis.set_major_formatter("{x:g}×")
-    figure.legend(*axes[0].get_legend_handles_labels(), **style.BELOW, ncols=2)
     return figure

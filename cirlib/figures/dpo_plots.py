@@ -1,12 +1,13 @@
 """The figures of the DPO study, from tidy tables; `context` (protocol, data, sample) opens the subtitle."""
 
-import textwrap
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from cirlib.figures import style
@@ -14,11 +15,13 @@ from cirlib.study.method_registry import method_label
 
 NAMES = {  # name in the tables: name in the figures, where `method_label` has no better one
     "trains": "what trains",
+    "change": "DPO",
     "dpo sigmoid": "DPO, sigmoid",
     "dpo hinge": "DPO, hinge",
     "dpo ipo": "DPO, IPO",
     "info_nce_mined": "InfoNCE, mined",
     "info_nce_in_batch": "InfoNCE, in-batch",
+    "recall_in_batch": "recall@k surrogate, in-batch",
     "top": "top-k",
     "band": "band of ranks",
     "semi_hard": "margin filter",
@@ -29,6 +32,12 @@ SAMPLINGS: dict[str, dict[str, Any]] = {
     "band": {"color": style.BLUE, "marker": "s", "linestyle": "--"},
     "semi_hard": {"color": style.PINK, "marker": "D", "linestyle": "-."},
     "top": {"color": style.ORANGE, "marker": "^", "linestyle": ":"},
+}
+WITHIN: dict[str, tuple[str, str]] = {  # levels that effects are shown within: colour and marker
+    "top": (style.ORANGE, "^"),
+    "random": (style.GREEN, "o"),
+    "query_tower": (style.YELLOW, "s"),
+    "query_projection": (style.BLUE, "P"),
 }
 QUALITIES = {  # column of `negative_quality`: (name in the legend, colour)
     "satisfies_edit": ("also satisfies the edit (false negative)", style.YELLOW),
@@ -48,10 +57,15 @@ def sweep_grid(cells: pd.DataFrame, *, text_only: float, chance: float, context:
     `cells`: index, sampling, beta (above 0), recall@10 and its interval ci_low to ci_high (fractions); several rows of
     one cell are averaged, NaN leaves a gap. `text_only` (zero-shot) and `chance` are fractions.
 
-    >>> figure = sweep_grid(pd.read_csv(results / "dpo_grid/default/sweep.csv"), text_only=0.07, chance=0.01)
+    >>> names = ["index", "sampling", "beta", "recall@10", "ci_low", "ci_high"]
+    >>> cells = pd.DataFrame([["flat", "top", 0.1, 0.03, 0.02, 0.05]], columns=names)
+    >>> figure = sweep_grid(cells, text_only=0.07, chance=0.01)
     """
     panels = list(cells["index"].unique())
-    title, notes = "Recall@10 by β, index and sampling of the negatives", "β on a log scale  ·  bands: 95 % interval"
+    title, notes = (
+        "Recall@10 by β, index and sampling of the negatives",
+        "β on a log scale  ·  bands: 95 % interval over queries, one training a point",
+    )
     figure, axes = style.panels(len(panels), (max(3.8, 9 / len(panels)), 3.9), title, context, notes, sharey=True)
     for panel, index in zip(axes, panels, strict=True):
         for sampling, own in cells[cells["index"] == index].groupby("sampling", sort=False):
@@ -71,35 +85,58 @@ def sweep_grid(cells: pd.DataFrame, *, text_only: float, chance: float, context:
 
 @style.themed
 def effects(table: pd.DataFrame, *, context: str = "") -> Figure:
-    """What a level changes in Recall@10 against another one of the same switch: dots with intervals, by switch.
+    """Simple effects on Recall@10 with their intervals: a column a fusion, a row a switch, each on a scale of its own.
 
-    `table`, in the order it is drawn: factor, level, against (one a factor), and as fractions of 1, shown in points:
-    difference, ci_low and ci_high (95 %), q25 and q75 (over the settings of the other switches). A NaN difference
-    reads "not run". Dots are hollow where the interval holds 0.
+    `table`: factor, level, against (one a factor), fusion, within (only those of ``WITHIN`` are drawn), and
+    as fractions of 1, shown in points: difference, ci_low and ci_high (95 %). NaN is left out. Marks are hollow where
+    the interval holds 0.
 
-    >>> figure = effects(pd.read_csv(results / "dpo_grid/default/effects.csv"))
+    >>> row = ["change", "query_tower", "own start", "sum", "top", -0.02, -0.03, -0.01]
+    >>> names = ["factor", "level", "against", "fusion", "within", "difference", "ci_low", "ci_high"]
+    >>> figure = effects(pd.DataFrame([row], columns=names))
     """
-    parts = []
-    for (factor, against), own in table.groupby(["factor", "against"], sort=False):
-        parts.append(pd.DataFrame({"label": [f"{_pretty(factor)} (against {_pretty(against)})"]}))
-        parts.append(own.assign(label=own["level"].map(_pretty), text=own["difference"].map(style.points)))
-    rows = pd.concat(parts, ignore_index=True)
-    notes = ["dot and line: mean and 95 % interval, hollow where it holds 0"]
-    notes += ["bar: middle half of the settings of the other switches"]
-    size = (12, 1.2 + 0.4 * len(rows))
-    figure, (axes,) = style.panels(1, size, "What each switch changes in Recall@10", context, *notes)
-    places = style.label_rows(axes, list(rows["label"]), right=list(rows["text"].fillna("")))
-    for tick, level in zip(axes.get_yticklabels(), rows["level"], strict=True):
-        tick.set_weight("normal" if isinstance(level, str) else "bold")
-    points = 100 * rows[["difference", "ci_low", "ci_high", "q25", "q75"]].astype(float)
-    axes.axvline(0, color=style.INK, linewidth=1.4, zorder=1)
-    axes.barh(places, points["q75"] - points["q25"], 0.5, points["q25"], color="#CFE3F0", label="_spread", zorder=1.5)
-    axes.hlines(places, points["ci_low"], points["ci_high"], style.BLUE, linewidth=4, label="_interval", zorder=2)
-    faces = np.where((points["ci_low"] <= 0) & (points["ci_high"] >= 0), "white", style.BLUE)
-    axes.scatter(points["difference"], places, s=95, color=faces, edgecolor=style.BLUE, linewidth=2.4, zorder=3)
-    axes.set_xlabel("difference in Recall@10 (points)")
-    axes.use_sticky_edges = False
+    table = table[table["within"].isin(WITHIN)]
+    factors = table.groupby(["factor", "against"], sort=False)["level"].agg(lambda own: list(dict.fromkeys(own)))
+    fusions, withins = list(table["fusion"].unique()), [name for name in WITHIN if name in set(table["within"])]
+    heights = [0.9 + len(levels) for levels in factors]
+    options = {"columns": len(fusions), "gridspec_kw": {"height_ratios": heights}}
+    notes = "lines: 95 % interval, hollow where it holds 0  ·  every panel has its own scale"
+    size = (max(4.3, 9 / len(fusions)), (0.6 + 0.52 * sum(heights)) / len(heights))
+    title = "What DPO changes from its own start, and what each switch changes"
+    figure, axes = style.panels(len(factors) * len(fusions), size, title, context, notes, **options)
+    for number, ((factor, against), levels) in enumerate(factors.items()):
+        for column, fusion in enumerate(fusions):
+            panel = axes[number * len(fusions) + column]
+            own = table[(table["factor"] == factor) & (table["fusion"] == fusion)]
+            _interval_marks(panel, own, levels, withins)
+            style.label_rows(panel, [_pretty(level) for level in levels] if not column else [""] * len(levels))
+            head = f"{_pretty(factor)} against {'its own start' if factor == 'change' else _pretty(against)}"
+            panel.set_title(f"{_pretty(fusion)}: {head}" if not number else head, loc="left", size=11.5)
+    for panel in axes[-len(fusions) :]:
+        panel.set_xlabel("difference in Recall@10 (points)")
+    figure.legend(handles=[_mark(name) for name in withins], **style.BELOW, ncols=6)
     return figure
+
+
+def _mark(within: str) -> Line2D:
+    colour, marker = WITHIN[within]
+    return Line2D([], [], color=colour, marker=marker, markersize=7, label=_pretty(within))
+
+
+def _interval_marks(axes: Axes, rows: pd.DataFrame, levels: list[str], withins: list[str]) -> None:
+    """A line and a small mark for each row, those of a level side by side, with the points beside."""
+    axes.axvline(0, color=style.INK, linewidth=1.2, zorder=1)
+    present = [name for name in withins if name in set(rows["within"])]
+    for row in rows.dropna(subset="difference").itertuples():
+        colour, marker = WITHIN[row.within]
+        place = levels.index(row.level) + 0.7 * ((present.index(row.within) + 0.5) / len(present) - 0.5)
+        low, value, high = (100 * end for end in (row.ci_low, row.difference, row.ci_high))
+        axes.plot([low, high], [place, place], color=colour, linewidth=2.4, solid_capstyle="butt", label="_interval")
+        face = "white" if low <= 0 <= high else colour
+        axes.plot(value, place, marker, color=colour, markerfacecolor=face, markersize=5.5, label=f"_{row.within}")
+        look = {"size": 9, "va": "center", "color": style.INK}
+        axes.annotate(style.points(row.difference), (high, place), (4, 0), textcoords="offset points", **look)
+    axes.margins(x=0.22)
 
 
 @style.themed
@@ -109,7 +146,8 @@ def negative_quality(table: pd.DataFrame, *, context: str = "") -> Figure:
     `table`: fusion, negatives (the way to sample), and the fractions satisfies_edit and differs_in_one, of which none
     or both may hold.
 
-    >>> figure = negative_quality(pd.read_csv(results / "dpo_grid/default/negatives.csv"))
+    >>> shares = {"satisfies_edit": [0.1], "differs_in_one": [0.2]}
+    >>> figure = negative_quality(pd.DataFrame({"fusion": ["sum"], "negatives": ["top"], **shares}))
     """
     figure, (axes,) = style.panels(1, (11, 1.6 + 0.55 * len(table)), "What the sampled negatives are", context)
     places = style.label_rows(axes, [f"{_pretty(row.fusion)}: {_pretty(row.negatives)}" for row in table.itertuples()])
@@ -121,39 +159,76 @@ def negative_quality(table: pd.DataFrame, *, context: str = "") -> Figure:
 
 
 @style.themed
-def recipe_bars(table: pd.DataFrame, *, context: str = "") -> Figure:
-    """Recall@10 and training time of whole recipes, in the table's order, with 95 % intervals.
+def recipe_gains(table: pd.DataFrame, *, context: str = "") -> Figure:
+    """What second trainings add in Recall@10, query by query: a dot and its interval, first against their start.
 
-    `table`: method, value, ci_low, ci_high, chance (fractions), seconds of training (NaN: a dash).
+    `table`: method, against, start and value (mean recall@10 before and after), difference, ci_low and ci_high (95 %),
+    all fractions; differences are shown in points. A NaN difference reads "not run".
 
-    >>> figure = recipe_bars(pd.read_csv(results / "dpo_grid/default/recipe.csv"))
+    >>> row = ["DPO", "the Q-Former", 0.7, 0.72, 0.02, 0.01, 0.03, 2]
+    >>> names = ["method", "against", "start", "value", "difference", "ci_low", "ci_high", "runs"]
+    >>> figure = recipe_gains(pd.DataFrame([row], columns=names))
     """
-    times = ["–" if np.isnan(s) else f"{s / 60:,.1f} min" if s >= 60 else f"{s:.1f} s" for s in table["seconds"]]
-    labels = [textwrap.fill(_pretty(name), 36) for name in table["method"]]
-    subtitle = f"{context}  ·  lines: 95 % interval  ·  right: training time"
-    return style.row_chart(table, labels, "Recall@10 and training time by recipe", subtitle, right=times)
+    parts = []
+    for number, (against, own) in enumerate(table.groupby("against", sort=False)):
+        begins = f" ({style.percent(own['start'].iloc[0])} %)" if not number else ""
+        parts.append(pd.DataFrame({"label": [f"against {_pretty(against)}{begins}"]}))
+        texts = [
+            f"{style.points(row.difference)} → {style.percent(row.value)} %" if row.value == row.value else "not run"
+            for row in own.itertuples()
+        ]
+        parts.append(own.assign(label=own["method"].map(_pretty), text=texts))
+    rows = pd.concat(parts, ignore_index=True)
+    title, notes = (
+        "What a second training adds",
+        "lines: 95 % interval of the paired difference  ·  right: Recall@10 after",
+    )
+    figure, (axes,) = style.panels(1, (12, 1.2 + 0.42 * len(rows)), title, context, notes)
+    places = style.label_rows(axes, list(rows["label"]), right=list(rows["text"].fillna("")))
+    for tick, method in zip(axes.get_yticklabels(), rows["method"], strict=True):
+        tick.set_weight("normal" if isinstance(method, str) else "bold")
+    points = 100 * rows[["difference", "ci_low", "ci_high"]].astype(float)
+    axes.axvline(0, color=style.INK, linewidth=1.2, zorder=1)
+    axes.hlines(places, points["ci_low"], points["ci_high"], style.BLUE, linewidth=3, label="_interval", zorder=2)
+    axes.scatter(points["difference"], places, s=42, color=style.BLUE, zorder=3)
+    axes.set_xlabel("paired difference in Recall@10 (points)")
+    return figure
 
 
 @style.themed
-def factorial_map(cells: pd.DataFrame, *, chance: float, context: str = "") -> Figure:
-    """Recall@10 of all combinations: a row a fusion and what trains, a column an objective and its negatives.
+def factorial_map(cells: pd.DataFrame, *, context: str = "") -> Figure:
+    """How far each combination is from its own start in Recall@10: a panel a fusion, each on its own diverging scale.
 
-    `cells`: fusion, trains, objective, negatives, recall@10 (a fraction); repetitions of a cell are averaged, cells
-    that are missing or NaN stay light grey. `chance`, a fraction, is marked on the colour bar.
+    `cells`: fusion, trains, objective, negatives, change and start_recall@10 (fractions, shown in points and %);
+    repetitions of a cell are averaged, cells that are missing or NaN stay light grey.
 
-    >>> figure = factorial_map(pd.read_csv(results / "dpo_grid/default/switches.csv"), chance=0.01)
+    >>> row = ["sum", "query_tower", "dpo sigmoid", "top", 0.02, 0.2]
+    >>> names = ["fusion", "trains", "objective", "negatives", "change", "start_recall@10"]
+    >>> figure = factorial_map(pd.DataFrame([row], columns=names))
     """
-    means = 100 * cells.groupby(["fusion", "trains", "objective", "negatives"], sort=False)["recall@10"].mean()
-    values = means.unstack(["objective", "negatives"], sort=False)
-    labels = [[f"{_pretty(outer)}: {_pretty(inner)}" for outer, inner in axis] for axis in values.axes]
-    size = (max(9.0, 4.6 + float(np.clip(10.2, 0.6 * len(labels[1]), 1.1 * len(labels[1])))), 3 + 0.46 * len(labels[0]))
-    notes = f"Recall@10 in %  ·  grey: not run  ·  line on the colour bar: chance, {style.percent(chance)} %"
-    figure, (axes,) = style.panels(1, size, "Recall@10 of every combination of the switches", context, notes)
-    axes.set_facecolor("#E4E4E4")
-    look: dict[str, Any] = {"vmin": 0, "vmax": np.nanmax([*means, 100 * chance]), "linewidths": 1, "cmap": "viridis"}
-    look |= {"cbar_kws": {"label": "Recall@10 (%)", "pad": 0.02, "aspect": 22, "fraction": 0.04}}
-    sns.heatmap(values, ax=axes, annot=True, fmt=".1f", yticklabels=labels[0], xticklabels=True, **look)
-    axes.collections[0].colorbar.ax.axhline(100 * chance, color=style.ORANGE, linewidth=2.5, label="chance")
-    axes.set(xlabel="", ylabel="")
-    axes.set_xticklabels(labels[1], rotation=40, ha="right", rotation_mode="anchor")
+    columns = list(dict.fromkeys(zip(cells["objective"], cells["negatives"], strict=True)))
+    fusions, rows = list(cells["fusion"].unique()), list(cells["trains"].unique())
+    size = (float(np.clip(5 + 0.62 * len(columns), 10, 15)), 0.8 + 0.42 * len(rows))
+    notes = "change in points, mean of the repetitions  ·  every panel has its own scale  ·  grey: not run"
+    title = "Recall@10 of every combination, from its own start"
+    figure, axes = style.panels(len(fusions), size, title, context, notes, columns=1, sharex=True)
+    for panel, fusion in zip(axes, fusions, strict=True):
+        own = cells[cells["fusion"] == fusion]
+        means = 100 * own.groupby(["trains", "objective", "negatives"])["change"].mean()
+        values = means.unstack(["objective", "negatives"]).reindex(rows)
+        values = values.reindex(columns=pd.MultiIndex.from_tuples(columns))
+        most = max(0.1, float(np.nan_to_num(values.abs().max().max())))
+        look: dict[str, Any] = {"cmap": "RdBu", "center": 0, "vmin": -most, "vmax": most, "linewidths": 1}
+        look |= {"cbar_kws": {"label": "points", "pad": 0.01, "aspect": 9, "fraction": 0.03}}
+        sns.heatmap(
+            values, ax=panel, annot=True, fmt="+.1f", yticklabels=[*map(_pretty, rows)], xticklabels=True, **look
+        )
+        panel.set_facecolor("#E4E4E4")
+        panel.set(xlabel="", ylabel="")
+        start = own["start_recall@10"].mean()
+        panel.set_title(f"{_pretty(fusion)}: starts at {style.percent(start)} %", loc="left", size=13, weight="bold")
+    labels = [
+        _pretty(outer) if inner == "in-batch" else f"{_pretty(outer)}: {_pretty(inner)}" for outer, inner in columns
+    ]
+    axes[-1].set_xticklabels(labels, rotation=40, ha="right", rotation_mode="anchor")
     return figure

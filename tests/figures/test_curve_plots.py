@@ -1,26 +1,26 @@
 """Curves: what is marked, smoothed and accumulated."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 
 from cirlib import figures
 
-TRAJECTORY = Path(__file__).resolve().parents[2] / "results" / "garments" / "dpo_grid" / "full" / "trajectory.csv"
-
 
 def test_learning_curves_mark_the_best_epoch_of_each_run_whatever_the_index(texts):
     recalls = {"qformer": [np.nan, 0.6, 0.5], "plain": [0.1, 0.2, 0.3], "unmeasured": [np.nan] * 3}
     rows = [(run, i, 3.0 - i, recall) for run, values in recalls.items() for i, recall in enumerate(values)]
     history = pd.DataFrame(rows, columns=["run", "epoch", "loss", "dev/recall@10"], index=np.zeros(9, int))
-    figure = figures.learning_curves(history)
-    loss, dev = figure.axes
+    figure = figures.learning_curves(history, context="90 dev queries")
+    *losses, dev = figure.axes
     best = [found.get_offsets().tolist() for found in dev.collections if found.get_label() == "_best"]
-    assert best == [[[1.0, 60.0]], [[2.0, 30.0]]] and len(loss.lines) == 3
+    assert best == [[[1.0, 60.0]], [[2.0, 30.0]]]
+    assert [axes.get_title("left") for axes in losses] == ["Q-Former", "plain", "unmeasured"]
+    assert [len(axes.lines) for axes in losses] == [1, 1, 1]  # losses of different runs share no axis
     assert dev.lines[0].get_xdata().tolist() == [1, 2]  # the epoch that was not measured is left out
-    assert {"Q-Former (best: epoch 1, 60.0 %)", "plain (best: epoch 2, 30.0 %)", "unmeasured"} <= set(texts(figure))
+    said = set(texts(figure))
+    assert {"Q-Former (best: epoch 1, 60.0 %)", "plain (best: epoch 2, 30.0 %)"} <= said
+    assert any("90 dev queries" in text for text in said)
 
 
 def test_dpo_curves_show_rewards_and_accuracy_and_smooth_long_ones_over_the_raw_values(lines):
@@ -46,32 +46,8 @@ def test_rank_histogram_accumulates_ranks_over_a_log_axis():
     assert axes.get_xscale() == "log"
 
 
-def test_trajectory_draws_every_column_over_the_step(lines):
-    steps = pd.read_csv(TRAJECTORY)
-    recall, wang, rank, length, hubs, places = figures.trajectory(steps.iloc[::-1]).axes
-    chance, gallery = 100 * steps["chance"][0], steps["gallery"][0]
-    assert lines(recall) == {
-        "recall@10": pytest.approx(100 * steps["recall@10"]),
-        "chance": pytest.approx([chance] * 2),
-    }
-    least = pytest.approx([1000 / gallery] * 2)
-    assert lines(hubs) == {"hubness": pytest.approx(100 * steps["hubness"]), "least possible": least}
-    for axes, column in zip((wang, wang, rank, length, length), steps.columns[3:8], strict=True):
-        assert lines(axes)[column.replace("_", " ")] == pytest.approx(steps[column])
-    assert lines(places) == {"median": pytest.approx(steps["rank_50"]), "chance": [gallery / 2] * 2}
-    assert places.get_yscale() == "log" and places.yaxis_inverted()
-    bands = {found.get_label(): found.get_datalim(places.transData) for found in places.collections}
-    for band, low, high in (("10–90 %", "rank_10", "rank_90"), ("25–75 %", "rank_25", "rank_75")):
-        assert (bands[band].y0, bands[band].y1) == pytest.approx((steps[low].min(), steps[high].max()))
-
-
-def test_mistakes_are_multiples_of_chance_with_the_last_in_per_cent(lines):
-    recalls = {"first": [0.3, 0.001, 0.002], "second": [np.nan, 0.001, np.nan], "third": [np.nan] * 3}
-    rows = [(name, 50 * i, recall) for name, values in recalls.items() for i, recall in enumerate(values)]
-    figure = figures.mistakes(pd.DataFrame(rows, columns=["mistake", "step", "recall@10"]).assign(chance=0.01))
-    first = figure.axes[0]
-    assert [axes.get_title(loc="left") for axes in figure.axes] == list(recalls)
-    assert first.lines[0].get_ydata() == pytest.approx([30, 0.1, 0.2])
-    assert lines(first)["chance"] == [1, 1] and lines(first)["the paper's result"] == [0.1, 0.1]
-    assert first.get_yscale() == "symlog" and first.get_ylim()[0] < 0
-    assert [axes.texts[0].get_text() for axes in figure.axes] == ["0.20 %", "0.10 %", "not run"]
+def test_equal_rank_curves_are_both_seen():
+    (axes,) = figures.rank_histogram({"sum": [1, 2, 9], "slerp": [1, 2, 9]}, gallery_size=10, context="garments").axes
+    below, above = axes.lines[:2]
+    assert below.get_linewidth() > above.get_linewidth() and below.get_zorder() < above.get_zorder()
+    assert above.is_dashed()

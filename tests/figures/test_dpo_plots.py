@@ -30,29 +30,30 @@ def test_sweep_has_a_panel_an_index_and_a_line_a_sampling_that_averages_and_leav
     assert any("garments" in text for text in texts(figure))
 
 
-def test_effects_are_points_under_their_factor_hollow_where_the_interval_holds_0(texts):
+def test_effects_have_a_panel_a_fusion_and_switch_with_an_interval_each_hollow_where_it_holds_0(texts):
     nan = np.nan
     rows = [
-        ("fusion", "sum", 0.02, 0.01, 0.03),
-        ("fusion", "qformer", -0.01, -0.02, 0.005),
-        ("trains", "both_towers", nan, nan, nan),
+        ("change", "query_tower", "own start", "sum", "top", -0.1, -0.12, -0.08),
+        ("change", "query_tower", "own start", "sum", "random", 0.01, -0.01, 0.03),
+        ("change", "query_tower", "own start", "sum", "remined", 0.9, 0.8, 0.95),
+        ("trains", "query_projection", "query_tower", "sum", "top", nan, nan, nan),
+        ("trains", "query_projection", "query_tower", "qformer", "top", 0.0005, 0.0002, 0.0008),
     ]
-    effects = pd.DataFrame(rows, columns=["factor", "level", "difference", "ci_low", "ci_high"])
-    figure = figures.effects(effects.assign(against="text_only", q25=-0.03, q75=0.04))
-    (axes,) = figure.axes
-    weights = {label.get_text(): label.get_weight() for label in axes.get_yticklabels()}
-    headings = ["fusion (against text only)", "what trains (against text only)"]
-    assert weights == dict.fromkeys(headings, "bold") | dict.fromkeys(
-        ["weighted sum", "Q-Former", "both towers"], "normal"
-    )
-    dots = axes.collections[-1]
-    assert dots.get_offsets()[:, 0].filled(nan) == pytest.approx(np.array([nan, 2, -1, nan, nan]), nan_ok=True)
-    assert [to_hex(face) for face in dots.get_facecolor()[1:3]] == [style.BLUE.lower(), "#ffffff"]
-    (found,) = (found for found in axes.collections if found.get_label() == "_interval")
-    ends = np.array([segment[:, 0] for segment in found.get_segments() if len(segment)])
-    assert ends == pytest.approx(np.array([[1, 3], [-2, 0.5]]))
-    assert {(bar.get_x(), bar.get_width()) for bar in axes.patches if bar.get_width() > 0} == {(-3, 7)}
-    assert {"+2.0", "−1.0", "not run", "difference in Recall@10 (points)"} <= set(texts(figure))
+    names = ["factor", "level", "against", "fusion", "within", "difference", "ci_low", "ci_high"]
+    figure = figures.effects(pd.DataFrame(rows, columns=names), context="garments")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [
+        "weighted sum: DPO against its own start", "Q-Former: DPO against its own start",
+        "what trains against query tower", "what trains against query tower",
+    ]  # fmt: skip
+    intervals = [
+        [line.get_xdata().tolist() for line in axes.lines if line.get_label() == "_interval"] for axes in figure.axes
+    ]
+    assert intervals == [[pytest.approx([-12, -8]), pytest.approx([-1, 3])], [], [], [pytest.approx([0.02, 0.08])]]
+    marks = {line.get_label(): line for line in figure.axes[0].lines}
+    assert to_hex(marks["_top"].get_markerfacecolor()) == style.ORANGE.lower()
+    assert marks["_random"].get_markerfacecolor() == "white"
+    assert {"−10.0", "+1.0", "+0.1", "query tower"} <= set(texts(figure)) and "+90.0" not in texts(figure)
+    assert figure.axes[0].get_xlim() != figure.axes[3].get_xlim()  # each its own scale
 
 
 def test_negative_quality_has_two_bars_a_row_and_says_what_they_are(texts):
@@ -67,32 +68,41 @@ def test_negative_quality_has_two_bars_a_row_and_says_what_they_are(texts):
     assert {"0.40 %", "55.0 %", "1.0 %", "not run"} <= set(texts(figure))
 
 
-def test_recipes_show_recall_and_time(texts):
-    recall = {"value": [0.25, 0.0002, np.nan], "ci_low": [0.2, 0.0, np.nan], "ci_high": [0.3, 0.001, np.nan]}
-    rest = {"chance": 0.01, "seconds": [np.nan, 42.04, 3900]}
-    figure = figures.recipe_bars(pd.DataFrame({"method": ["text_only", "DPO", "unrun"]} | recall | rest))
+def test_recipes_are_paired_differences_under_what_they_are_held_against(texts):
+    gains = {"difference": [0.02, np.nan, 0.01], "ci_low": [0.01, np.nan, -0.01], "ci_high": [0.03, np.nan, 0.02]}
+    rest = {"start": 0.5, "value": [0.52, np.nan, 0.53]}
+    against = ["the fine-tuned Q-Former", "the fine-tuned Q-Former", "DPO"]
+    figure = figures.recipe_gains(pd.DataFrame({"method": ["DPO", "unrun", "sum"], "against": against} | gains | rest))
     (axes,) = figure.axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["text only", "DPO", "unrun"]
-    assert [bar.get_width() for bar in axes.patches] == pytest.approx([25, 0.02, 0])
-    assert {"25.0", "0.02", "not run", "–", "42.0 s", "65.0 min"} <= set(texts(figure))
+    weights = {label.get_text(): label.get_weight() for label in axes.get_yticklabels()}
+    assert weights == {
+        "against the fine-tuned Q-Former (50.0 %)": "bold", "DPO": "normal", "unrun": "normal", "against DPO": "bold",
+        "weighted sum": "normal",
+    }  # fmt: skip
+    (found,) = (found for found in axes.collections if found.get_label() == "_interval")
+    ends = np.array([segment[:, 0] for segment in found.get_segments() if len(segment)])
+    assert ends == pytest.approx(np.array([[1, 3], [-1, 2]]))
+    assert {"+2.0 → 52.0 %", "not run", "+1.0 → 53.0 %"} <= set(texts(figure))
 
 
-def test_factorial_map_averages_repetitions_leaves_blanks_and_marks_chance(lines):
+def test_factorial_map_shows_changes_of_each_fusion_on_its_own_scale_around_0():
     rows = [
-        ("qformer", "both_towers", "info_nce_in_batch", "in-batch", 0.4),
+        ("qformer", "query_tower", "info_nce_in_batch", "in-batch", 0.2),
         ("qformer", "query_projection", "dpo sigmoid", "remined", 0.1),
         ("qformer", "query_projection", "dpo sigmoid", "remined", 0.2),
-        ("text_only", "query_projection", "dpo sigmoid", "top", 0.05),
+        ("text_only", "query_projection", "dpo sigmoid", "top", -0.05),
         ("text_only", "query_projection", "info_nce_in_batch", "in-batch", np.nan),
     ]
-    cells = pd.DataFrame(rows, columns=["fusion", "trains", "objective", "negatives", "recall@10"])
-    axes, bar = figures.factorial_map(cells, chance=0.02).axes
-    shown = np.ma.filled(axes.collections[0].get_array().reshape(3, 3), np.nan)
+    cells = pd.DataFrame(rows, columns=["fusion", "trains", "objective", "negatives", "change"])
+    cells["start_recall@10"] = cells["fusion"].map({"qformer": 0.3, "text_only": 0.075})
+    fused, text, *_ = figures.factorial_map(cells).axes
     nan = np.nan
-    assert shown == pytest.approx(np.array([[40, nan, nan], [nan, 15, nan], [nan, nan, 5]]), nan_ok=True)
-    columns = ["InfoNCE, in-batch: in-batch", "DPO, sigmoid: re-mined", "DPO, sigmoid: top-k"]
-    assert [label.get_text() for label in axes.get_xticklabels()] == columns
-    places = ["Q-Former: both towers", "Q-Former: query projection", "text only: query projection"]
-    assert [label.get_text() for label in axes.get_yticklabels()] == places
-    assert [text.get_text() for text in axes.texts] == ["40.0", "15.0", "5.0"]
-    assert lines(bar)["chance"] == [2, 2]
+    shown = [np.ma.filled(axes.collections[0].get_array().reshape(2, 3), nan) for axes in (fused, text)]
+    assert shown[0] == pytest.approx(np.array([[20, nan, nan], [nan, 15, nan]]), nan_ok=True)
+    assert shown[1] == pytest.approx(np.array([[nan, nan, nan], [nan, nan, -5]]), nan_ok=True)
+    assert [axes.collections[0].get_clim() for axes in (fused, text)] == [(-20, 20), (-5, 5)]
+    columns = ["InfoNCE, in-batch", "DPO, sigmoid: re-mined", "DPO, sigmoid: top-k"]
+    assert [label.get_text() for label in text.get_xticklabels()] == columns
+    titles = ["Q-Former: starts at 30.0 %", "text only: starts at 7.5 %"]
+    assert [axes.get_title(loc="left") for axes in (fused, text)] == titles
+    assert [text.get_text() for text in fused.texts] == ["+20.0", "+15.0"]

@@ -1,10 +1,11 @@
-"""What each level of a switch is worth: differences between runs that are alike in all else, with intervals."""
+"""What a level of a switch is worth, for each fusion by itself: differences between runs alike in all else."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import t as student
 
 from cirlib.analysis.dpo.grid import SWITCHES
 from cirlib.analysis.dpo.preferences import IN_BATCH
@@ -12,67 +13,162 @@ from cirlib.retrieval.ranks import Ranks
 from cirlib.retrieval.recall_and_precision import recall_at_k
 from cirlib.retrieval.statistics import bootstrap_ci
 
+WITHIN = {"change": "negatives", "objective": "trains", "negatives": "trains", "trains": "negatives"}
+COLUMNS = ("factor", "level", "against", "fusion", "within", "difference", "ci_low", "ci_high", "settings", "runs")
+START = "own start"
+SECOND = "the fine-tuned Q-Former"
+Cell = tuple[str, ...]  # what is alike in repetitions of a run: a level of each switch; what trains comes last
 
-def effects(records: Sequence[Mapping]) -> pd.DataFrame:
-    """Of every switch, what each level adds to the paper's level in mean recall@10.
 
-    Settings that are alike in the other switches are compared one by one and averaged; of the objective, whose
-    in-batch form reads no mined negatives, the negatives' levels are averaged first.
+def effects(records: Sequence[Mapping], starts: Mapping[str, Mapping]) -> pd.DataFrame:
+    """Simple effects on mean recall@10, one fusion at a time, within a level of the switch that turns their sign.
+
+    ``change``: of DPO from the model that it started from, by what trains, within a kind of negatives. The other
+    factors are differences from the study's level (the first in ``SWITCHES``): of the objective and of the negatives
+    within what trains, of what trains within the negatives. Settings of the fourth switch are averaged; so are the
+    negatives where an in-batch objective, which reads none, is compared.
+
+    Args:
+        records: of the factorial's runs, by :func:`~cirlib.analysis.dpo.runs.measured_run`, with their labels.
+        starts: fusion → :func:`~cirlib.analysis.dpo.runs.measured_start`.
 
     Returns:
-        difference; its normal 95 % interval, of the variance over queries (within categories) plus that of repeating a
-        run, pooled over all settings that were repeated; the quartiles of the settings' differences; their number.
+        :data:`COLUMNS`. ``difference`` with the 95 % interval of Student's t, of the variance over queries (those of an
+        image family drawn together, within categories) plus that of repeating a run, pooled over all settings
+        that were repeated, towers and projections apart; over queries only where none was. ``settings`` averaged,
+        and the ``runs`` that they took.
 
     >>> run = {name: next(iter(levels)) for name, levels in SWITCHES.items()} | {"tied": {"hat": [0, 0]}}
-    >>> table = effects([run | {"above": {"hat": [99, 99]}}, run | {"fusion": "sum", "above": {"hat": [0, 99]}}])
-    >>> table[["factor", "level", "difference"]].values.tolist()
-    [['fusion', 'sum', 0.5]]
+    >>> start = {"above": {"hat": [99, 99]}, "tied": {"hat": [0, 0]}, "families": {"hat": ["a", "b"]}}
+    >>> table = effects([run | {"above": {"hat": [0, 99]}}], {"text_only": start})
+    >>> table[["factor", "level", "against", "difference"]].values.tolist()
+    [['change', 'query_tower', 'own start', 0.5]]
     """
-    hits = np.stack([_hits(record) for record in records])  # (R, Q)
-    sizes = [len(ranks) for ranks in records[0]["above"].values()]
-    weights = np.concatenate([np.full(size, 1 / (size * len(sizes))) for size in sizes])  # (Q,) of a query in the mean
-    labels = pd.DataFrame([{name: record[name] for name in SWITCHES} for record in records])
-    repeated = pd.Series(hits @ weights).groupby([labels[name] for name in SWITCHES]).agg(["count", "var"]).dropna()
-    freedom, rows = repeated["count"] - 1, []
-    noise = (freedom * repeated["var"]).sum() / max(1, freedom.sum())
-    for factor, (against, *others) in SWITCHES.items():
-        rest = [name for name in SWITCHES if name != factor and (factor, name) != ("objective", "negatives")]
-        read = labels[labels["objective"] != IN_BATCH] if factor == "negatives" else labels
-        runs = read.groupby([*rest, factor], sort=False).groups  # setting → numbers of its runs
-        for level in others:
-            pairs = [(setting, (*setting[:-1], against)) for setting in runs if setting[-1] == level]
-            pairs = [(hits[runs[own]], hits[runs[other]]) for own, other in pairs if other in runs]
-            if pairs:
-                difference = _difference(pairs, weights, noise)
-                rows.append({"factor": factor, "level": level, "against": against, **difference})
+    grid, rows = _Grid(records, starts, tuple(SWITCHES)), []
+    for factor, other in WITHIN.items():
+        levels = list(SWITCHES["trains" if factor == "change" else factor])
+        for fusion in starts:
+            for level in levels if factor == "change" else levels[1:]:
+                for within in SWITCHES[other]:
+                    fixed = {"fusion": fusion, other: within}
+                    pairs = grid.changes(level, fixed) if factor == "change" else grid.pairs(factor, level, fixed)
+                    if pairs:
+                        against = START if factor == "change" else levels[0]
+                        rows.append((factor, level, against, fusion, within, *grid.difference(fusion, pairs)))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def second_trainings(records: Sequence[Mapping], start: Mapping) -> pd.DataFrame:
+    """What a second training adds to ``start``, and other objectives to the first one, query by query.
+
+    Args:
+        records: of :func:`~cirlib.analysis.dpo.runs.measured_run`, on dev too, labelled with their ``method``.
+
+    Returns:
+        method, against, difference with the interval of :func:`effects`, runs; value, start (mean recall@10 after and
+        before), dev/recall@10 and seconds, means of the runs.
+
+    >>> run = {"method": "DPO", "trains": "query_tower", "seconds": 1, "dev/recall@10": 0.4, "recall@10": 0.5}
+    >>> start = {"above": {"hat": [9, 99]}, "tied": {"hat": [0, 0]}, "recall@10": 0.5}
+    >>> start["families"] = {"hat": ["a", "b"]}
+    >>> second_trainings([run | start], start)[["against", "difference"]].values.tolist()
+    [['the fine-tuned Q-Former', 0.0]]
+    """
+    grid, frame = _Grid(records, {"qformer": start}, ("method", "trains")), pd.DataFrame(records)
+    first, *_ = grid.cells
+    pairs = [(cell, None) for cell in grid.cells] + [(cell, first) for cell in grid.cells if cell != first]
+    rows = []
+    for cell, other in pairs:
+        means = frame.loc[frame["method"] == cell[0], ["recall@10", "dev/recall@10", "seconds"]].mean()
+        difference, low, high, _, runs = grid.difference("qformer", [(cell, other)])
+        row = {"method": cell[0], "against": other[0] if other else SECOND, "difference": difference}
+        row |= {"ci_low": low, "ci_high": high, "runs": runs, "value": means["recall@10"], "start": start["recall@10"]}
+        rows.append(row | means[["dev/recall@10", "seconds"]].to_dict())
     return pd.DataFrame(rows)
 
 
-def recall_interval(record: Mapping) -> tuple[float, float]:
-    """The 95 % bootstrap interval of one run's mean recall@10, queries drawn anew within their categories.
+def recall_interval(record: Mapping, families: Mapping[str, Sequence[int]]) -> tuple[float, float]:
+    """The 95 % interval of one run's mean recall@10, families of queries drawn anew within their categories.
 
-    >>> recall_interval({"above": {"hat": [0, 0]}, "tied": {"hat": [0, 0]}})
-    (1.0, 1.0)
+    >>> [round(end, 2) for end in recall_interval({"above": {"hat": [0, 9]}, "tied": {"hat": [0, 0]}}, {"hat": [0, 1]})]
+    [0.16, 1.0]
     """
-    sizes = [len(ranks) for ranks in record["above"].values()]
-    return bootstrap_ci(_hits(record), groups=np.repeat(np.arange(len(sizes)), sizes))
+    groups = [category for category, own in families.items() for _ in own]
+    return bootstrap_ci(_hits(record), groups=groups, clusters=np.concatenate([*families.values()]))
+
+
+class _Grid:
+    """The hits (R, Q) of every cell that was run, R repetitions by Q queries, and how much repeating varies."""
+
+    def __init__(self, records: Sequence[Mapping], starts: Mapping[str, Mapping], alike: tuple[str, ...]) -> None:
+        families = next(iter(starts.values()))["families"]
+        sizes = [len(part) for part in families.values()]
+        self.weights = np.concatenate([np.full(size, 1 / (size * len(sizes))) for size in sizes])  # (Q,) in the mean
+        self.category = np.repeat(np.arange(len(sizes)), sizes)  # (Q,)
+        names = [f"{category} {family}" for category, part in families.items() for family in part]
+        self.cluster = np.unique(names, return_inverse=True)[1]  # (Q,)
+        self.starts = {fusion: _hits(start) for fusion, start in starts.items()}
+        runs: dict[Cell, list[np.ndarray]] = {}
+        for record in records:
+            runs.setdefault(tuple(record[name] for name in alike), []).append(_hits(record))
+        self.cells = {cell: np.stack(hits) for cell, hits in runs.items()}
+        self.noise = {kind: self._noise(kind) for kind in (False, True)}
+
+    def _noise(self, projection: bool) -> tuple[float, int]:
+        """The variance of a run's mean recall between repetitions, and its degrees of freedom."""
+        own = [hits @ self.weights for cell, hits in self.cells.items() if _is_projection(cell) == projection]
+        freedom = sum(len(means) - 1 for means in own)
+        return sum(((means - means.mean()) ** 2).sum() for means in own) / max(1, freedom), freedom
+
+    def changes(self, trains: str, fixed: Mapping[str, str]) -> list[tuple[Cell, None]]:
+        """DPO's cell with ``fixed`` levels, to hold against the start."""
+        cell = (fixed["fusion"], "dpo sigmoid", fixed["negatives"], trains)
+        return [(cell, None)] if cell in self.cells else []
+
+    def pairs(self, factor: str, level: str, fixed: Mapping[str, str]) -> list[tuple[Cell, Cell]]:
+        """The cells of ``level`` with ``fixed`` levels, each with the cell of the study's level that is alike."""
+        against, found = next(iter(SWITCHES[factor])), []
+        for cell in self.cells:
+            labels = dict(zip(SWITCHES, cell, strict=True))
+            if labels | fixed | {factor: against} == labels:  # a cell of the study's level
+                other = labels | {factor: level} | ({"negatives": "in-batch"} if level in IN_BATCH else {})
+                found.append((tuple(other.values()), cell))
+        return [pair for pair in found if pair[0] in self.cells]
+
+    def difference(
+        self, fusion: str, pairs: Sequence[tuple[Cell, Cell | None]]
+    ) -> tuple[float, float, float, int, int]:
+        """The mean difference of ``pairs`` (None: the start), its interval, their number, the runs they took."""
+        shares: dict[Cell | None, float] = {}
+        for own, other in pairs:
+            shares[own] = shares.get(own, 0) + 1 / len(pairs)
+            shares[other] = shares.get(other, 0) - 1 / len(pairs)
+        hits = {cell: self.cells[cell] if cell else self.starts[fusion][None] for cell in shares}
+        by_query = sum(share * hits[cell].mean(0) for cell, share in shares.items())  # (Q,)
+        over_queries, clusters = self._query_variance(by_query)
+        parts = {True: 0.0, False: 0.0}  # the variance of repeating, of projections and of towers
+        for cell in filter(None, shares):
+            kind = _is_projection(cell)
+            parts[kind] += shares[cell] ** 2 * self.noise[kind][0] / len(hits[cell])
+        total, mean = over_queries + sum(parts.values()), float(self.weights @ by_query)
+        freedom = {kind: max(1, freedom) for kind, (_, freedom) in self.noise.items()}
+        shrunk = over_queries**2 / max(1, clusters - 1) + sum(parts[kind] ** 2 / freedom[kind] for kind in parts)
+        half = float(student.ppf(0.975, total**2 / shrunk) * np.sqrt(total)) if total else 0.0  # Satterthwaite 1946
+        runs = sum(len(hits[cell]) for cell in shares if cell)
+        return mean, mean - half, mean + half, len(pairs), runs
+
+    def _query_variance(self, by_query: np.ndarray) -> tuple[float, int]:
+        """Of the weighted mean of values (Q,), those of a cluster drawn together; the number of clusters."""
+        means = np.bincount(self.category, by_query) / np.bincount(self.category)
+        totals = np.bincount(self.cluster, self.weights * (by_query - means[self.category]))
+        return float((totals**2).sum() * len(totals) / max(1, len(totals) - 1)), len(totals)
+
+
+def _is_projection(cell: Cell) -> bool:
+    return "projection" in cell[-1]
 
 
 def _hits(record: Mapping) -> np.ndarray:
     """Recall@10 of each query, category after category, (Q,)."""
     above, tied = (torch.tensor(np.concatenate([*record[name].values()])) for name in ("above", "tied"))
     return recall_at_k(Ranks(above, tied), 10).numpy()
-
-
-def _difference(pairs: list[tuple[np.ndarray, np.ndarray]], weights: np.ndarray, noise: float) -> dict[str, float]:
-    """Of the hits (R, Q) of runs with a level and of those without it, a pair of them for each setting."""
-    by_setting = np.stack([own.mean(0) - other.mean(0) for own, other in pairs])  # (S, Q)
-    by_query = by_setting.mean(0)  # (Q,)
-    parts = [(weight, by_query[weights == weight]) for weight in np.unique(weights)]
-    # of the weighted mean over queries drawn anew within their categories
-    variance = sum(weight**2 * len(part) * part.var(ddof=1) for weight, part in parts if len(part) > 1)
-    repeats = sum(1 / len(own) + 1 / len(other) for own, other in pairs) / len(pairs) ** 2
-    difference, half = float(weights @ by_query), 1.96 * np.sqrt(variance + noise * repeats)
-    q25, q75 = np.quantile(by_setting @ weights, (0.25, 0.75)).tolist()
-    ends = {"ci_low": difference - half, "ci_high": difference + half}
-    return {"difference": difference, **ends, "q25": q25, "q75": q75, "settings": len(pairs)}

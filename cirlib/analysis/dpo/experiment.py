@@ -1,9 +1,10 @@
 """What 04_dpo shows, one method a section: each gives a tidy table, empty where the study has nothing to train on."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from functools import cached_property, partial
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
@@ -13,17 +14,17 @@ from cirlib import figures
 from cirlib.analysis.dpo import grid
 from cirlib.analysis.dpo.context import RunContext
 from cirlib.analysis.dpo.dual_encoder import DualEncoder
-from cirlib.analysis.dpo.effects import effects, recall_interval
+from cirlib.analysis.dpo.effects import effects, recall_interval, second_trainings
 from cirlib.analysis.dpo.embedded_splits import embed_splits, embedding_statistics
 from cirlib.analysis.dpo.preferences import IN_BATCH, Preferences
-from cirlib.analysis.dpo.runs import TrainedRun, measured_run, train_preferences
+from cirlib.analysis.dpo.runs import TrainedRun, measured_run, measured_start, train_preferences
 from cirlib.models.prepared import Prepared
-from cirlib.retrieval.ranks import Ranks
-from cirlib.retrieval.scoring import Scored, compare, mean_recall, protocol_name, summarise
+from cirlib.retrieval.scoring import Scored, protocol_name
+from cirlib.retrieval.statistics import against_chance, clopper_pearson
 from cirlib.study.files import write_table
+from cirlib.study.parameters import DPO
 from cirlib.training.loop import shuffled_batches
 
-START = "InfoNCE (the fine-tuned Q-Former)"
 TRACKED = 6  # times that the model in training is measured
 
 
@@ -48,7 +49,7 @@ class Experiment:
         """Writes ``table`` as CSV and, as a picture, ``draw`` of it with its context, or why it is empty."""
         if len(table):
             write_table(table.round(6), self.tables / f"{name}.csv")
-        figure = draw(table, context=self._measured_on(name)) if len(table) else figures.note(self.why_not)
+        figure = draw(table, context=self._measured_on(name)) if len(table) else figures.note(self.why_not(name))
         figures.save(figure, self.pictures / f"{name}.png")
         return figure
 
@@ -56,7 +57,7 @@ class Experiment:
         """Protocol, queries and gallery of the part that a table of ours is about."""
         if name == "negatives":
             return "of train edits"
-        dev, splits = name in ("trajectory", "mistakes"), self.context.splits
+        dev, splits = name == "trajectory", self.context.splits
         parts = (splits.dev if dev else splits.reported).values()
         counts = [len(part.triplets) for part in parts], [len(part.gallery) for part in parts]
         queries, gallery = ("–".join(f"{n:,}" for n in sorted({min(some), max(some)})) for some in counts)
@@ -64,18 +65,19 @@ class Experiment:
         where = "held-out part of train" if dev else f"protocol: {protocol_name(self.context.evaluation)}"
         return f"{where}  ·  {queries} queries and {gallery} images{each}"
 
-    @property
-    def why_not(self) -> str:
-        """Why a section is empty."""
+    def why_not(self, name: str) -> str:
+        """Why the section with the table ``name`` is empty."""
         if not self.trains:
             return "Nothing was trained: the data has no train part."
         if not self.has_grid:
             return "Not run: dpo.grid is none."
+        if name == "recipe":
+            return "Not run: dpo.grid=small leaves second trainings out, dpo.grid=full has them."
         return "Not measured: this data does not say which attributes its pictures have."
 
     def first_batch(self) -> dict[str, torch.Tensor]:
         """Four edits on their way through the loss before anything is learnt: name → values, {} in-batch."""
-        if not self.trains or self.params.objective == IN_BATCH:
+        if not self.trains or self.params.objective in IN_BATCH:
             return {}
         preferences = Preferences(self.context, self.params)
         rows = torch.arange(len(preferences.edits))[:4]
@@ -88,18 +90,19 @@ class Experiment:
         """The study's own run, measured from time to time on the dev part."""
         if not self.trains:
             return None
-        context, params, folder = self.context, self.params, self.context.stage.unfinished / "retrieval_dpo"
-        batches = shuffled_batches(len(context.edits(params)), params.batch_size, 0, 1)
-        every = max(1, -(-params.epochs * len(batches) // TRACKED))
-        return train_preferences(context, params, folder=folder, measure=self._measure, every=every)
+        batches = shuffled_batches(len(self.context.edits(self.params)), self.params.batch_size, 0, 1)
+        every = max(1, -(-self.params.epochs * len(batches) // TRACKED))
+        return self._train("retrieval_dpo", self.params, measure=self._measure, every=every)
 
-    def _measure(self, encoder: DualEncoder, readings: Mapping[str, str] | None = None) -> dict[str, float]:
-        """Recall@10 and geometry on the dev part, and the recall that each mistake reads."""
+    def _train(self, name: str, params: DPO, **options: Any) -> TrainedRun:
+        return train_preferences(self.context, params, folder=self.context.stage.unfinished / name, **options)
+
+    def _measure(self, encoder: DualEncoder) -> dict[str, float]:
+        """Recall@10, its exact interval and the geometry on the dev part."""
         embedded = embed_splits(encoder, self.context.splits.dev, self.context.evaluation)
-        read = {
-            mistake: mean_recall([one.read(how) for one in embedded], 10) for mistake, how in (readings or {}).items()
-        }
-        return read | embedding_statistics(embedded)
+        hits = np.concatenate([one.scored.recall(10) for one in embedded])
+        low, high = clopper_pearson(hits.sum(), len(hits))
+        return embedding_statistics(embedded) | {"ci_low": low, "ci_high": high}
 
     def steps(self) -> pd.DataFrame:
         """Loss, margin and rewards of every step of the study's own run."""
@@ -112,40 +115,57 @@ class Experiment:
         return pd.DataFrame(self.run.track if self.run else [])
 
     def scored(self) -> list[Scored]:
-        """It on the reported split."""
-        return self._score(self.run.encoder, self.context.splits.reported) if self.run else []
+        """Both readings of "frozen layers" on the reported split: the study's own run, and a projection alone."""
+        if not self.run:
+            return []
+        encoders = {"retrieval_dpo": self.run.encoder}
+        if "projection" not in self.params.trains:
+            name, params = "retrieval_dpo_projection", self.params.model_copy(update={"trains": "query_projection"})
+            encoders[name] = self._train(name, params).encoder
+        return [one for name, encoder in encoders.items() for one in self._score(encoder, name)]
 
-    def _score(self, encoder: DualEncoder, parts: Mapping, method: str = "retrieval_dpo") -> list[Scored]:
+    def _score(self, encoder: DualEncoder, method: str) -> list[Scored]:
+        parts = self.context.splits.reported
         return [one.scored for one in embed_splits(encoder, parts, self.context.evaluation, method)]
 
     def _records(self, runs: list[grid.GridRun], title: str, with_dev: bool = False) -> list[dict]:
         """Every run's labels and record, with the ranks; what was measured before is only read."""
         return [
-            labels | measured_run(self.context, params, with_dev) | labels  # first, before parameters of the same name
+            labels
+            | measured_run(self.context, params, with_dev=with_dev)
+            | labels  # first, before parameters of the same name
             for labels, params in tqdm(runs, desc=title, unit="run")
         ]
 
     def sweep(self) -> pd.DataFrame:
         """β × index × sampling around the paper's setting, recall@10 with its interval."""
         records = self._records(grid.sweep_runs(self.params), "sweep")
-        intervals = [recall_interval(record) for record in records]
+        if not records:
+            return pd.DataFrame()
+        families = measured_start(self.context, grid.at_grid_size(self.params))["families"]
+        intervals = [recall_interval(record, families) for record in records]
         return _table(records).assign(ci_low=[low for low, _ in intervals], ci_high=[high for _, high in intervals])
 
     def mistakes(self) -> pd.DataFrame:
-        """Recall@10 on the dev part step by step, for each mistake; what only reads wrongly shares one run."""
-        if not self.has_grid:
-            return pd.DataFrame()
-        small, curves = grid.at_grid_size(self.params), {}
-        for name, (corruption, factors) in tqdm(grid.MISTAKES.items(), desc="mistakes", unit="run"):
-            readings = {name: ""} | ({} if curves else grid.READINGS)
-            params = small.model_copy(update={one: getattr(small, one) * factor for one, factor in factors.items()})
-            options = {"every": 4 if params.grid == "full" else 8, "corruption": corruption}
-            measure = partial(self._measure, readings=readings)
-            track = train_preferences(self.context, params, measure=measure, **options).track
-            for mistake in readings:
-                curves[mistake] = [one | {"mistake": mistake, "recall@10": one[mistake]} for one in track]
-        rows = [row for mistake in (*grid.MISTAKES, *grid.READINGS) for row in curves[mistake]]
-        return pd.DataFrame(rows, columns=["mistake", "step", "recall@10", "chance", "hubness", "alignment"])
+        """Where each mistake ends, of the reported queries: hits among the first ten, exact interval, verdict.
+
+        What only reads wrongly is read from the runs without a mistake.
+        """
+        hits, runs = [], grid.mistake_runs(self.params) if self.has_grid else []
+        for name, corruption, params in tqdm(runs, desc="mistakes", unit="run"):
+            record = measured_run(self.context, params, corruption=corruption)
+            own = {name: record["hits"]}
+            if name == next(iter(grid.MISTAKES)):
+                own |= {mistake: record["read"][how] for mistake, how in grid.READINGS.items()}
+            hits += [(mistake, params.repetition, found, record) for mistake, found in own.items()]
+        order = [*grid.MISTAKES, *grid.READINGS]
+        rows = []
+        for mistake, repetition, found, record in sorted(hits, key=lambda one: (order.index(one[0]), one[1])):
+            test = against_chance(found, min(record["chance"], 1 - 1e-9), record["queries"])
+            row = {"mistake": mistake, "repetition": repetition, "hits": found, "queries": record["queries"]}
+            row |= {"recall@10": found / record["queries"], "ci_low": test.ci_low, "ci_high": test.ci_high}
+            rows.append(row | {"chance": record["chance"], "verdict": test.verdict, "hubness": record["hubness"]})
+        return pd.DataFrame(rows)
 
     @cached_property
     def _factorial(self) -> list[dict]:
@@ -160,38 +180,26 @@ class Experiment:
         table, columns = self.factorial(), ["satisfies_edit", "differs_in_one"]
         if "satisfies_edit" not in table:
             return pd.DataFrame()
-        mined = table[table["objective"] != IN_BATCH]
+        mined = table[~table["objective"].isin(IN_BATCH)]
         return mined.groupby(["fusion", "negatives"], sort=False)[columns].mean().reset_index()
 
     def effects(self) -> pd.DataFrame:
-        """What each level of each switch adds to the paper's."""
-        return effects(self._factorial) if self.has_grid else pd.DataFrame()
+        """What each level of each switch changes, for each fusion by itself."""
+        if not self.has_grid:
+            return pd.DataFrame()
+        starts = {
+            fusion: measured_start(self.context, grid.with_changes(grid.at_grid_size(self.params), {"fusion": fusion}))
+            for fusion in grid.SWITCHES["fusion"]
+        }
+        return effects(self._factorial, starts)
 
-    @cached_property
-    def recipe(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The fine-tuned Q-Former trained again, each objective at its best rate on dev; paired tests."""
-        runs, splits, seed = grid.recipe_runs(self.params), self.context.splits, self.context.study.seed
+    def recipe(self) -> pd.DataFrame:
+        """What a second training of the fine-tuned Q-Former adds, with each objective."""
+        runs = grid.recipe_runs(self.params)
         if not runs:
-            return pd.DataFrame(), pd.DataFrame()
-        start = self.context.encoder(runs[0][1], frozen=True).eval()
-        dev, methods = (self._score(start, parts, START) for parts in (splits.dev, splits.reported))
-        rows = [{"method": START, "dev/recall@10": mean_recall(dev, 10), "command": ""}]
-        tried = self._records(runs, "recipe", with_dev=True)
-        for method in grid.OBJECTIVES:
-            best = max((one for one in tried if one["method"] == method), key=lambda one: one["dev/recall@10"])
-            rows.append(best)
-            for one in methods[: len(splits.reported)]:
-                ranks = Ranks(*(torch.tensor(best[name][one.category]) for name in ("above", "tied")))
-                methods.append(replace(one, method=method, ranks=ranks))
-        means = summarise(methods, (10,)).query("category == 'mean'")
-        table = pd.DataFrame(rows, columns=["method", "lr", "dev/recall@10", "seconds", "command"])
-        table = table.merge(
-            means[["method", "value", "ci_low", "ci_high", "queries", "gallery", "chance"]], on="method"
-        )
-        others = methods[len(splits.reported) :]
-        tests = [compare(methods, START, seed=seed), compare(others, others[0].method, seed=seed)]
-        return table, pd.concat(tests, ignore_index=True)
+            return pd.DataFrame()
+        return second_trainings(self._records(runs, "recipe", with_dev=True), measured_start(self.context, runs[0][1]))
 
 
 def _table(records: list[dict]) -> pd.DataFrame:
-    return pd.DataFrame(records).drop(columns=["above", "tied"], errors="ignore")
+    return pd.DataFrame(records).drop(columns=["above", "tied", "read"], errors="ignore")

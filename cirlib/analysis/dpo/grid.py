@@ -1,4 +1,4 @@
-"""Which runs there are beside the paper's own: its sweep, the four reasons as switches, a second training, mistakes."""
+"""Which runs there are beside the study's own: its sweep, the four reasons as switches, a second training, mistakes."""
 
 from itertools import product
 
@@ -9,7 +9,7 @@ SWITCHES = {  # switch → level → what it changes; the paper's level first
     "fusion": {name: {"fusion": name} for name in ("text_only", "sum", "qformer")},
     "objective": {
         **{f"dpo {kind}": {"objective": "dpo", "loss_type": kind} for kind in ("sigmoid", "hinge", "ipo")},
-        **{name: {"objective": name} for name in ("info_nce_mined", IN_BATCH)},
+        **{name: {"objective": name} for name in ("info_nce_mined", *IN_BATCH)},
     },
     "negatives": {
         **{name: {"sampling": name} for name in ("top", "random", "semi_hard")},
@@ -27,15 +27,17 @@ INDEX = {
 }
 SAMPLING = {name: {"sampling": name} for name in ("top", "band", "random", "semi_hard")}
 SAMPLING["band"] |= {"range_min": 10, "range_max": 60}
-BETAS = {"full": (0.01, 0.1, 1.0), "default": (0.1, 1.0), "small": (0.1,)}
-OBJECTIVES = {
-    "then DPO on mined pairs": "dpo",
-    "then InfoNCE on the same negatives": "info_nce_mined",
-    "then InfoNCE in-batch": IN_BATCH,
+BETAS = {"full": (0.01, 0.1, 1.0), "small": (0.1, 1.0)}
+REPETITIONS = {"full": 3, "small": 2}
+RECIPES = {
+    "DPO on mined pairs": "dpo",
+    "InfoNCE on the same negatives": "info_nce_mined",
+    "InfoNCE in-batch": "info_nce_in_batch",
+    "recall@k surrogate in-batch": "recall_in_batch",
 }
-RATES = {"full": (1e-5, 5e-5), "default": (1e-5,), "small": (1e-5,)}
+RECIPE_LR = 5e-5
 MISTAKES = {  # name → what goes wrong in training: the corruption, and factors of parameters
-    "none: as the paper describes it": (None, {}),
+    "none: our reading of the recipe": (None, {}),
     "chosen and rejected swapped": ("swapped", {}),
     "unnormalised queries, β 100 times too large": ("raw", {"beta": 100}),
     "collapsed: lr 30 times, β 100 times too large": (None, {"lr": 30, "beta": 100}),
@@ -76,14 +78,16 @@ def at_grid_size(params: DPO) -> DPO:
 
 
 def sweep_runs(params: DPO) -> list[GridRun]:
-    """Scale β × index × sampling, all else the paper's. Where the draw is random no index is asked.
+    """Scale β × index × sampling, all else the study's. Where the draw is random no index is asked.
 
-    >>> len(sweep_runs(DPO(grid="full")))
-    48
+    >>> len(sweep_runs(DPO(grid="full"))), len(sweep_runs(DPO(grid="small")))
+    (48, 4)
     """
-    indexes = INDEX if params.grid == "full" else {"flat": INDEX["flat"]}
+    full = params.grid == "full"
+    indexes = INDEX if full else {"flat": INDEX["flat"]}
+    samplings = SAMPLING if full else {name: SAMPLING[name] for name in ("top", "random")}
     runs = []
-    for (index, at), (sampling, how), beta in product(indexes.items(), SAMPLING.items(), BETAS.get(params.grid, ())):
+    for (index, at), (sampling, how), beta in product(indexes.items(), samplings.items(), BETAS.get(params.grid, ())):
         changes = {**({} if sampling == "random" else at), **how, "beta": beta}
         labels = {"part": "sweep", "index_label": index, "sampling_label": sampling}
         runs.append((labels, with_changes(at_grid_size(params), changes)))
@@ -91,17 +95,18 @@ def sweep_runs(params: DPO) -> list[GridRun]:
 
 
 def factorial_runs(params: DPO) -> list[GridRun]:
-    """The switches' settings. In-batch InfoNCE reads no negatives, so that switch does not multiply it.
+    """The switches' settings. In-batch objectives read no negatives, so that switch does not multiply them.
 
-    ``full``: all of them; projections three times, towers once and a spread of them twice. ``default``:
-    all that train projections, once, and a few towers. ``small``: each level once around the paper's.
+    ``full``: all of them; projections three times, towers once and a spread of them twice. ``small``, all twice: each
+    objective on top-k and on random negatives for a projection; the two DPO runs and the two on the batch for the query
+    tower; DPO for both projections.
 
     >>> len(factorial_runs(DPO(grid="full"))), len(factorial_runs(DPO(grid="small")))
-    (426, 13)
+    (468, 96)
     """
     runs, fusions, objectives, negatives, trains = [], *SWITCHES.values()
     for fusion, objective, trained in product(fusions, objectives, trains):
-        for mined in ("in-batch",) if objective == IN_BATCH else negatives:
+        for mined in ("in-batch",) if objective in IN_BATCH else negatives:
             labels = dict(zip(SWITCHES, (fusion, objective, mined, trained), strict=True))
             changes = {k: v for name, level in labels.items() for k, v in SWITCHES[name].get(level, {}).items()}
             runs += [
@@ -113,29 +118,50 @@ def factorial_runs(params: DPO) -> list[GridRun]:
 
 def _repetitions(grid: str, labels: dict[str, str]) -> int:
     """How often a grid runs a setting of the switches, 0 for not at all."""
-    projection, hardest = "projection" in labels["trains"], labels["negatives"] in ("top", "in-batch")
+    objective, negatives, trains = labels["objective"], labels["negatives"], labels["trains"]
     if grid == "full":
-        spread = hardest and labels["objective"] in ("dpo sigmoid", "info_nce_mined", IN_BATCH)
-        return 3 if projection else 1 + spread
-    if grid == "default":
-        tower = hardest and labels["trains"] == "query_tower" and labels["objective"] in ("dpo sigmoid", IN_BATCH)
-        return int(projection or tower)
-    moved = sum(level not in (next(iter(SWITCHES[name])), "in-batch") for name, level in labels.items())
-    return int(grid == "small" and moved <= 1)
+        spread = negatives in ("top", "random", "in-batch") and objective in (
+            "dpo sigmoid",
+            "info_nce_mined",
+            *IN_BATCH,
+        )
+        return REPETITIONS[grid] if "projection" in trains else 1 + spread
+    kept = objective == "dpo sigmoid"
+    wanted = {"query_projection": True, "query_tower": kept or objective in IN_BATCH, "both_projections": kept}
+    return REPETITIONS.get(grid, 0) * (wanted.get(trains, False) and negatives in ("top", "random", "in-batch"))
+
+
+def mistake_runs(params: DPO) -> list[tuple[str, str | None, DPO]]:
+    """Each mistake's name, its corruption and its parameters, repetition after repetition.
+
+    >>> [name for name, corruption, _ in mistake_runs(DPO(grid="small")) if corruption == "raw"]
+    ['unnormalised queries, β 100 times too large', 'unnormalised queries, β 100 times too large']
+    """
+    small = at_grid_size(params)
+    return [
+        (name, corruption, small.model_copy(update={"repetition": number} | _scaled(small, factors)))
+        for name, (corruption, factors) in MISTAKES.items()
+        for number in range(REPETITIONS.get(params.grid, 0))
+    ]
+
+
+def _scaled(params: DPO, factors: dict[str, float]) -> dict[str, float]:
+    return {name: getattr(params, name) * factor for name, factor in factors.items()}
 
 
 def recipe_runs(params: DPO) -> list[GridRun]:
     """Second trainings of the fine-tuned Q-Former; their negatives are drawn from the fifty hardest, as in 03.
 
     >>> len(recipe_runs(DPO(grid="full")))
-    6
+    8
     """
     changes = {
         "fusion": "qformer", "start": "finetuned", "trains": "query_tower", "sampling": "band", "range_min": 0,
-        "range_max": 50, "epochs": 1, "edits": None if params.grid == "full" else 4 * params.grid_edits,
-        "batch_size": 64, "repetition": 0, "num_negatives": min(params.num_negatives, 50),
+        "range_max": 50, "epochs": 1, "edits": None, "batch_size": 64, "lr": RECIPE_LR,
+        "num_negatives": min(params.num_negatives, 50),
     }  # fmt: skip
+    runs = product(RECIPES.items(), range(2 if params.grid == "full" else 0))
     return [
-        ({"method": method}, with_changes(params, {**changes, "objective": objective, "lr": lr}))
-        for (method, objective), lr in product(OBJECTIVES.items(), RATES.get(params.grid, ()))
+        ({"method": method}, with_changes(params, {**changes, "objective": objective, "repetition": number}))
+        for (method, objective), number in runs
     ]

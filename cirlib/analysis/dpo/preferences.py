@@ -12,11 +12,12 @@ from torch.nn import functional as F
 from cirlib.analysis.dpo.context import RunContext
 from cirlib.analysis.dpo.dual_encoder import DualEncoder
 from cirlib.losses.dpo import dpo_loss
+from cirlib.losses.recall_at_k import recall_at_k_loss
 from cirlib.retrieval.similarity import own_similarity, similarity
 from cirlib.study.files import write_json
 from cirlib.study.parameters import DPO
 
-IN_BATCH = "info_nce_in_batch"
+IN_BATCH = ("info_nce_in_batch", "recall_in_batch")  # objectives whose negatives are the batch's other targets
 SCALE = 100.0  # CLIP's logit scale
 
 
@@ -63,7 +64,7 @@ class Preferences:
         self.corruption, self.folder = corruption, folder
         self.frozen = context.encoder(params, frozen=True).eval()
         self.negatives, self.mined_at = None, 1  # (N, K) ids, and the epoch
-        if params.objective != IN_BATCH:
+        if params.objective not in IN_BATCH:
             self.queries = self.frozen.embed_queries(self.edits.references, self.edits.texts, corruption != "raw")
             self._take(self._mine(self.frozen, 1))
 
@@ -115,11 +116,13 @@ class Preferences:
         return PairCosines(own_similarity(queries, targets[:, None])[:, 0], own_similarity(queries, images), *before)
 
     def loss(self, encoder: DualEncoder, rows: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """The loss of a batch, in-batch InfoNCE among its targets at temperature 1 / (β · scale); its mean rewards."""
+        """The loss of a batch and its mean rewards; in-batch at temperature 1 / (β · scale), and no rewards."""
         if self.negatives is None:
             cosines = similarity(*self._embed(encoder, rows))  # (B, B), target b at column b
-            wanted = torch.arange(len(cosines), device=cosines.device)
-            return F.cross_entropy(self.params.beta * SCALE * cosines, wanted), {}
+            wanted, slope = torch.arange(len(cosines), device=cosines.device), self.params.beta * SCALE
+            if self.params.objective == "recall_in_batch":
+                return recall_at_k_loss(cosines, wanted, temperature=1 / slope), {}
+            return F.cross_entropy(slope * cosines, wanted), {}
         pairs = self.cosines(encoder, rows)
         signed = PairCosines(*(-one for one in pairs)) if self.corruption == "swapped" else pairs
         return signed.loss(self.params), pairs.rewards(self.params)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -16,9 +16,10 @@ from torch import Tensor
 from cirlib.analysis.dpo.context import RunContext
 from cirlib.analysis.dpo.dual_encoder import DualEncoder
 from cirlib.analysis.dpo.embedded_splits import embed_splits, embedding_statistics
+from cirlib.analysis.dpo.grid import READINGS
 from cirlib.analysis.dpo.preferences import Preferences
 from cirlib.retrieval.recall_and_precision import median_rank
-from cirlib.retrieval.scoring import mean_recall
+from cirlib.retrieval.scoring import Scored, mean_recall
 from cirlib.study.files import write_bytes
 from cirlib.study.parameters import DPO, Study
 from cirlib.training.loop import History, TrainingConfig, shuffled_batches, train
@@ -80,42 +81,80 @@ def train_preferences(
     return TrainedRun(encoder, preferences, history, [*track, measured(params.epochs * steps)] if measure else [])
 
 
-def measured_run(context: RunContext, params: DPO, with_dev: bool = False) -> dict:
+def measured_start(context: RunContext, params: DPO) -> dict:
+    """Recall@10 and ranks of the model that a run with ``params`` starts from, and the image family of each query.
+
+    >>> sorted(measured_start(context, DPO()))
+    ['above', 'families', 'recall@10', 'tied']
+    """
+
+    def measure() -> dict:
+        encoder = context.encoder(params, frozen=True).eval()
+        scored = [one.scored for one in embed_splits(encoder, context.splits.reported, context.evaluation)]
+        families = {one.category: one.families.tolist() for one in scored}
+        return {"recall@10": mean_recall(scored, 10), "families": families, **_ranks(scored)}
+
+    return _kept(context, ["start", params.fusion, params.start, context.identity(params)], measure)
+
+
+def measured_run(context: RunContext, params: DPO, *, corruption: str | None = None, with_dev: bool = False) -> dict:
     """The record of one run, computed once and then read: its numbers and ranks on the reported split, or also on dev.
 
-    >>> measured_run(context, DPO(trains="query_projection", num_negatives=2))["chance"]
-    1.0
+    ``change`` is from the recall@10 of its own start; ``read`` holds the hits that each mistaken reading finds.
+
+    >>> record = measured_run(context, DPO(trains="query_projection", num_negatives=2))
+    >>> record["chance"], record["change"]
+    (1.0, 0.0)
     """
-    content = json.dumps([params.model_dump(exclude=OF_THE_GRID), with_dev, context.identity(params)], sort_keys=True)
-    file = context.folder / "runs" / f"{hashlib.sha256(content.encode()).hexdigest()[:24]}.json"
-    if file.is_file():
-        return json.loads(file.read_text())
-    start = time.perf_counter()
-    run, quality, attributes = train_preferences(context, params), {}, context.prepared.attributes
-    seconds = time.perf_counter() - start
+
+    def measure() -> dict:
+        start = time.perf_counter()
+        run = train_preferences(context, params, corruption=corruption)
+        record = {"seconds": time.perf_counter() - start, **_measured(context, run), **params.model_dump()}
+        if with_dev:
+            dev = embed_splits(run.encoder, context.splits.dev, context.evaluation)
+            record["dev/recall@10"] = mean_recall([one.scored for one in dev], 10)
+        return record
+
+    what = [params.model_dump(exclude=OF_THE_GRID), corruption, with_dev, context.identity(params)]
+    record, before = _kept(context, what, measure), measured_start(context, params)["recall@10"]
+    change = {"start_recall@10": before, "change": record["recall@10"] - before}
+    return record | change | {"command": _command(context.study, params)}
+
+
+def _measured(context: RunContext, run: TrainedRun) -> dict:
+    """The numbers of a trained run on the reported split, and how good its negatives were."""
+    embedded = embed_splits(run.encoder, context.splits.reported, context.evaluation)
+    scored, attributes, quality = [one.scored for one in embedded], context.prepared.attributes, {}
     if attributes is not None and run.preferences.negatives is not None:
         quality = run.preferences.edits.quality(run.preferences.negatives, attributes)
-    embedded = embed_splits(run.encoder, context.splits.reported, context.evaluation)
-    scored = [one.scored for one in embedded]
-    record = {
-        **params.model_dump(),
+    return {
         "recall@1": mean_recall(scored, 1),
         **embedding_statistics(embedded),
         "recall@50": mean_recall(scored, 50),
         "median_rank": float(np.mean([median_rank(one.ranks) for one in scored])),
         "loss_first_epoch": run.history.records[0]["loss"],
         "loss_last_epoch": run.history.records[-1]["loss"],
-        "seconds": seconds,
         **quality,
-        "command": _command(context.study, params),
-        "above": {one.category: one.ranks.above.tolist() for one in scored},
-        "tied": {one.category: one.ranks.tied.tolist() for one in scored},
+        "queries": sum(len(one.queries) for one in embedded),
+        "hits": float(sum(one.recall(10).sum() for one in scored)),
+        "read": {how: float(sum(one.read(how).recall(10).sum() for one in embedded)) for how in READINGS.values()},
+        **_ranks(scored),
     }
-    if with_dev:
-        dev = embed_splits(run.encoder, context.splits.dev, context.evaluation)
-        record["dev/recall@10"] = mean_recall([one.scored for one in dev], 10)
-    write_bytes(json.dumps(record).encode(), file)
-    return record
+
+
+def _ranks(scored: Sequence[Scored]) -> dict[str, dict[str, list[int]]]:
+    """The ranks of each category's targets, as JSON keeps them."""
+    return {name: {one.category: getattr(one.ranks, name).tolist() for one in scored} for name in ("above", "tied")}
+
+
+def _kept(context: RunContext, what: list, measure: Callable[[], dict]) -> dict:
+    """What was measured before of ``what``, or else now."""
+    key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
+    file = context.folder / "runs" / f"{key}.json"
+    if not file.is_file():
+        write_bytes(json.dumps(measure()).encode(), file)
+    return json.loads(file.read_text())
 
 
 def _command(study: Study, params: DPO) -> str:

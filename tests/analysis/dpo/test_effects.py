@@ -5,60 +5,108 @@ import pytest
 
 from cirlib.analysis.dpo.effects import effects, recall_interval
 from cirlib.analysis.dpo.grid import SWITCHES, factorial_runs
-from cirlib.analysis.dpo.preferences import IN_BATCH
 from cirlib.study.parameters import DPO
 
-TRUE = {"sum": 0.3, "qformer": 0.1, "dpo hinge": 0.02, "info_nce_in_batch": 0.15, "random": -0.05, "both_towers": 0.1}
-# in-batch runs have no random negatives, which a quarter of the runs they are held against have
-EXPECTED = TRUE | {"info_nce_in_batch": 0.15 + 0.05 / 4}
 QUERIES = {"hat": 400, "shoe": 200}
 EVEN = {category: np.arange(0.5, count) / count for category, count in QUERIES.items()}  # difficulties
-RUNS = factorial_runs(DPO(grid="full"))
+START = {"text_only": 0.2, "sum": 0.5, "qformer": 0.4}
+WORTH = {"dpo hinge": 0.02, "info_nce_in_batch": 0.15, "both_towers": 0.05}
 
 
-def record(labels: dict, difficulty: dict[str, np.ndarray], noise: float = 0.0) -> dict:
-    """A run that answers a query when 0.2 and what its levels are worth, give or take, are above its difficulty."""
-    worth = 0.2 + sum(TRUE.get(labels[name], 0) for name in SWITCHES) + noise
-    above = {category: np.where(worth > hard, 0, 500).tolist() for category, hard in difficulty.items()}
-    return {**labels, "above": above, "tied": {category: [0] * len(hard) for category, hard in difficulty.items()}}
+def worth(labels: dict) -> float:
+    """A run's recall: towers lose on top-k negatives and gain on random ones, which projections do not care for."""
+    tower = "tower" in labels["trains"]
+    turned = 0.0 if not tower else {"top": -0.1, "random": 0.1}.get(labels["negatives"], 0.0)
+    return START[labels["fusion"]] + turned + sum(WORTH.get(labels[name], 0) for name in SWITCHES)
 
 
-def test_known_effects_are_found():
-    table = effects([record(labels, EVEN) for labels, _ in RUNS]).set_index("level")
-    for level, row in table.iterrows():
-        assert row["difference"] == pytest.approx(EXPECTED.get(level, 0), abs=0.005), level
-        assert row["ci_low"] <= row["difference"] <= row["ci_high"]
-        assert row["q25"] <= row["q75"]
-    assert set(table["against"]) == {next(iter(levels)) for levels in SWITCHES.values()}
-    assert table.loc["random", "settings"] == 3 * 4 * 4  # fusions, objectives that read them, what trains
-    assert table.loc["dpo hinge", "settings"] == 3 * 4
-    assert table.loc["sum", "settings"] == 17 * 4
+def ranks(recall: float, difficulty: dict[str, np.ndarray]) -> dict:
+    """Who answers the queries that are easier than ``recall``; every two queries are a family."""
+    above = {category: np.where(recall > hard, 0, 500).tolist() for category, hard in difficulty.items()}
+    tied = {category: [0] * len(hard) for category, hard in difficulty.items()}
+    families = {category: [str(n // 2) for n in range(len(hard))] for category, hard in difficulty.items()}
+    return {"above": above, "tied": tied, "families": families}
+
+
+def table_of(grid: str, difficulty: dict[str, np.ndarray], noise=lambda labels: 0.0):
+    runs = [labels for labels, _ in factorial_runs(DPO(grid=grid))]
+    starts = {fusion: ranks(recall, difficulty) for fusion, recall in START.items()}
+    records = [labels | ranks(worth(labels) + noise(labels), difficulty) for labels in runs]
+    return effects(records, starts).set_index(["factor", "level", "fusion", "within"])
+
+
+@pytest.mark.parametrize("grid", ["small", "full"])
+def test_known_effects_are_found_where_they_are_and_with_their_sign(grid):
+    table = table_of(grid, EVEN)
+    for fusion in START:
+        expected = {
+            ("change", "query_tower", fusion, "top"): -0.1,
+            ("change", "query_tower", fusion, "random"): 0.1,
+            ("change", "query_projection", fusion, "top"): 0,
+            ("trains", "query_projection", fusion, "top"): 0.1,
+            ("trains", "query_projection", fusion, "random"): -0.1,
+            ("negatives", "random", fusion, "query_tower"): 0.2,
+            ("negatives", "random", fusion, "query_projection"): 0,
+            ("objective", "dpo hinge", fusion, "query_projection"): 0.02,
+            ("objective", "info_nce_in_batch", fusion, "query_projection"): 0.15,
+            ("objective", "recall_in_batch", fusion, "query_tower"): 0,  # against the mean over negatives
+        }
+        for place, value in expected.items():
+            row = table.loc[place]
+            assert row["difference"] == pytest.approx(value, abs=0.005), place
+            assert row["ci_low"] <= row["difference"] <= row["ci_high"]
+    assert set(table["against"]) == {"own start", *(next(iter(levels)) for levels in SWITCHES.values())} - {"text_only"}
+    assert table.loc[("objective", "dpo hinge", "sum", "query_projection"), "settings"] == {"small": 2, "full": 4}[grid]
+    assert ("objective", "info_nce_mined", "sum", "query_tower") in table.index or grid == "small"
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say():
-    projections = [labels for labels, params in RUNS if "projection" in params.trains and params.repetition < 2]
-    projections = [labels for labels in projections if labels["objective"] in ("dpo sigmoid", IN_BATCH)]
+    """Over queries that come in correlated pairs and over runs that differ when repeated."""
+    places = {
+        ("change", "query_tower", "sum", "top"): -0.1,
+        ("negatives", "random", "text_only", "query_tower"): 0.2,
+        ("trains", "query_projection", "qformer", "random"): -0.1,
+        ("objective", "info_nce_in_batch", "sum", "query_projection"): 0.15,
+    }
     inside = []
-    for seed in range(40):
+    for seed in range(60):
         rng = np.random.default_rng(seed)
-        hits = {category: rng.random(count) for category, count in QUERIES.items()}  # queries shared by all runs
-        table = effects([record(labels, hits, 0.02 * rng.normal()) for labels in projections]).set_index("level")
-        for level in ("sum", "qformer", "random", IN_BATCH):
-            inside.append(table.loc[level, "ci_low"] <= EXPECTED[level] <= table.loc[level, "ci_high"])
-    assert 0.88 < np.mean(inside) <= 1
+        drawn = {category: np.repeat(rng.random(count // 2), 2) for category, count in QUERIES.items()}
+        table = table_of("small", drawn, lambda labels, rng=rng: 0.03 * rng.normal())
+        inside += [
+            table.loc[place, "ci_low"] <= value <= table.loc[place, "ci_high"] for place, value in places.items()
+        ]
+    assert 0.92 < np.mean(inside) < 1
+
+
+def test_without_repetitions_the_interval_is_that_over_clusters_of_queries():
+    labels = {name: next(iter(levels)) for name, levels in SWITCHES.items()}
+    rng = np.random.default_rng(0)
+    hits = np.repeat(rng.random(200) < 0.5, 2)  # both queries of a family alike
+    one = {"above": {"hat": np.where(hits, 0, 500).tolist()}, "tied": {"hat": [0] * 400}}
+    none = {"above": {"hat": [500] * 400}, "families": {"hat": [str(n // 2) for n in range(400)]}}
+    row = effects([labels | one], {"text_only": one | none}).iloc[0]
+    assert row["difference"] == pytest.approx(hits.mean())
+    half = 1.97 * np.sqrt(hits.mean() * (1 - hits.mean()) / 200)  # 200 draws, not 400
+    assert row["ci_high"] - row["difference"] == pytest.approx(half, rel=0.02)
+    assert row["runs"] == 1
 
 
 def test_the_interval_of_one_run_is_that_of_a_mean_over_categories():
-    low, high = recall_interval(record(RUNS[0][0], EVEN))
+    run = ranks(0.2, EVEN)
+    alone = {category: list(range(count)) for category, count in QUERIES.items()}
+    low, high = recall_interval(run, alone)
     half = 1.96 * np.sqrt(0.2 * 0.8 * (1 / 400 + 1 / 200) / 4)
     assert [low, high] == pytest.approx([0.2 - half, 0.2 + half], abs=0.005)
 
 
 def test_every_category_counts_the_same():
-    labels, runs = {name: next(iter(levels)) for name, levels in SWITCHES.items()}, []
-    for fusion, hat, shoe in (("text_only", 500, 500), ("sum", 500, 0)):
-        above = {"hat": [hat] * 30, "shoe": [shoe] * 10}
-        runs.append({**labels, "fusion": fusion, "above": above, "tied": {"hat": [0] * 30, "shoe": [0] * 10}})
-    table = effects(runs)
-    assert table[["factor", "level"]].values.tolist() == [["fusion", "sum"]]
+    labels = {name: next(iter(levels)) for name, levels in SWITCHES.items()}
+    run = {"above": {"hat": [500] * 30, "shoe": [0] * 10}, "tied": {"hat": [0] * 30, "shoe": [0] * 10}}
+    start = run | {
+        "above": {"hat": [500] * 30, "shoe": [500] * 10},
+        "families": {"hat": ["a"] * 30, "shoe": ["b"] * 10},
+    }
+    table = effects([labels | run], {"text_only": start})
+    assert table[["factor", "level"]].values.tolist() == [["change", "query_tower"]]
     assert table["difference"].item() == pytest.approx(0.5)

@@ -8,32 +8,35 @@ import pandas as pd
 import pytest
 
 from cirlib import figures
+from cirlib.analysis.dpo.effects import SECOND
 from cirlib.analysis.dpo.embedded_splits import embed_splits
-from cirlib.analysis.dpo.experiment import START, Experiment
-from cirlib.analysis.dpo.grid import MISTAKES, READINGS
+from cirlib.analysis.dpo.experiment import Experiment
+from cirlib.analysis.dpo.grid import MISTAKES, READINGS, RECIPES
 from cirlib.study.errors import StageError
 from cirlib.study.parameters import DPO
 
 
-def test_every_mistake_has_its_curve(make_context):
+def test_every_mistake_ends_somewhere_twice_with_an_exact_interval(make_context):
     table = Experiment(make_context(grid="small", grid_edits=8).prepared).mistakes()
-    assert list(dict.fromkeys(table["mistake"])) == [*MISTAKES, *READINGS]
-    assert all(rows["step"].tolist() == [0, 2] for _, rows in table.groupby("mistake"))
-    assert table["recall@10"].between(0, 1).all()
-    start = table[table["step"] == 0].set_index("mistake")["recall@10"]
-    assert start["chosen and rejected swapped"] == start["none: as the paper describes it"]
+    assert table["mistake"].tolist() == [name for name in [*MISTAKES, *READINGS] for _ in range(2)]
+    assert (table["queries"] == 6).all()
+    assert (table["hits"] == 6).all()  # ten of five candidates
+    assert table["ci_low"].tolist() == pytest.approx([0.025 ** (1 / 6)] * len(table))
+    assert set(table["verdict"]) == {"cannot tell"}
 
 
-def test_the_recipe_compares_second_trainings_with_the_first(make_context):
-    context = make_context(grid="small", grid_edits=3)
-    table, tests = Experiment(context.prepared).recipe
-    assert table["method"].tolist()[0] == START
-    assert len(table) == 4
-    assert table[["value", "dev/recall@10"]].stack().between(0, 1).all()
-    assert len(tests) == 5
+def test_the_recipe_compares_second_trainings_with_the_first_and_with_dpo(make_context):
+    context = make_context(grid="full")
+    table = Experiment(context.prepared).recipe()
+    dpo, *others = RECIPES
+    assert table["method"].tolist() == [dpo, *others, *others]
+    assert table["against"].tolist() == [SECOND] * 4 + [dpo] * 3
+    assert table["runs"].tolist() == [2] * 4 + [4] * 3
     start = context.encoder(DPO(fusion="qformer", start="finetuned"), frozen=True)
     recalls = [one.scored.recall(10).mean() for one in embed_splits(start, context.splits.reported, context.evaluation)]
-    assert table["value"][0] == pytest.approx(np.mean(recalls))
+    assert table["start"].tolist() == pytest.approx([np.mean(recalls)] * 7)
+    assert (table["difference"][:4] + table["start"][:4]).tolist() == pytest.approx(table["value"][:4].tolist())
+    assert Experiment(make_context(grid="small").prepared).recipe().empty
 
 
 def test_the_studys_own_run_is_shown_before_training_and_measured_on_dev_on_its_way(make_context):
@@ -47,7 +50,11 @@ def test_the_studys_own_run_is_shown_before_training_and_measured_on_dev_on_its_
     assert steps["step"].tolist() == [1, 2, 3, 4]
     assert steps.columns.tolist() == ["step", "loss", "margin", "chosen_reward", "rejected_reward", "accuracy"]
     assert experiment.trajectory()["step"].tolist() == [0, 1, 2, 3, 4]
-    assert [one.category for one in experiment.scored()] == ["hat", "shoe"]
+    scored = [(one.method, one.category) for one in experiment.scored()]
+    names = ("retrieval_dpo", "retrieval_dpo_projection")  # both readings of what is frozen
+    assert scored == [(name, category) for name in names for category in ("hat", "shoe")]
+    alone = Experiment(make_context(grid="none", trains="query_projection").prepared).scored()
+    assert {one.method for one in alone} == {"retrieval_dpo"}
     assert Experiment(make_context(objective="info_nce_in_batch").prepared).first_batch() == {}
 
 
@@ -67,9 +74,20 @@ def test_without_a_train_part_every_section_is_empty(make_context):
     for file in (context.prepared.stage.images / "captions").glob("cap.*.train.json"):
         file.unlink()
     experiment = Experiment(make_context(grid="small").prepared)
-    names = ("steps", "trajectory", "sweep", "mistakes", "factorial", "effects", "negatives", "scored", "first_batch")
-    assert all(len(part) == 0 for part in [*(getattr(experiment, name)() for name in names), *experiment.recipe])
-    assert experiment.why_not == "Nothing was trained: the data has no train part."
+    names = (
+        "steps",
+        "trajectory",
+        "sweep",
+        "mistakes",
+        "factorial",
+        "effects",
+        "negatives",
+        "scored",
+        "first_batch",
+        "recipe",
+    )
+    assert all(len(getattr(experiment, name)()) == 0 for name in names)
+    assert experiment.why_not("effects") == "Nothing was trained: the data has no train part."
 
 
 def test_without_a_q_former_the_grid_says_which_command_makes_one(make_context):

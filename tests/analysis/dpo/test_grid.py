@@ -5,9 +5,11 @@ from collections import Counter
 import pytest
 
 from cirlib.analysis.dpo.grid import (
+    MISTAKES,
     SWITCHES,
     at_grid_size,
     factorial_runs,
+    mistake_runs,
     recipe_runs,
     sweep_runs,
 )
@@ -21,27 +23,35 @@ def levels_of(grid: str) -> Counter:
 
 def test_the_full_factorial_has_every_setting_but_in_batch_once():
     settings = levels_of("full")
-    assert len(settings) == 3 * (4 * 4 + 1) * 4
+    assert len(settings) == 3 * (4 * 4 + 2) * 4
     assert {count for levels, count in settings.items() if "projection" in levels[3]} == {3}
     assert {count for levels, count in settings.items() if "projection" not in levels[3]} == {1, 2}
-    assert all((levels[1] == IN_BATCH) == (levels[2] == "in-batch") for levels in settings)
+    assert all((levels[1] in IN_BATCH) == (levels[2] == "in-batch") for levels in settings)
 
 
-def test_the_default_has_all_projections_and_a_tower_for_every_fusion():
-    settings = levels_of("default")
-    assert sum("projection" in levels[3] for levels in settings) == 102
-    assert {levels[0] for levels in settings if levels[3] == "query_tower"} == {"text_only", "sum", "qformer"}
+def test_the_small_one_repeats_all_it_runs_and_has_each_of_the_four_reasons_for_every_fusion():
+    settings = levels_of("small")
+    assert set(settings.values()) == {2}
+    for fusion in SWITCHES["fusion"]:
+        own = {levels[1:] for levels in settings if levels[0] == fusion}
+        assert {objective for objective, _, trains in own if trains == "query_projection"} == set(SWITCHES["objective"])
+        for trains in ("query_tower", "query_projection", "both_projections"):
+            assert {("dpo sigmoid", "top", trains), ("dpo sigmoid", "random", trains)} <= own
+        assert {(objective, "in-batch", "query_tower") for objective in IN_BATCH} <= own
 
 
-def test_the_small_one_moves_one_switch_at_a_time():
-    paper, settings = [next(iter(levels)) for levels in SWITCHES.values()], levels_of("small")
-    assert set(settings.values()) == {1}
-    assert all(sum(a not in (b, "in-batch") for a, b in zip(one, paper, strict=True)) <= 1 for one in settings)
-    for position, levels in enumerate(SWITCHES.values()):
-        assert set(levels) <= {one[position] for one in settings}
+def test_mistakes_are_repeated_each_beside_a_run_without_one_that_the_switches_have_too():
+    for grid, count in (("small", 2), ("full", 3), ("none", 0)):
+        params = DPO(grid=grid)
+        runs = mistake_runs(params)
+        assert Counter(name for name, _, _ in runs) == dict.fromkeys(MISTAKES if count else (), count)
+        sound = [one for name, corruption, one in runs if name.startswith("none")]
+        assert all(one in [other for _, other in factorial_runs(params)] for one in sound[:2])
+    (beta,) = {one.beta for name, _, one in mistake_runs(DPO(grid="small", beta=0.2)) if name.startswith("collapsed")}
+    assert beta == 20
 
 
-@pytest.mark.parametrize("grid", ["small", "default", "full"])
+@pytest.mark.parametrize("grid", ["small", "full"])
 def test_the_papers_setting_is_in_every_grid_and_the_parameters_say_what_the_labels_do(grid):
     runs = factorial_runs(DPO(grid=grid))
     assert any(params == at_grid_size(DPO(grid=grid)) for _, params in runs)
@@ -62,7 +72,7 @@ def test_the_sweep_crosses_scale_index_and_sampling():
     assert {(params.nlist, params.nprobe) for _, params in runs if params.index == "ivf"} == {(16, 1), (16, 4)}
 
 
-@pytest.mark.parametrize("grid", ["small", "default", "full"])
+@pytest.mark.parametrize("grid", ["small", "full"])
 @pytest.mark.parametrize(
     "own",
     [

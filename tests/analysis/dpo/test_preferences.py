@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from cirlib.analysis.dpo.preferences import SCALE, PairCosines, Preferences
+from cirlib.losses import recall_at_k_loss
 from cirlib.study.parameters import DPO
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -32,7 +33,7 @@ def test_info_nce_on_mined_negatives_is_a_softmax_among_them():
     torch.testing.assert_close(loss, -(wanted / (wanted + others)).log().mean())
 
 
-def test_in_batch_info_nce_takes_the_other_targets_for_negatives(context):
+def test_in_batch_objectives_take_the_other_targets_for_negatives(context):
     params, rows = DPO(beta=0.1, objective="info_nce_in_batch"), torch.tensor([2, 7, 4])
     edits, encoder = context.edits(params), context.encoder(params).eval()
     queries, targets = encoder.embed_queries(edits.references, edits.texts), encoder.embed_images(edits.targets)
@@ -40,6 +41,9 @@ def test_in_batch_info_nce_takes_the_other_targets_for_negatives(context):
     loss, rewards = Preferences(context, params).loss(encoder, rows)
     torch.testing.assert_close(loss, expected)
     assert rewards == {}
+    surrogate = DPO(beta=0.1, objective="recall_in_batch")
+    expected = recall_at_k_loss(queries[rows] @ targets[rows].T, torch.arange(3), temperature=0.1)
+    torch.testing.assert_close(Preferences(context, surrogate).loss(encoder, rows)[0], expected)
 
 
 def test_rewards_are_those_of_the_batch():

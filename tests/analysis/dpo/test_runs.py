@@ -13,7 +13,7 @@ from cirlib.analysis.dpo import runs as runs_module
 from cirlib.analysis.dpo.context import CODE, RunContext
 from cirlib.analysis.dpo.grid import with_changes
 from cirlib.analysis.dpo.preferences import Preferences
-from cirlib.analysis.dpo.runs import measured_run, train_preferences
+from cirlib.analysis.dpo.runs import measured_run, measured_start, train_preferences
 from cirlib.models.qformer import save_weights
 from cirlib.models.qformer_embedding import new_composer
 from cirlib.study.parameters import DPO
@@ -31,7 +31,9 @@ def trained(monkeypatch) -> list[DPO]:
     """The parameters of every training that is really run."""
     runs: list[DPO] = []
     train = train_preferences
-    monkeypatch.setattr(runs_module, "train_preferences", lambda *args: runs.append(args[1]) or train(*args))
+    monkeypatch.setattr(
+        runs_module, "train_preferences", lambda *args, **more: runs.append(args[1]) or train(*args, **more)
+    )
     return runs
 
 
@@ -112,9 +114,13 @@ def test_a_record_tells_the_run_and_is_read_the_second_time(context, params, tra
     assert 0 <= record["recall@1"] <= record["recall@10"] <= record["recall@50"] <= 1
     assert {category: len(above) for category, above in record["above"].items()} == {"hat": 3, "shoe": 3}
     assert record["chance"] == 1  # ten of five candidates
+    assert (record["queries"], record["hits"]) == (6, 6)
+    assert record["change"] == record["recall@10"] - measured_start(context, params)["recall@10"]
     assert (record["satisfies_edit"], record["differs_in_one"]) == (0, 1)  # every picture has its own colour
     assert measured_run(context, params) == json.loads(json.dumps(record))
     assert len(trained) == 1
+    measured_run(context, params, corruption="swapped")
+    assert len(trained) == 2
 
 
 @pytest.mark.slow
