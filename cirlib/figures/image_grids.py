@@ -42,12 +42,17 @@ def triplet_grid(triplets: Sequence[tuple[Path, str, Path]]) -> Figure:
     """
     cells = [[Picture(before, "reference"), edit, Picture(after, "target")] for before, edit, after in triplets]
     rows = [[*left, None, *right] for left, right in zip_longest(cells[::2], cells[1::2], fillvalue=())]
-    return picture_grid(rows, "What is asked: this image, changed like that")
+    note = f"{len(cells)} triplets, drawn at random"
+    return picture_grid(rows, "What is asked: this image, changed like that", note=note)
 
 
 @style.themed
-def picture_grid(rows: Sequence[Sequence[Picture | str | None]], title: str, titles: Sequence[str] = ()) -> Figure:
+def picture_grid(
+    rows: Sequence[Sequence[Picture | str | None]], title: str, titles: Sequence[str] = (), *, note: str = ""
+) -> Figure:
     """Rows of pictures, edit texts and gaps (None), each under its own title; the heads of the first stand over all.
+
+    `note` stands under the title of all.
 
     >>> figure = picture_grid([[Picture(write_image(folder / "a.png"), "reference"), "is red", None]], "Asked")
     """
@@ -62,7 +67,7 @@ def picture_grid(rows: Sequence[Sequence[Picture | str | None]], title: str, tit
     lefts = np.cumsum([0.0, *(each + BETWEEN for each in widths)])
     above = TITLE if any(titles) else 0.0
     size = (lefts[-1] - BETWEEN, len(rows) * (above + TILE + UNDER))
-    figure = style.new_figure(size, title + "\n")
+    figure = style.new_figure(size, title, note, heads=0.3)
     for number, (row, name) in enumerate(zip_longest(rows, titles, fillvalue="")):
         top = number * (above + TILE + UNDER)
         figure.text(0, 1 - (top + above / 2) / size[1], name, size=12.5, weight="bold", va="center", parse_math=False)
@@ -79,12 +84,14 @@ def picture_grid(rows: Sequence[Sequence[Picture | str | None]], title: str, tit
 
 
 def heated(image: Image.Image, heat: NDArray[np.floating]) -> Image.Image:
-    """The image in grey with ``heat`` (S, S) over it, from nothing to bright yellow.
+    """The image in grey with ``heat`` (S, S), shares that add up to 1, over it, from nothing to bright yellow.
+
+    The brightest is the most of it, at least twice an even share: even attention is a dim glow, not a bright one.
 
     >>> heated(Image.new("RGB", (40, 30)), np.eye(4)).size
     (40, 30)
     """
-    level = Image.fromarray((heat / max(heat.max(), 1e-12)).astype(np.float32))
+    level = Image.fromarray((heat / max(heat.max(), 2 / heat.size)).astype(np.float32))
     strength = np.clip(np.asarray(level.resize(image.size, Image.Resampling.BICUBIC)), 0, 1)  # (H, W)
     cover = 0.75 * strength[..., None]
     grey = np.asarray(image.convert("L").convert("RGB"), float)

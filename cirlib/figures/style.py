@@ -25,6 +25,8 @@ from PIL.PngImagePlugin import PngInfo
 from cirlib.study.errors import StudyError
 from cirlib.study.files import replace_file
 from cirlib.study.method_registry import METHODS
+from cirlib.study.units import percent as percent
+from cirlib.study.units import points as points
 
 INK, MUTED, FAINT, PAPER = "#222222", "#6B6B6B", "#C9C9C9", "#F3F3F3"
 GREEN, BLUE, ORANGE, YELLOW, PINK = "#009E73", "#0072B2", "#D55E00", "#E69F00", "#CC79A7"  # Okabe and Ito's palette
@@ -36,7 +38,7 @@ DASHES = ("-", (0, (6, 2)), (0, (2, 1.4)), (0, (7, 2, 1.5, 2)))  # so that lines
 HALO = (patheffects.withStroke(linewidth=3.4, foreground="white", alpha=0.75),)
 DPI = 150
 FRACTIONS = ["value", "ci_low", "ci_high", "chance", "recall@10", "dev/recall@10", "difference", "accuracy", "hubness"]
-FRACTIONS += ["satisfies_edit", "differs_in_one"]  # columns of tables that are fractions of 1
+FRACTIONS += ["satisfies_edit", "differs_in_one", "change"]  # columns of tables that are fractions of 1
 
 
 class FigureError(StudyError, ValueError):
@@ -117,8 +119,10 @@ def note(text: str) -> Figure:
     return figure
 
 
-def new_figure(size: tuple[float, float], title: str, subtitle: str = "", **options: Any) -> Figure:
-    """A figure (inches) with a title and a grey subtitle, which is wrapped, above it.
+def new_figure(
+    size: tuple[float, float], title: str, subtitle: str = "", *, heads: float = 0.0, **options: Any
+) -> Figure:
+    """A figure (inches) with a title and a grey subtitle, which is wrapped, above it, and room for heads of columns.
 
     pyplot makes it, so that notebooks know how to show it, and forgets it, so that they show it once.
 
@@ -128,7 +132,7 @@ def new_figure(size: tuple[float, float], title: str, subtitle: str = "", **opti
     plt.close(figure)
     whole = subtitle.strip(" ·").replace(" ", "\xa0").replace("·\xa0\xa0", "·\xa0 ")  # lines end between two notes only
     lines = [line.rstrip("·\xa0") for line in textwrap.wrap(whole, int(12.2 * size[0]))]
-    y = 1 + (0.2 + 0.21 * len(lines)) / size[1]
+    y = 1 + (0.2 + heads + 0.21 * len(lines)) / size[1]
     figure.text(0, y + 0.06 / size[1], title, size=17, weight="bold", va="bottom", parse_math=False)
     figure.text(0, y, "\n".join(lines), size=11.5, color=MUTED, va="top", parse_math=False)
     return figure
@@ -158,28 +162,6 @@ def method_colours(methods: Sequence[str]) -> dict[str, str]:
     """
     spare = cycle((PINK, "#000000", "#999933", "#5B3A9B"))
     return {name: METHODS[name].colour if name in METHODS else next(spare) for name in methods}
-
-
-def percent(fraction: float, unit: str = "") -> str:
-    """12.3 for 0.123, two decimals below one per cent, where chance lives, and "not run" for NaN.
-
-    >>> percent(0.123), percent(0.0012, " %"), percent(np.nan)
-    ('12.3', '0.12 %', 'not run')
-    """
-    if np.isnan(fraction):
-        return "not run"
-    fraction = round(fraction, 6)  # as in summary.csv
-    return (f"{100 * fraction:.2f}" if 0 < fraction < 0.01 else f"{100 * fraction:.1f}") + unit
-
-
-def points(difference: float) -> str:
-    """+1.2 for a difference of 0.012, −0.3, 0.0 for what rounds to nothing, and "not run" for NaN.
-
-    >>> points(0.0123), points(-0.0004), points(np.nan)
-    ('+1.2', '0.0', 'not run')
-    """
-    text = f"{100 * difference:+.1f}".replace("-", "−")
-    return "not run" if np.isnan(difference) else "0.0" if text[1:] == "0.0" else text
 
 
 def value_bars(

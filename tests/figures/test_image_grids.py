@@ -7,6 +7,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from PIL import Image
 
 from cirlib import figures
 from cirlib.figures import Picture
@@ -71,3 +72,18 @@ def test_a_map_lies_over_its_picture_and_is_bright_where_it_is_high(images):
     assert shown.shape == plain.shape
     half = len(shown) // 2
     assert shown[:half].max() > 1.5 * shown[half:].mean()
+
+
+def test_even_attention_is_a_dim_glow_and_never_as_bright_as_a_peak():
+    grey = Image.new("RGB", (64, 64), "grey")
+    peak = np.eye(4) / 4
+    even, peaked = (np.asarray(figures.heated(grey, heat), float).sum(-1) for heat in (np.full((4, 4), 1 / 16), peak))
+    assert even.std() < 1 and even.max() < 0.8 * peaked.max()
+
+
+def test_a_note_stands_between_the_title_and_the_heads(images):
+    row = [Picture(images[0], "reference"), *[Picture(image, "found") for image in images]]
+    figure = figures.picture_grid([row], "Found", note="6 of 90 queries")
+    places = {text.get_text().replace("\xa0", " "): text.get_window_extent() for text in figure.texts}
+    note, head = places["6 of 90 queries"], places["reference"]
+    assert places["Found"].y0 >= note.y1 - 1 and note.y0 > head.y1

@@ -49,7 +49,8 @@ def test_recall_bars_mark_an_incomplete_gallery_and_say_what_was_not_run(texts):
 
 
 def test_ten_methods_stand_in_rows_that_do_not_touch():
-    figure = figures.recall_bars(summary_of(tuple(f"method_{i}" for i in range(10))))
+    summary = summary_of(tuple(f"method_{i}" for i in range(10)))
+    figure = figures.recall_bars(summary.assign(value=0.5, ci_low=0.4, ci_high=0.6))
     boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
     assert len(boxes) == 10 and all(upper.y0 > lower.y1 for upper, lower in pairwise(boxes))
 

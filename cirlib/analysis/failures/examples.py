@@ -1,6 +1,6 @@
 """Queries as pictures: what was asked and found, what one method finds and another misses, where tokens look."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import torch
@@ -14,8 +14,7 @@ from cirlib.figures import Picture
 from cirlib.models.prepared import Prepared
 from cirlib.models.qformer import QFormerComposer
 from cirlib.models.qformer_embedding import trained_composer
-from cirlib.retrieval.similarity import own_similarity
-from cirlib.study.method_registry import QFORMER, ZERO_SHOT
+from cirlib.study.method_registry import QFORMER, ZERO_SHOT, method_label
 
 
 def fixed_queries(queries: pd.DataFrame, best: Mapping[str, str]) -> pd.DataFrame:
@@ -35,10 +34,33 @@ def fixed_queries(queries: pd.DataFrame, best: Mapping[str, str]) -> pd.DataFram
     return fixed.loc[(fixed["before"] - fixed["rank"]).sort_values(ascending=False, kind="stable").index]
 
 
-def retrieval_grid(queries: pd.DataFrame, title: str) -> Figure:
+def draw_queries(queries: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
+    """So many queries at random, in turn from each category.
+
+    >>> queries = pd.DataFrame({"category": ["hat", "hat", "hat", "sock"]})
+    >>> sorted(draw_queries(queries, 2, 0)["category"])
+    ['hat', 'sock']
+    """
+    mixed = queries.sample(frac=1, random_state=seed)
+    turns = mixed.groupby("category").cumcount().sort_values(kind="stable")
+    return mixed.loc[turns.index].head(count)
+
+
+def fixed_grid(queries: pd.DataFrame, best: Mapping[str, str], count: int) -> Figure:
+    """:func:`retrieval_grid` of the first so many :func:`fixed_queries`.
+
+    >>> figure = fixed_grid(pd.DataFrame(columns=["method"]), {"zero-shot": "sum"}, 6)  # a note
+    """
+    fixed = fixed_queries(queries, best)
+    note = f"{min(count, len(fixed))} of {len(fixed):,} queries, the furthest moved first"
+    note += f"  ·  rank before: by {method_label(best[ZERO_SHOT])}" if ZERO_SHOT in best else ""
+    return retrieval_grid(fixed.head(count), "Found now, not before", note)
+
+
+def retrieval_grid(queries: pd.DataFrame, title: str, note: str = "") -> Figure:
     """Reference, edit, the best five and where the target came, a row a query; a note where there are no queries.
 
-    A target among the best is framed in green.
+    The queries are of one method, which stands in the title. A target among the best is framed in green.
 
     >>> figure = retrieval_grid(pd.DataFrame(), "The worst")
     """
@@ -51,13 +73,16 @@ def retrieval_grid(queries: pd.DataFrame, title: str) -> Figure:
         target = Picture(path(row.targets[0]), "target", caption=f"target: rank {row.rank:,}")
         rows.append([Picture(path(row.reference), "reference"), _edit_text(row.captions), *found, None, target])
         titles.append(row.category + (f": rank {row.before:,} before" if "before" in queries else ""))
-    return figures.picture_grid(rows, title, titles)
+    notes = [note] if note else []
+    notes += [f"gallery: {round(K / queries['chance'].mean()):,} images", "green: the target, where it is shown"]
+    title = f"{title}: {method_label(queries['method'].iloc[0])}"
+    return figures.picture_grid(rows, title, titles, note="  ·  ".join(notes))
 
 
 def attention_grid(queries: pd.DataFrame, best: Mapping[str, str], prepared: Prepared, count: int) -> Figure:
     """Where the best Q-Former's tokens look: in queries that it fixed, and in its worst misses.
 
-    The brighter a place, the more attention it gets; each map is scaled to its own maximum.
+    Maps are means of all query tokens. How alike the tokens are is measured on these queries and said under the title.
 
     >>> figure = attention_grid(pd.DataFrame(), {"zero-shot": "sum"}, prepared, 6)  # a note
     """
@@ -66,16 +91,16 @@ def attention_grid(queries: pd.DataFrame, best: Mapping[str, str], prepared: Pre
     fixed = fixed_queries(queries, best).head(-(-count // 2))
     shown = pd.concat([fixed, select_method(queries, best[QFORMER]).nlargest(count // 2, "rank")])
     composer = trained_composer(prepared, best[QFORMER])
-    rows, titles = _attention_rows(shown, composer, prepared)
-    return figures.picture_grid(rows, "Where the query tokens look", titles)
+    rows, titles, note = _attention_rows(shown, composer, prepared)
+    return figures.picture_grid(rows, f"Where the query tokens look: {method_label(best[QFORMER])}", titles, note=note)
 
 
 def _attention_rows(
     queries: pd.DataFrame, composer: QFormerComposer, prepared: Prepared
-) -> tuple[list[list], list[str]]:
-    """Over the reference all tokens and the one furthest from their mean, over the target all and the one that scores.
+) -> tuple[list[list], list[str], str]:
+    """Maps over the reference, with its edit and without words, and over the target; titles; what was measured.
 
-    No token of the target scores where the target is one vector. Of several texts of a query the first is shown.
+    Of several texts of a query the first is shown.
     """
     store, style = prepared.tokens, prepared.stage.study.evaluation.captions
     texts = [join_captions(captions, style)[0] for captions in queries["captions"]]
@@ -83,29 +108,57 @@ def _attention_rows(
         store.read(store.rows(list(images)), composer.device)
         for images in (queries["reference"], queries["targets"].str[0])
     )
-    on_reference, on_target = composer.attention_maps(references, texts).cpu(), composer.attention_maps(targets).cpu()
-    scoring = _scoring_tokens(composer, references, texts, targets)
+    inputs = ((references, texts), (references, None), (targets, None))
+    maps = [composer.attention_maps(images, words).cpu() for images, words in inputs]  # (B, Q, S, S) each
+    edited, plain, found = (each.mean(1).numpy() for each in maps)  # (B, S, S)
     rows, titles = [], []
     for number, row in enumerate(queries.itertuples()):
-        before, after = on_reference[number], on_target[number]  # (Q, S, S)
         reference, target = row.benchmark.path(row.reference), row.benchmark.path(row.targets[0])
         cells = [Picture(reference, "reference"), _edit_text(row.captions)]
-        cells.append(Picture(reference, "all tokens", heat=before.mean(0).numpy()))
-        outlier = (before - before.mean(0)).abs().sum((1, 2)).argmax()  # by total variation
-        cells.append(Picture(reference, "outlier token", heat=before[outlier].numpy()))
-        cells += [None, Picture(target, "target"), Picture(target, "all tokens", heat=after.mean(0).numpy())]
-        if scoring is not None:
-            cells.append(Picture(target, "scoring token", heat=after[scoring[number]].numpy()))
+        cells.append(Picture(reference, "with the edit", heat=edited[number]))
+        cells.append(Picture(reference, "without words", heat=plain[number]))
+        cells += [None, Picture(target, "target"), Picture(target, "without words", heat=found[number])]
         rows.append(cells)
         titles.append(f"{row.category}: {'found' if row.rank <= K else 'missed'}, rank {row.rank:,}")
-    return rows, titles
+    with torch.inference_mode():
+        embedded = composer.embed_targets(targets).cpu()  # (B, D), or a vector for each token (B, Q, D)
+    return rows, titles, _measured(maps, embedded)
 
 
-@torch.inference_mode()
-def _scoring_tokens(composer: QFormerComposer, references: Tensor, texts: list[str], targets: Tensor) -> Tensor | None:
-    """The target token that each query scores by, (B,); None where a target is one vector."""
-    embedded = composer.embed_targets(targets)  # (B, D) or (B, Q, D)
-    return None if embedded.ndim == 2 else own_similarity(composer.embed_queries(references, texts), embedded).argmax(1)
+def _measured(maps: Sequence[Tensor], targets: Tensor) -> str:
+    """How alike the query tokens are and what the edit changes, in words; ``maps`` and ``targets`` as they are read."""
+    edited, plain, found = maps
+    mean, (queries, tokens, side, _) = edited.mean(1), edited.shape
+    parts = [
+        f"{queries} queries, {tokens} query tokens, {side} × {side} places",
+        f"two tokens share {_shared(edited):.1%} of their attention with the edit, {_shared(found):.1%} on targets",
+        f"the edit moves {_moved(mean, plain.mean(1)):.1%} of it",
+        f"{_moved(mean, torch.ones_like(mean)):.1%} is not even",
+    ]
+    if targets.ndim == 3 and tokens > 1:
+        first, second = torch.triu_indices(tokens, tokens, 1)
+        parts.append(f"cosine of two tokens of a target: {(targets[:, first] * targets[:, second]).sum(-1).mean():.2f}")
+    return "  ·  ".join(parts).replace("%", " %")
+
+
+def _moved(maps: Tensor, others: Tensor) -> float:
+    """Total variation between maps (..., S, S), each brought to the sum of 1: a share, the mean of all pairs.
+
+    >>> _moved(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 1.0]]))
+    0.5
+    """
+    first, second = (each / each.sum((-2, -1), keepdim=True) for each in (maps, others))
+    return float((first - second).abs().sum((-2, -1)).mean() / 2)
+
+
+def _shared(maps: Tensor) -> float:
+    """The share of attention that two different tokens of one image have in common, mean of all pairs.
+
+    >>> _shared(torch.eye(2)[None, :, None])  # (B, Q, S, S): each token looks elsewhere
+    0.0
+    """
+    first, second = torch.triu_indices(maps.shape[1], maps.shape[1], 1)
+    return 1 - _moved(maps[:, first], maps[:, second])
 
 
 def _edit_text(captions: tuple[str, ...]) -> str:

@@ -20,18 +20,35 @@ def test_fixed_is_what_one_finds_and_the_other_missed_the_furthest_first(make_sc
     assert fixed[["rank", "before"]].values.tolist() == [[4, 61], [10, 21]] and set(fixed["method"]) == {"qformer"}
     assert examples.fixed_queries(queries, {"zero-shot": "qformer", "Q-Former": "sum"}).empty
     assert examples.fixed_queries(queries, {"zero-shot": "sum"}).empty
-    assert examples.retrieval_grid(queries.head(0), "Fixed by the Q-Former").texts  # a note
+    assert examples.fixed_grid(queries, {"zero-shot": "sum"}, 6).texts  # a note
+
+
+def test_the_grid_of_fixed_queries_says_how_many_there_are_and_by_whom(make_scored, monkeypatch):
+    shown = {}
+    monkeypatch.setattr(examples.figures, "picture_grid", lambda rows, title, titles, note: shown.update(locals()))
+    queries = query_table([make_scored("sum", "hat", [5, 20, 60]), make_scored("qformer", "hat", [0, 9, 3])])
+    examples.fixed_grid(queries, BEST, 1)
+    assert (shown["title"], len(shown["rows"])) == ("Found now, not before: Q-Former", 1)
+    assert "1 of 2 queries" in shown["note"] and "rank before: by weighted sum" in shown["note"]
+
+
+def test_queries_are_drawn_in_turn_from_each_category_the_same_for_a_seed(make_scored):
+    queries = query_table([make_scored("sum", "hat", [0] * 5), make_scored("sum", "sock", [0, 3])])
+    drawn = examples.draw_queries(queries, 4, seed=0)
+    assert drawn["category"].value_counts().to_dict() == {"hat": 2, "sock": 2}
+    assert drawn["query"].tolist() == examples.draw_queries(queries, 4, seed=0)["query"].tolist()
+    assert len(examples.draw_queries(queries, 9, seed=0)) == 7
 
 
 def test_a_picture_row_says_what_was_asked_found_and_wanted(make_scored, monkeypatch):
     shown = []
-    monkeypatch.setattr(examples.figures, "picture_grid", lambda rows, *titles: shown.extend([rows, *titles]))
+    monkeypatch.setattr(examples.figures, "picture_grid", lambda rows, *titles, note: shown.extend([rows, *titles]))
     captions = [("is red", "is red"), ("b",), ("is longer", "has dots")]
     one = make_scored("m", "hat", [0, 40, 9], tied=[0, 0, 3], captions=captions)
     queries, path = query_table([one]), one.benchmark.path
     examples.retrieval_grid(queries.assign(before=[11, 1200, 30]), "All")
     rows, title, titles = shown
-    assert (title, titles[1]) == ("All", "hat: rank 1,200 before")
+    assert (title, titles[1]) == ("All: m", "hat: rank 1,200 before")
     reference, edit, *found, gap, target = rows[2]
     assert (rows[0][1], edit, gap) == ("is red", "is longer and has dots", None)
     assert (reference.path, target.path, target.caption) == (path("hat-2"), path("hat-3"), "target: rank 11")
@@ -40,7 +57,7 @@ def test_a_picture_row_says_what_was_asked_found_and_wanted(make_scored, monkeyp
 
 
 @pytest.mark.parametrize("target", ["max", "mean"])
-def test_attention_rows_show_the_outlier_and_the_scoring_token_where_targets_have_tokens(
+def test_attention_rows_show_the_reference_with_and_without_the_edit_and_say_how_alike_tokens_are(
     tiny_blip2, make_scored, make_store, tmp_path, target
 ):
     composer = blip2_qformer(str(tiny_blip2), QFormerSettings(target=target)).eval()
@@ -48,19 +65,23 @@ def test_attention_rows_show_the_outlier_and_the_scoring_token_where_targets_hav
     features = torch.randn(6, 5, 24, generator=torch.Generator().manual_seed(0))
     store = make_store(tmp_path / "tokens", one.benchmark.gallery, features)
     rules = SimpleNamespace(study=SimpleNamespace(evaluation=SimpleNamespace(captions="and")))
-    rows, titles = examples._attention_rows(query_table([one]), composer, SimpleNamespace(tokens=store, stage=rules))
+    prepared = SimpleNamespace(tokens=store, stage=rules)
+    rows, titles, note = examples._attention_rows(query_table([one]), composer, prepared)
     assert (titles, rows[0][1]) == (["hat: found, rank 1", "hat: missed, rank 41"], "is red and is long")
     pictures = [cell for cell in rows[1] if isinstance(cell, Picture)]
-    scoring = ["scoring token"] if target == "max" else []
-    heads = ["reference", "all tokens", "outlier token", "target", "all tokens", *scoring]
+    heads = ["reference", "with the edit", "without words", "target", "without words"]
     assert [one.head for one in pictures] == heads
-    maps = composer.attention_maps(features[1:2], ["has dots"])[0].numpy()  # (Q, S, S)
-    unlike = max(maps, key=lambda one: abs(one - maps.mean(0)).sum())
-    assert pictures[1].heat == pytest.approx(maps.mean(0), rel=1e-3)
-    assert pictures[2].heat == pytest.approx(unlike, rel=1e-3)
-    if scoring:
-        with torch.inference_mode():
-            query = composer.embed_queries(features[1:2], ["has dots"])
-            token = int((composer.embed_targets(features[2:3])[0] @ query[0]).argmax())
-        expected = composer.attention_maps(features[2:3])[0, token].numpy()
-        assert pictures[-1].heat == pytest.approx(expected, rel=1e-3)
+    for shown, (image, words) in zip([1, 2, 4], [(1, ["has dots"]), (1, None), (2, None)], strict=True):
+        maps = composer.attention_maps(features[image : image + 1], words)[0]  # (Q, S, S)
+        assert pictures[shown].heat == pytest.approx(maps.mean(0).numpy(), rel=1e-3)
+    assert note.startswith("2 queries, ") and ("cosine of two tokens of a target" in note) == (target == "max")
+
+
+def test_what_tokens_share_and_what_an_edit_moves_are_shares_of_attention():
+    same, apart = torch.ones(1, 3, 2, 2), torch.eye(4).view(1, 4, 2, 2)
+    assert examples._shared(same) == 1 and examples._shared(apart) == 0
+    half = torch.tensor([[[[1.0, 1, 0, 0]], [[0, 1, 1, 0.0]]]])
+    assert examples._shared(half) == pytest.approx(0.5)
+    note = examples._measured([same, same * torch.tensor([2.0, 0]), same], torch.ones(1, 3, 1))
+    assert "two tokens share 100.0 % of their attention with the edit" in note and "moves 50.0 %" in note
+    assert "0.0 % is not even" in note and "cosine of two tokens of a target: 1.00" in note
