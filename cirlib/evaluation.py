@@ -15,6 +15,7 @@ import pandas as pd
 from cirlib.benchmarks import NAMES, Benchmark, load_benchmark
 from cirlib.benchmarks.base import PROTOCOLS_OF_GALLERY
 from cirlib.benchmarks.protocols import REFERENCES
+from cirlib.retrieval.percent_tables import percent_table
 from cirlib.retrieval.result_files import write_summary
 from cirlib.retrieval.run_files import RunError
 from cirlib.retrieval.scoring import Scored, compare, result_table, score_run, summarise
@@ -113,8 +114,7 @@ def _show(scored: Sequence[Scored], summary: pd.DataFrame, tests: pd.DataFrame |
     for note in dict.fromkeys(one.note for one in scored if one.note):
         print(note + "\n")
     if tests is not None:
-        shown = tests.assign(difference=(100 * tests["difference"]).round(2)).round(4)
-        print(shown.rename(columns={"difference": "difference in percent"}).to_string(index=False))
+        print(percent_table(tests).to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from PIL import Image
 
 from cirlib.app.environment import commit, hardware, versions
 from cirlib.app.report import ResultError, caption, read_summary, read_table
-from cirlib.figures import percent
+from cirlib.retrieval.percent_tables import percent_table
 from cirlib.retrieval.scoring import result_table
 from cirlib.study.errors import StudyError
 from cirlib.study.files import replace_file
@@ -46,7 +46,6 @@ STAGES = {  # folder → (title of its section, its tables: file → caption)
         "exchanges.csv": "Who finds what another misses.",
     }),
 }  # fmt: skip
-FRACTIONS = ("value", "chance", "difference", "q25", "q75")
 LONGEST = 40  # rows of a table
 
 
@@ -144,19 +143,10 @@ def _about(root: Path, study: Study) -> Iterator[Section]:
 
 
 def _table(table: pd.DataFrame, said: str) -> tuple[str, pd.DataFrame]:
-    """A table for reading: fractions as per cent, an interval in one cell, at most ``LONGEST`` rows."""
+    """A table for reading, at most ``LONGEST`` rows."""
     if len(table) > LONGEST:
         said = f"{said} The first {LONGEST} of {len(table)} rows."
-    rows, shown = table.head(LONGEST), {}
-    for name in (name for name in rows if name not in ("ci_low", "ci_high", "command")):
-        head, write = name.replace("_", " "), "{:.4g}".format if rows[name].dtype.kind == "f" else str
-        if name in FRACTIONS or "recall@" in name:
-            head, write = f"{head} (%)", percent
-        cells = rows[name].map(write)
-        if name in ("value", "difference") and "ci_low" in rows:
-            cells += " [" + rows["ci_low"].map(percent) + ", " + rows["ci_high"].map(percent) + "]"
-        shown[head] = cells.where(rows[name].notna(), "–")
-    return said, pd.DataFrame(shown)
+    return said, percent_table(table.head(LONGEST).drop(columns="command", errors="ignore"))
 
 
 def _picture(file: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from cirlib.retrieval.recall_and_precision import recall_at_k
 from cirlib.retrieval.run_files import Embeddings, Lists, RunError, list_ranks, read_run
 from cirlib.retrieval.statistics import bootstrap_ci, holm, paired_test
 from cirlib.study.parameters import Evaluation
+from cirlib.study.units import percent
 
 KS = (1, 5, 10, 50)
 TOP = 5  # retrieved images kept of each query, for pictures
@@ -258,10 +259,10 @@ def result_table(summary: pd.DataFrame, category: str = "mean") -> pd.DataFrame:
     """The summary for reading: a row a method, a column a metric, percent with its 95 % interval.
 
     >>> result_table(summarise([make_scored("sum", "hat", [0, 0])], ks=[1, 5])).loc["sum"].tolist()
-    ['100.0 [100.0, 100.0]', '100.0 [100.0, 100.0]']
+    ['100.0 [15.8, 100.0]', '100.0 [15.8, 100.0]']
     """
-    part = summary[summary["category"] == category].round(6)  # as in summary.csv, so that 0.5175 reads the same
-    text = [f"{100 * r.value:.1f} [{100 * r.ci_low:.1f}, {100 * r.ci_high:.1f}]" for r in part.itertuples()]
+    part = summary[summary["category"] == category]
+    text = [f"{percent(r.value)} [{percent(r.ci_low)}, {percent(r.ci_high)}]" for r in part.itertuples()]
     table = part.assign(text=text).pivot(index="method", columns="metric", values="text")
     guessed = part.groupby("metric")["chance"].first().map(lambda value: f"{float(f'{100 * value:.2g}'):g}")
     table = table.loc[list(dict.fromkeys(part["method"])), list(dict.fromkeys(part["metric"]))]

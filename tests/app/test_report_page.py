@@ -74,7 +74,7 @@ def test_fractions_are_shown_as_per_cent_with_their_interval_and_long_tables_cut
     assert shown.count("25.0 [10.0, 40.0]") == LONGEST - 1 and f"The first {LONGEST} of 100 rows." in text
     assert shown.count("–") == 1 and "0.1235" in shown
     assert "value (%)" in shown and "queries" in shown and "ci_low" not in shown and "command" not in shown
-    assert "50.0 [0.0, 100.0]" in shown  # recall@10 of a category
+    assert "50.0 [1.3, 98.7]" in shown  # recall@10 of a category
 
 
 def test_a_picture_says_in_words_what_its_file_says(project):

@@ -39,7 +39,7 @@ def test_the_command_prints_numbers_with_intervals_chance_and_protocol(small_fas
     assert (code, printed.err) == (0, "")
     lines = printed.out.splitlines()
     assert lines[0] == "dress: 2 queries, 4 candidates; original gallery, reference removed"
-    assert lines[3].split() == ["recall@1", "50.0", "[0.0,", "100.0]", "25"]
+    assert lines[3].split() == ["recall@1", "50.0", "[1.3,", "98.7]", "25"]
     assert lines[4].split() == ["recall@5", "100.0", "[100.0,", "100.0]", "100"]
     summary = pd.read_csv(out / "summary.csv")
     assert summary.loc[summary["category"] == "dress", "value"].tolist() == [0.5, 1, 1, 1]
