@@ -24,13 +24,13 @@ NAMES = {  # name in the tables: name in the figures, where `method_label` has n
     "recall_in_batch": "recall@k surrogate, in-batch",
     "top": "top-k",
     "band": "band of ranks",
-    "semi_hard": "margin filter",
+    "margin": "margin filter",
     "remined": "re-mined",
 }
 SAMPLINGS: dict[str, dict[str, Any]] = {
     "random": {"color": style.GREEN, "marker": "o", "linestyle": "-"},
     "band": {"color": style.BLUE, "marker": "s", "linestyle": "--"},
-    "semi_hard": {"color": style.PINK, "marker": "D", "linestyle": "-."},
+    "margin": {"color": style.PINK, "marker": "D", "linestyle": "-."},
     "top": {"color": style.ORANGE, "marker": "^", "linestyle": ":"},
 }
 WITHIN: dict[str, tuple[str, str]] = {  # levels that effects are shown within: colour and marker

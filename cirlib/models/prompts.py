@@ -48,8 +48,14 @@ class PromptTunedTowers(nn.Module):
         return weighted_sum(references, texts, weight)
 
     def embed_queries(self, references: Tensor, texts: list[str]) -> Tensor:
-        """Queries (B, D) with gradients, from embeddings of references (B, D) on the towers' device, and B edits."""
-        return self.compose(references, self.towers.text_features(texts))
+        """Queries (B, D) with gradients, from embeddings of references (B, D) on the towers' device, and B edits.
+
+        Texts of like length go through together, so that little is computed on padding.
+        """
+        order = torch.tensor([len(text) for text in texts]).argsort(stable=True)
+        groups = order.split(max(32, -(-len(texts) // 2)))
+        features = torch.cat([self.towers.text_features([texts[i] for i in rows.tolist()]) for rows in groups])
+        return self.compose(references, features[order.argsort().to(features.device)])
 
 
 def save_prompts(composer: PromptTunedTowers, path: Path) -> None:

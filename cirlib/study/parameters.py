@@ -115,6 +115,7 @@ class QFormer(Block):
     mine_from: NonNegativeCount = 2  # epochs of plain in-batch training first
     prompt_vectors: Annotated[Whole, Field(ge=1, le=32)] = 4  # learned before the edit, in the two-tower model
     prompt_epochs: NonNegativeCount = 1  # 0: no prompts are tuned
+    prompt_edits: Count | None = None  # train edits that an epoch reads; None: all
     prompt_lr: Positive = 0.01
 
 
@@ -139,7 +140,7 @@ class DPO(Block):
     index: Literal["flat", "ivf", "hnsw"] = "flat"
     nlist: Count | None = None  # lists of ivf; None: by the size of the gallery
     nprobe: Count | None = None  # lists that ivf searches
-    sampling: Literal["top", "band", "random", "semi_hard"] = "top"
+    sampling: Literal["top", "band", "random", "margin"] = "top"
     range_min: NonNegativeCount = 0  # of top and band
     range_max: Count = 100
     mine_every: NonNegativeCount = 0  # epochs between two minings; 0: mined once

@@ -47,14 +47,19 @@ def tune_prompts(prepared: Prepared) -> tuple[dict[str, PromptTunedTowers], pd.D
     def validate() -> dict[str, float]:
         return {SELECT: mean_recall(score_prompts({"dev": composer}, prepared, splits.dev, study.evaluation), 10)}
 
+    def batches(epoch: int) -> list[Batch]:
+        return sampler.batches(epoch)[: params.prompt_edits and -(-params.prompt_edits // params.batch_size)]
+
     config = TrainingConfig(
-        "prompt_tuned", params.prompt_epochs, len(sampler.batches(1)), params.prompt_lr, study.models.precision
+        "prompt_tuned", params.prompt_epochs, len(batches(1)), params.prompt_lr, study.models.precision
     )
-    settings = study.model_dump(include={"seed", "evaluation"}) | {"batch_size": params.batch_size}
+    settings = study.model_dump(include={"seed", "evaluation"}) | params.model_dump(
+        include={"batch_size", "prompt_edits"}
+    )
     data = annotations_key([*splits.train.values(), *splits.dev.values()])
     fingerprint = {"features": store.key, "towers": composer.towers.key, "settings": settings, "data": data}
     history = train(
-        composer, sampler.batches, loss_of, config, stage.unfinished / config.run, Hooks(validate),
+        composer, batches, loss_of, config, stage.unfinished / config.run, Hooks(validate),
         fingerprint=fingerprint,
     )  # fmt: skip
     return {config.run: composer}, pd.DataFrame(history.records)

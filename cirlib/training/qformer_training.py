@@ -32,8 +32,7 @@ from cirlib.training.batches import Batch, TripletSampler, batch_loss
 from cirlib.training.loop import SELECT, History, Hooks, TrainingConfig, shuffled_batches, train
 from cirlib.training.mined_negatives import mine_for_triplets
 
-# Parameters that change what a run needs, not its result; and those of the prompts.
-HOW = {"processes", "chunk_size", "gradient_checkpointing", "prompt_vectors", "prompt_epochs", "prompt_lr"}
+NEEDS = {"processes", "chunk_size", "gradient_checkpointing"}  # parameters that change what a run needs, not its result
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,10 @@ class QFormerTrainer:
             names=lambda batch: ", ".join(tokens.ids[row] for row in batch.targets),
             prefetch=lambda batch: tokens.prefetch(batch.rows(local_indices(len(batch))), composer.device),
         )
-        settings = study.model_dump(include={"seed", "evaluation"}) | {"qformer": params.model_dump(exclude=HOW)}
+        own = {
+            name: value for name, value in params.model_dump(exclude=NEEDS).items() if not name.startswith("prompt_")
+        }
+        settings = study.model_dump(include={"seed", "evaluation"}) | {"qformer": own}
         fingerprint = {"tokens": tokens.key, "settings": settings, "data": data}
         return train(
             composer, batches, lambda batch: (batch_loss(composer, tokens, batch, params.chunk_size), {}),

@@ -9,7 +9,7 @@ import torch
 
 from cirlib.benchmarks import join_captions
 from cirlib.models.qformer import QFormerSettings
-from cirlib.retrieval.hard_negatives import mine_hard_negatives
+from cirlib.retrieval.hard_negatives import MARGIN, mine_hard_negatives
 from cirlib.training.batches import TripletSampler
 from cirlib.training.mined_negatives import mine_for_triplets
 
@@ -57,6 +57,25 @@ def test_they_are_drawn_from_the_category_but_for_target_and_reference_each_once
         assert ids <= set(parts[triplet.category].gallery) - {triplet.reference, *triplet.targets}
 
 
+def test_with_a_margin_they_are_the_hardest_that_the_target_leads_by_it(mine, composer, tokens, parts):
+    """Whether or not the reference does; where there are too few, others fill the row."""
+    composer.dtype = torch.float32
+    negatives, filled = iter(mine(sampling="margin", hard_negatives=3).tolist()), 0
+    for part in parts.values():
+        images = composer.embed_targets(tokens.read(tokens.rows(part.gallery), composer.device)).detach()
+        for triplet in part.triplets:
+            reference = tokens.read(tokens.rows([triplet.reference]), composer.device)
+            query = composer.embed_queries(reference, join_captions(triplet.captions, "and")).detach()[0]
+            scores = dict(zip(part.gallery, (images @ query).amax(1).tolist(), strict=True))
+            own = {triplet.reference, triplet.targets[0]}
+            behind = {i for i in scores if i not in own and scores[i] <= scores[triplet.targets[0]] - MARGIN}
+            found = {tokens.ids[row] for row in next(negatives)}
+            assert len(found) == 3 and not found & own
+            assert found <= behind or behind < found
+            filled += not found <= behind
+    assert 0 < filled < 12
+
+
 def test_a_draw_depends_on_the_seed_alone(mine):
     first, state = mine(), torch.get_rng_state()
     np.testing.assert_array_equal(mine(), first)
@@ -68,11 +87,13 @@ def test_a_draw_depends_on_the_seed_alone(mine):
 def test_margins_of_images_given_as_tokens_are_those_of_their_best_tokens(margin):
     generator = torch.Generator().manual_seed(0)
     queries, gallery = (torch.randn(shape, generator=generator) for shape in ((50, 4), (30, 3, 4)))
-    own = torch.randint(30, (50, 2), generator=generator)
-    found = mine_hard_negatives(queries, gallery, own, absolute_margin=margin, progress=False).indices.tolist()
+    own, seen = torch.randint(30, (2, 50, 2), generator=generator)
+    options = {"excluded": seen, "absolute_margin": margin, "progress": False}
+    found = mine_hard_negatives(queries, gallery, own, **options).indices.tolist()
     scores = torch.einsum("nd,mtd->nmt", queries, gallery).amax(-1)
     for row, positives in enumerate(own.tolist()):
         ceiling = np.inf if margin is None else min(scores[row, positives]).item() - margin
         order = scores[row].argsort(descending=True).tolist()
-        wanted = [i for i in order if i not in positives and scores[row, i] <= ceiling][:3]
+        out = [*positives, *seen[row].tolist()]  # what is excluded sets no ceiling
+        wanted = [i for i in order if i not in out and scores[row, i] <= ceiling][:3]
         assert [i for i in found[row] if i >= 0] == wanted

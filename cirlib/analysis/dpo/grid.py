@@ -12,7 +12,7 @@ SWITCHES = {  # switch → level → what it changes; the paper's level first
         **{name: {"objective": name} for name in ("info_nce_mined", *IN_BATCH)},
     },
     "negatives": {
-        **{name: {"sampling": name} for name in ("top", "random", "semi_hard")},
+        **{name: {"sampling": name} for name in ("top", "random", "margin")},
         "remined": {"sampling": "top", "mine_every": 1},
     },
     "trains": {
@@ -25,9 +25,9 @@ INDEX = {
     "ivf, 4 of 16 lists": {"index": "ivf", "nlist": 16, "nprobe": 4},
     "hnsw": {"index": "hnsw"},
 }
-SAMPLING = {name: {"sampling": name} for name in ("top", "band", "random", "semi_hard")}
+SAMPLING = {name: {"sampling": name} for name in ("top", "band", "random", "margin")}
 SAMPLING["band"] |= {"range_min": 10, "range_max": 60}
-BETAS = {"full": (0.01, 0.1, 1.0), "small": (0.1, 1.0)}
+BETAS = (0.01, 0.1, 1.0)
 REPETITIONS = {"full": 3, "small": 2}
 RECIPES = {
     "DPO on mined pairs": "dpo",
@@ -73,21 +73,18 @@ def at_grid_size(params: DPO) -> DPO:
     >>> at_grid_size(DPO(epochs=9)).epochs
     2
     """
-    size = {"edits": params.grid_edits, "epochs": 2, "batch_size": 32}
+    size = {"edits": params.grid_edits, "epochs": 2, "batch_size": max(8, min(32, params.grid_edits // 8))}
     return with_changes(params, {**size, "num_negatives": min(params.num_negatives, 3), "start": "pretrained"})
 
 
 def sweep_runs(params: DPO) -> list[GridRun]:
-    """Scale β × index × sampling, all else the study's. Where the draw is random no index is asked.
+    """Scale β × index × sampling, all else the study's; ``full`` only. Where the draw is random no index is asked.
 
-    >>> len(sweep_runs(DPO(grid="full"))), len(sweep_runs(DPO(grid="small")))
-    (48, 4)
+    >>> len(sweep_runs(DPO(grid="full")))
+    48
     """
-    full = params.grid == "full"
-    indexes = INDEX if full else {"flat": INDEX["flat"]}
-    samplings = SAMPLING if full else {name: SAMPLING[name] for name in ("top", "random")}
-    runs = []
-    for (index, at), (sampling, how), beta in product(indexes.items(), samplings.items(), BETAS.get(params.grid, ())):
+    runs, betas = [], BETAS if params.grid == "full" else ()
+    for (index, at), (sampling, how), beta in product(INDEX.items(), SAMPLING.items(), betas):
         changes = {**({} if sampling == "random" else at), **how, "beta": beta}
         labels = {"part": "sweep", "index_label": index, "sampling_label": sampling}
         runs.append((labels, with_changes(at_grid_size(params), changes)))
@@ -98,11 +95,10 @@ def factorial_runs(params: DPO) -> list[GridRun]:
     """The switches' settings. In-batch objectives read no negatives, so that switch does not multiply them.
 
     ``full``: all of them; projections three times, towers once and a spread of them twice. ``small``, all twice: each
-    objective on top-k and on random negatives for a projection; the two DPO runs and the two on the batch for the query
-    tower; DPO for both projections.
+    objective on top-k and on random negatives for a projection; DPO on both for the query tower and both projections.
 
     >>> len(factorial_runs(DPO(grid="full"))), len(factorial_runs(DPO(grid="small")))
-    (468, 96)
+    (468, 84)
     """
     runs, fusions, objectives, negatives, trains = [], *SWITCHES.values()
     for fusion, objective, trained in product(fusions, objectives, trains):
@@ -126,21 +122,20 @@ def _repetitions(grid: str, labels: dict[str, str]) -> int:
             *IN_BATCH,
         )
         return REPETITIONS[grid] if "projection" in trains else 1 + spread
-    kept = objective == "dpo sigmoid"
-    wanted = {"query_projection": True, "query_tower": kept or objective in IN_BATCH, "both_projections": kept}
-    return REPETITIONS.get(grid, 0) * (wanted.get(trains, False) and negatives in ("top", "random", "in-batch"))
+    wanted = trains == "query_projection" or (objective == "dpo sigmoid" and trains != "both_towers")
+    return REPETITIONS.get(grid, 0) * (wanted and negatives in ("top", "random", "in-batch"))
 
 
 def mistake_runs(params: DPO) -> list[tuple[str, str | None, DPO]]:
-    """Each mistake's name, its corruption and its parameters, repetition after repetition.
+    """Each mistake's name, its corruption and its parameters, repetition after repetition; in ``small`` the first two.
 
-    >>> [name for name, corruption, _ in mistake_runs(DPO(grid="small")) if corruption == "raw"]
-    ['unnormalised queries, β 100 times too large', 'unnormalised queries, β 100 times too large']
+    >>> len(mistake_runs(DPO(grid="full"))), len(mistake_runs(DPO(grid="small")))
+    (15, 4)
     """
-    small = at_grid_size(params)
+    small, made = at_grid_size(params), list(MISTAKES.items())[: 2 if params.grid == "small" else None]
     return [
         (name, corruption, small.model_copy(update={"repetition": number} | _scaled(small, factors)))
-        for name, (corruption, factors) in MISTAKES.items()
+        for name, (corruption, factors) in made
         for number in range(REPETITIONS.get(params.grid, 0))
     ]
 

@@ -1,17 +1,15 @@
 """Train edits drawn, the images that each one's target is preferred to, and how good these are as negatives."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from torch import Tensor
 
 from cirlib.benchmarks import Benchmark, Triplet, join_captions
 from cirlib.models.prepared import ImageAttributes
-from cirlib.retrieval.hard_negatives import mine_hard_negatives
+from cirlib.retrieval.hard_negatives import MARGIN, fill_at_random, mine_hard_negatives
 from cirlib.study.errors import ParameterError
 from cirlib.study.parameters import DPO
-
-MARGIN = 0.05  # of semi_hard: the cosine by which the target leads
 
 
 class Edits:
@@ -48,20 +46,19 @@ class Edits:
         count, first = params.num_negatives, params.range_min if params.sampling in ("top", "band") else 0
         mined, categories = np.empty((len(self), count), dtype=object), np.array(self.categories)
         for category, images in pools.items():
-            pool, rng = np.array(self.pools[category], dtype=object), np.random.default_rng(seed)
+            pool = np.array(self.pools[category], dtype=object)  # (M,)
             if first + count > len(pool) - 2:
                 raise ParameterError(
                     f"dpo.range_min + dpo.num_negatives is {first} + {count}, at most {len(pool) - 2} is allowed: "
                     "so many train images a category has beside an edit's own two"
                 )
             rows, where = np.flatnonzero(categories == category), {image: row for row, image in enumerate(pool)}
-            own = [(where[self.targets[row]], where[self.references[row]]) for row in rows]
-            for row, two, found in zip(rows, own, _candidates(queries[rows], images, own, params, seed), strict=True):
-                kept = [image for image in found if image >= 0 and image not in two][:count]
-                if len(kept) < count:
-                    others = [image for image in range(len(pool)) if image not in {*two, *kept}]
-                    kept += rng.choice(others, count - len(kept), replace=False).tolist()
-                mined[row] = pool[kept]
+            own = np.array(
+                [(where[self.targets[row]], where[self.references[row]]) for row in rows], np.int64
+            )  # (n, 2)
+            found = _mined(queries[rows], images, own, params, seed)  # (n, K)
+            fill_at_random(found, own, len(pool), seed)
+            mined[rows] = pool[found]
         return mined
 
     def quality(self, negatives: np.ndarray, attributes: ImageAttributes) -> dict[str, float]:
@@ -80,20 +77,15 @@ class Edits:
         return {name: count / negatives.size for name, count in counts.items()}
 
 
-def _candidates(
-    queries: Tensor, images: Tensor, own: Sequence[tuple[int, int]], params: DPO, seed: int
-) -> list[list[int]]:
-    """Pool rows for edits whose target and reference are the rows ``own``, at least K of each; -1 for what lacks."""
+def _mined(queries: Tensor, images: Tensor, own: np.ndarray, params: DPO, seed: int) -> np.ndarray:
+    """Pool rows (n, K) for edits whose target and reference are the rows ``own`` (n, 2); -1 for what lacks."""
     index = {"index": params.index, "nlist": params.nlist, "nprobe": params.nprobe}
     ranks = {"range_min": params.range_min, "range_max": params.range_max}
     rules = {
         "top": index | ranks,
         "band": index | ranks | {"sampling_strategy": "random"},
         "random": {"range_max": len(images) - 2, "sampling_strategy": "random"},  # no index: the whole pool is drawn
-        "semi_hard": index | {"absolute_margin": MARGIN},
+        "margin": index | {"absolute_margin": MARGIN},
     }[params.sampling]
-    count, positives = params.num_negatives, own
-    if params.sampling == "semi_hard":  # the margin is the target's, so the reference is no positive, but may be found
-        count, positives = count + 1, [[target] for target, _ in own]
-    options = {"num_negatives": count, "seed": seed, "progress": False}
-    return mine_hard_negatives(queries, images, positives, **options, **rules).indices.tolist()
+    options = {"excluded": own[:, 1], "num_negatives": params.num_negatives, "seed": seed, "progress": False}
+    return mine_hard_negatives(queries, images, own[:, 0], **options, **rules).indices

@@ -37,17 +37,17 @@ def test_the_small_one_repeats_all_it_runs_and_has_each_of_the_four_reasons_for_
         assert {objective for objective, _, trains in own if trains == "query_projection"} == set(SWITCHES["objective"])
         for trains in ("query_tower", "query_projection", "both_projections"):
             assert {("dpo sigmoid", "top", trains), ("dpo sigmoid", "random", trains)} <= own
-        assert {(objective, "in-batch", "query_tower") for objective in IN_BATCH} <= own
 
 
 def test_mistakes_are_repeated_each_beside_a_run_without_one_that_the_switches_have_too():
     for grid, count in (("small", 2), ("full", 3), ("none", 0)):
         params = DPO(grid=grid)
         runs = mistake_runs(params)
-        assert Counter(name for name, _, _ in runs) == dict.fromkeys(MISTAKES if count else (), count)
+        made = {"small": list(MISTAKES)[:2], "full": MISTAKES, "none": []}[grid]
+        assert Counter(name for name, _, _ in runs) == dict.fromkeys(made, count)
         sound = [one for name, corruption, one in runs if name.startswith("none")]
         assert all(one in [other for _, other in factorial_runs(params)] for one in sound[:2])
-    (beta,) = {one.beta for name, _, one in mistake_runs(DPO(grid="small", beta=0.2)) if name.startswith("collapsed")}
+    (beta,) = {one.beta for name, _, one in mistake_runs(DPO(grid="full", beta=0.2)) if name.startswith("collapsed")}
     assert beta == 20
 
 
@@ -79,12 +79,12 @@ def test_the_sweep_crosses_scale_index_and_sampling():
         {"index": "ivf", "nlist": 8, "nprobe": 2},
         {"fusion": "qformer", "start": "finetuned"},
         {"range_min": 90, "num_negatives": 10},
-        {"mine_every": 1, "sampling": "semi_hard", "objective": "info_nce_in_batch", "num_negatives": 60, "epochs": 9},
+        {"mine_every": 1, "sampling": "margin", "objective": "info_nce_in_batch", "num_negatives": 60, "epochs": 9},
     ],
 )
 def test_whatever_a_study_may_ask_for_its_grid_can_be_run_at_the_grids_size(grid, own):
     params = DPO(grid=grid, grid_edits=20, **own)
     for labels, one in sweep_runs(params) + factorial_runs(params):
         assert labels.get("fusion", one.fusion) == one.fusion
-        assert (one.start, one.edits, one.epochs, one.batch_size, one.num_negatives) == ("pretrained", 20, 2, 32, 3)
+        assert (one.start, one.edits, one.epochs, one.batch_size, one.num_negatives) == ("pretrained", 20, 2, 8, 3)
     assert all(one.num_negatives <= 50 and one.start == "finetuned" for _, one in recipe_runs(params))

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cirlib.analysis.dpo.negatives import MARGIN, Edits
+from cirlib.analysis.dpo.negatives import Edits
 from cirlib.benchmarks import Triplet
+from cirlib.retrieval.hard_negatives import MARGIN
 from cirlib.study.errors import ParameterError
 from cirlib.study.parameters import DPO
 
@@ -90,8 +91,8 @@ def test_random_draws_from_the_whole_category(edits, pools):
         assert set(mined[:, row].ravel()) == set(ranking(edits, pools, row))
 
 
-def test_semi_hard_takes_the_hardest_that_the_target_leads_by_the_margin(edits, pools):
-    mined = mine(edits, pools, sampling="semi_hard")
+def test_margin_takes_the_hardest_that_the_target_leads_by_the_margin(edits, pools):
+    mined = mine(edits, pools, sampling="margin")
     short = 0
     for row in range(len(edits)):
         score, target = scores(edits, pools, row), edits.targets[row]
