@@ -217,7 +217,7 @@ def _row(category: str, metric: str, parts: Sequence[Scored]) -> tuple:
 def compare(
     scored: Sequence[Scored], against: str, metrics: Sequence[str] = ("recall@10",), seed: int = 0
 ) -> pd.DataFrame:
-    """Every other method against ``against``: difference in the mean over categories and a paired test.
+    """Every other method against ``against``: difference in the mean over categories, its interval, a paired test.
 
     The queries of a category are paired one by one, and those of an image family are tested as one; p_holm is
     corrected for all rows of the table.
@@ -239,8 +239,9 @@ def compare(
         for metric in metrics:
             own, theirs = (np.concatenate([of[c].values(metric) for c in base]) for of in (parts, base))
             test = paired_test(own, theirs, seed=seed, groups=groups, clusters=clusters)
-            rows.append((name, against, metric, test.difference, test.p_value))
-    table = pd.DataFrame(rows, columns=["method", "against", "metric", "difference", "p"])
+            ends = bootstrap_ci(own - theirs, groups=groups, clusters=clusters, bounds=(-1, 1))
+            rows.append((name, against, metric, test.difference, *ends, test.p_value))
+    table = pd.DataFrame(rows, columns=["method", "against", "metric", "difference", "ci_low", "ci_high", "p"])
     return table.assign(p_holm=holm(table["p"]))
 
 

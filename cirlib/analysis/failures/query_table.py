@@ -20,21 +20,22 @@ MANY = 4  # changed things and more are one group
 def query_table(scored: Sequence[Scored]) -> pd.DataFrame:
     """A row a query and method: what was asked and found.
 
-    Columns: method, category, query, captions, kinds, reference, targets, rank (of the target, from 1), recall and
-    chance (of recall@10), top (the best images' ids, best first), benchmark (which knows the images' files).
+    Columns: method, category, query, family (of images, what intervals draw), captions, kinds, reference, targets, rank
+    (of the target, from 1), recall and chance (of recall@10), top (the best images' ids, best first), benchmark (which
+    knows the images' files).
 
     >>> query_table([make_scored("sum", "hat", [0, 40])])[["query", "rank", "recall"]].values.tolist()
     [['hat-query-0', 1, 1.0], ['hat-query-1', 41, 0.0]]
     """
     rows = [
-        (one.method, one.category, triplet.id, triplet.captions, edit_kinds(triplet.captions), triplet.reference,
-         triplet.targets, rank, recall, min(1.0, K / one.candidates), top, one.benchmark)
+        (one.method, one.category, triplet.id, (one.category, family), triplet.captions, edit_kinds(triplet.captions),
+         triplet.reference, triplet.targets, rank, recall, min(1.0, K / one.candidates), top, one.benchmark)
         for one in scored
-        for triplet, rank, recall, top in zip(
-            one.benchmark.triplets, one.target_ranks, one.recall(K), one.top, strict=True
+        for triplet, family, rank, recall, top in zip(
+            one.benchmark.triplets, one.families.tolist(), one.target_ranks, one.recall(K), one.top, strict=True
         )
     ]  # fmt: skip
-    columns = "method category query captions kinds reference targets rank recall chance top benchmark"
+    columns = "method category query family captions kinds reference targets rank recall chance top benchmark"
     return pd.DataFrame(rows, columns=columns.split())
 
 
@@ -68,7 +69,7 @@ def by_question(queries: pd.DataFrame, store: FeatureStore) -> pd.DataFrame:
 
     Words and likeness (the cosine of the two images' embeddings in ``store``) are in fifths of the queries.
 
-    >>> edit = {"captions": [("is red",)], "reference": "hat-val-0", "targets": [("hat-val-1",)]}
+    >>> edit = {"family": [("hat", 0)], "captions": [("is red",)], "reference": "hat-val-0", "targets": [("hat-val-1",)]}
     >>> by_question(pd.DataFrame(edit | {"recall": 1.0, "chance": 0.1}), prepared.clip)["group"].tolist()[:2]
     ['2', '1']
     """
@@ -104,7 +105,7 @@ def exchanges(scored: Sequence[Scored], methods: Sequence[str], seed: int = 0) -
     """Every pair of methods: the queries that both, only one, or neither has among its first ten, and a paired test.
 
     Columns: first, second; both, only_first, only_second, neither (counts); difference (of the mean over categories,
-    fraction of 1), p, p_holm.
+    fraction of 1) with its interval ci_low, ci_high; p, p_holm.
 
     >>> pair = [make_scored("sum", "hat", [0, 40]), make_scored("slerp", "hat", [0, 0])]
     >>> exchanges(pair, ["sum", "slerp"])[["both", "only_second", "difference"]].values.tolist()
@@ -117,8 +118,8 @@ def exchanges(scored: Sequence[Scored], methods: Sequence[str], seed: int = 0) -
         test = compare(pair, first, (f"recall@{K}",), seed).iloc[0]
         one, other = found[first], found[second]
         counts = [int(part.sum()) for part in (one & other, one & ~other, ~one & other, ~one & ~other)]
-        rows.append([first, second, *counts, test["difference"], test["p"]])
-    columns = "first second both only_first only_second neither difference p"
+        rows.append([first, second, *counts, *test[["difference", "ci_low", "ci_high", "p"]]])
+    columns = "first second both only_first only_second neither difference ci_low ci_high p"
     table = pd.DataFrame(rows, columns=columns.split())
     return table.assign(p_holm=holm(table["p"].tolist()))
 
@@ -128,7 +129,15 @@ def _recall_by(queries: pd.DataFrame, groups: pd.Categorical) -> pd.DataFrame:
     rows = []
     for name, inside in queries.assign(group=groups).groupby("group", observed=True):
         value = inside["recall"].to_numpy()
-        rows.append([name, len(value), value.mean(), *bootstrap_ci(value), inside["chance"].mean()])
+        rows.append(
+            [
+                name,
+                len(value),
+                value.mean(),
+                *bootstrap_ci(value, clusters=list(inside["family"])),
+                inside["chance"].mean(),
+            ]
+        )
     return pd.DataFrame(rows, columns=["group", "queries", "value", "ci_low", "ci_high", "chance"])
 
 

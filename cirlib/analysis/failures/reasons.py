@@ -85,7 +85,7 @@ def _by_likeness(queries: pd.DataFrame, store: FeatureStore) -> list[str]:
 def reason_table(queries: pd.DataFrame) -> pd.DataFrame:
     """What share of each method's misses has which reason: method, reason, misses, value, ci_low, ci_high.
 
-    >>> queries = pd.DataFrame({"method": "sum", "recall": [1, 0], "reason": "ignored the edit"})
+    >>> queries = pd.DataFrame({"method": "sum", "recall": [1, 0], "reason": "ignored the edit", "family": [0, 1]})
     >>> reason_table(queries)[["method", "misses", "value"]].values.tolist()[0]
     ['sum', 1, 1.0]
     """
@@ -93,7 +93,15 @@ def reason_table(queries: pd.DataFrame) -> pd.DataFrame:
     for method, missed in queries[queries["recall"] < 1].groupby("method", sort=False):
         for reason in REASONS:
             inside = (missed["reason"] == reason).to_numpy(float)
-            rows.append([method, reason, int(inside.sum()), inside.mean(), *bootstrap_ci(inside)])
+            rows.append(
+                [
+                    method,
+                    reason,
+                    int(inside.sum()),
+                    inside.mean(),
+                    *bootstrap_ci(inside, clusters=list(missed["family"])),
+                ]
+            )
     return pd.DataFrame(rows, columns=["method", "reason", "misses", "value", "ci_low", "ci_high"])
 
 

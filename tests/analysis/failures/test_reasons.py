@@ -81,7 +81,8 @@ def test_the_first_image_that_is_no_target_is_judged_and_what_another_asks_for_i
 
 def test_the_table_of_reasons_counts_each_methods_misses_only():
     reasons = [NEITHER, IGNORED_EDIT, IGNORED_EDIT, NEAR_MISS]
-    queries = pd.DataFrame({"method": ["sum"] * 4, "recall": [1, 0, 0.5, 0], "reason": reasons})
+    edit = {"method": ["sum"] * 4, "recall": [1, 0, 0.5, 0], "family": range(4)}
+    queries = pd.DataFrame(edit | {"reason": reasons})
     table = reason_table(pd.concat([queries, queries.assign(method="slerp").tail(1)])).set_index(["method", "reason"])
     assert table.loc[("sum", IGNORED_EDIT), "misses"] == 2 and table.loc[("sum", NEITHER), "misses"] == 0
     assert table.loc["sum", "value"].sum() == pytest.approx(1) and table.loc[("slerp", NEAR_MISS), "value"] == 1
