@@ -41,6 +41,9 @@ rehearsal: $(RUNTIME) ## rehearse the FashionIQ study at full size with stand-in
 	@kept=$$(mktemp -d); cp params.yaml dvc.lock "$$kept"; trap 'cp "$$kept"/* .; rm -r "$$kept"' EXIT; \
 	dvc exp run -S study=fashioniq_rehearsal && python -m cirlib.app.report
 
+seeds: $(RUNTIME) ## repeat the study's trainings on the same data with N=3 seeds (after `make study`)
+	@python -m cirlib.app.seeds --count $(or $(N),3)
+
 test: $(DEVELOP) lint ## lint, check the format, run the tests (not the slow ones)
 	@python -m pytest -n 2 --dist loadgroup
 

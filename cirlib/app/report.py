@@ -14,7 +14,9 @@ from cirlib.study.errors import StudyError
 from cirlib.study.files import replace_file
 from cirlib.study.parameters import load_study
 from cirlib.study.stage import project_root
+from cirlib.study.units import percent
 
+SEED_COLUMNS = ("method", "metric", "category", "seed", "value")
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 OPEN = """
 Open  results/{study}/notebooks/   the executed notebooks
@@ -74,18 +76,50 @@ def caption(summary: pd.DataFrame) -> str:
     )
 
 
-def _update_page(page: Path, summary: pd.DataFrame) -> None:
-    """Puts the mean over categories between the page's two result marks, as a Markdown table with its caption."""
+def seed_spread(seeds: pd.DataFrame) -> pd.DataFrame:
+    """A ``seeds.csv`` for reading: a row a method, a column a metric, percent as mean ± standard deviation (range).
+
+    >>> rows = {"method": "sum", "metric": "recall@10", "category": "mean", "seed": [0, 1, 2], "value": [0.5, 0.5, 0.6]}
+    >>> seed_spread(pd.DataFrame(rows)).loc["sum", "recall@10"]
+    '53.3 ± 5.8 (50.0 to 60.0)'
+    """
+    part = seeds[seeds["category"] == "mean"]
+    groups = part.groupby(["method", "metric"], sort=False)["value"]
+    text = groups.agg(lambda v: f"{percent(v.mean())} ± {percent(v.std())} ({percent(v.min())} to {percent(v.max())})")
+    return text.unstack().loc[part["method"].unique(), part["metric"].unique()]
+
+
+def full_table(summary: pd.DataFrame, folder: Path) -> tuple[pd.DataFrame, str]:
+    """The result table, with recall@10 over the seeds where ``folder`` has a ``seeds.csv``; and what to say of them.
+
+    >>> full_table(pd.read_csv(results / "summary.csv"), folder)[1]
+    ' One training each: `make seeds` repeats them.'
+    """
+    table, file = result_table(summary), folder / "seeds.csv"
+    if not file.is_file():
+        return table, " One training each: `make seeds` repeats them."
+    seeds = read_table(file, SEED_COLUMNS)
+    shared = summary.merge(seeds, on=["method", "metric", "category"], suffixes=("", "_seed"))
+    own = shared.assign(same=(shared["value"] - shared["value_seed"]).abs() < 1e-6)
+    if not own.groupby(["method", "metric", "category"])["same"].any().all():
+        return table, " seeds.csv is of an earlier run and left out: `make seeds` makes it anew."
+    count = seeds["seed"].nunique()
+    table[f"recall@10, {count} seeds"] = seed_spread(seeds)["recall@10"].reindex(table.index).fillna("")
+    return table, f" Over {count} seeds, which train anew on the same data: mean ± standard deviation (range)."
+
+
+def _update_page(page: Path, table: pd.DataFrame, said: str) -> None:
+    """Puts the result table between the page's two result marks, in Markdown, with what is said of it."""
     try:
         text = page.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise ResultError(f"{page} cannot be read as text ({error}): name a page that has {BEGIN} and {END}") from None
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise ResultError(f"{page} must have {BEGIN} and {END} once each: the table goes between them")
-    table = result_table(summary).rename_axis("method").reset_index()
+    table = table.rename_axis("method").reset_index()
     head, *rows = (f"| {' | '.join(row)} |" for row in (table.columns, *table.values))
     lines = "\n".join([head, "|" + "---|" * table.shape[1], *rows])
-    changed = f"{text.split(BEGIN)[0]}{BEGIN}\n{lines}\n\n{caption(summary)}\n{END}{text.split(END)[1]}"
+    changed = f"{text.split(BEGIN)[0]}{BEGIN}\n{lines}\n\n{said}\n{END}{text.split(END)[1]}"
     replace_file(page, lambda path: path.write_text(changed, encoding="utf-8"))
 
 
@@ -98,10 +132,12 @@ def main() -> None:
         root = project_root()
         study = load_study(root / "params.yaml").name
         summary = read_summary(root, study)
+        table, of_seeds = full_table(summary, root / "results" / study)
+        said = caption(summary) + of_seeds
         if arguments.into:
-            _update_page(arguments.into, summary)
+            _update_page(arguments.into, table, said)
         else:
-            print(f"\n{study}: {caption(summary)}\n\n{result_table(summary).to_string()}\n{OPEN.format(study=study)}")
+            print(f"\n{study}: {said}\n\n{table.to_string()}\n{OPEN.format(study=study)}")
     except StudyError as error:
         parser.exit(1, f"{error}\n")
 

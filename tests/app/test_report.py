@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from cirlib.app import report
-from cirlib.app.report import BEGIN, END, ResultError, caption, read_summary
+from cirlib.app.report import BEGIN, END, ResultError, caption, full_table, read_summary
 from cirlib.retrieval.scoring import SUMMARY_COLUMNS
 
 SUMMARY = pd.DataFrame(
@@ -27,7 +27,8 @@ TABLE = """| method | recall@1 | recall@10 |
 | qformer | 100.0 [100.0, 100.0] | 12.3 [0.0, 20.0] |
 | chance | 1 | 10 |
 
-Percent with 95 % bootstrap interval, mean of the categories; 70 queries, 98 candidates each; the rules.
+Percent with 95 % bootstrap interval, mean of the categories; 70 queries, 98 candidates each; the rules. \
+One training each: `make seeds` repeats them.
 """
 PAGE = f"# Title\n\n{BEGIN}\nold\n\nolder\n{END}\n\nThe end.\n"
 
@@ -72,6 +73,28 @@ def test_the_readme_changes_between_its_marks_only_however_often(project, run):
         assert (project / "README.md").read_text() == f"# Title\n\n{BEGIN}\n{TABLE}{END}\n\nThe end.\n"
 
 
+def seeds_of(values: dict[str, list[float]]) -> pd.DataFrame:
+    """A ``seeds.csv`` whose first seed is `SUMMARY`'s own run; of the others, recall@10 of each method."""
+    own = SUMMARY[["method", "metric", "category", "value"]].assign(seed=0)
+    others = [(m, "recall@10", "mean", value, n + 1) for m, of in values.items() for n, value in enumerate(of)]
+    return pd.concat([own, pd.DataFrame(others, columns=own.columns)])
+
+
+def test_what_other_seeds_gave_stands_beside_the_intervals(tmp_path):
+    seeds_of({"sum": [0.5, 0.5], "qformer": [0.223, 0.323]}).to_csv(tmp_path / "seeds.csv", index=False)
+    table, said = full_table(SUMMARY, tmp_path)
+    column = table["recall@10, 3 seeds"].to_dict()
+    assert column == {"sum": "50.0 ± 0.0 (50.0 to 50.0)", "qformer": "22.3 ± 10.0 (12.3 to 32.3)", "chance": ""}
+    assert "Over 3 seeds" in said
+
+
+def test_seeds_of_an_earlier_run_are_not_shown(tmp_path):
+    seeds_of({"sum": [0.5]}).assign(value=lambda t: t["value"] + 0.01).to_csv(tmp_path / "seeds.csv", index=False)
+    table, said = full_table(SUMMARY, tmp_path)
+    assert list(table) == ["recall@1", "recall@10"]
+    assert said == " seeds.csv is of an earlier run and left out: `make seeds` makes it anew."
+
+
 def test_without_results_the_command_says_what_to_run(project, run):
     (project / "results" / "small" / "summary.csv").unlink()
     assert run() == ("", "results/small/summary.csv is missing: run `dvc repro` first\n")
@@ -96,7 +119,7 @@ def test_a_page_without_both_marks_or_without_text_is_named_and_left_alone(proje
     assert str(page) in run("--into", str(page)).err and page.read_bytes() == content
 
 
-@pytest.mark.parametrize("module", ["report", "report_page", "rehearsal"])
+@pytest.mark.parametrize("module", ["report", "report_page", "rehearsal", "seeds"])
 def test_outside_of_a_project_one_sentence_is_printed(tmp_path, module):
     done = subprocess.run([sys.executable, "-m", f"cirlib.app.{module}"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
