@@ -65,22 +65,23 @@ def measured_on(rows: pd.DataFrame, *, intervals: bool = True) -> str:
 
 
 @style.themed
-def recall_before_after(summary: pd.DataFrame, before: str, after: str) -> Figure:
-    """Recall@K of two methods over all categories, side by side for each K, with 95 % intervals and chance.
+def recall_before_after(summary: pd.DataFrame, before: str, *after: str) -> Figure:
+    """Recall@K of a method and of what came of it, over all categories, with 95 % intervals and chance.
 
     `summary` as in `recall_bars`. Raises KeyError for an unknown method.
 
     >>> figure = recall_before_after(pd.read_csv(results / "summary.csv"), "text_only", "retrieval_dpo")
     """
     rows = summary[(summary["category"] == "mean") & summary["metric"].str.startswith("recall@")]
-    rows = rows[rows["method"].isin([before, after])]
+    methods = [before, *after]
+    rows = rows[rows["method"].isin(methods)]
     metrics = sorted(rows["metric"].unique(), key=lambda name: int(name.split("@")[1]))
     table = rows.set_index(["method", "metric"])
-    groups = {method_label(method): table.loc[method].reindex(metrics) for method in (before, after)}
-    size = (10, 1.3 + 0.8 * len(metrics))
-    figure, (axes,) = style.panels(1, size, " → ".join(groups), "mean of the categories", measured_on(rows))
+    groups = {method_label(method): table.loc[method].reindex(metrics) for method in methods}
+    size, title = (10, 1.3 + 0.4 * len(methods) * len(metrics)), f"{method_label(before)} → {method_label(after[0])}"
+    figure, (axes,) = style.panels(1, size, title, "mean of the categories", measured_on(rows))
     places = style.label_rows(axes, [metric.capitalize() for metric in metrics])
-    style.value_bars(axes, places, groups, style.method_colours([before, after]).values(), unit=" %")
+    style.value_bars(axes, places, groups, style.method_colours(methods).values(), unit=" %")
     chance = 100 * rows.groupby("metric")["chance"].max()[metrics]
     axes.vlines(chance, places - 0.45, places + 0.45, **style.CHANCE, label="chance")
     axes.set_xlabel("recall (%)")

@@ -30,6 +30,7 @@ METHODS = {
         Method("qformer", "Q-Former", "#E69F00", QFORMER, "qformer", True),
         Method("qformer_hard_negatives", "Q-Former + hard negatives", "#D55E00", QFORMER, "qformer", True),
         Method("retrieval_dpo", "Retrieval-DPO", "#009E73", DPO, "dpo", True),
+        Method("retrieval_dpo_projection", "Retrieval-DPO, projection only", "#8FD8A0", DPO, "dpo", True),
     )
 }
 

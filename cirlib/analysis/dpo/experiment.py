@@ -71,8 +71,8 @@ class Experiment:
             return "Nothing was trained: the data has no train part."
         if not self.has_grid:
             return "Not run: dpo.grid is none."
-        if name == "recipe":
-            return "Not run: dpo.grid=small leaves second trainings out, dpo.grid=full has them."
+        if name in ("recipe", "sweep"):
+            return "Not run: dpo.grid=small leaves it out, dpo.grid=full has it."
         return "Not measured: this data does not say which attributes its pictures have."
 
     def first_batch(self) -> dict[str, torch.Tensor]:

@@ -54,7 +54,7 @@ class Edits:
                 )
             rows, where = np.flatnonzero(categories == category), {image: row for row, image in enumerate(pool)}
             own = np.array(
-                [(where[self.targets[row]], where[self.references[row]]) for row in rows], np.int64
+                [[where[images[row]] for images in (self.targets, self.references)] for row in rows]
             )  # (n, 2)
             found = _mined(queries[rows], images, own, params, seed)  # (n, K)
             fill_at_random(found, own, len(pool), seed)

@@ -49,7 +49,7 @@ def test_known_effects_are_found_where_they_are_and_with_their_sign(grid):
             ("negatives", "random", fusion, "query_projection"): 0,
             ("objective", "dpo hinge", fusion, "query_projection"): 0.02,
             ("objective", "info_nce_in_batch", fusion, "query_projection"): 0.15,
-            ("objective", "recall_in_batch", fusion, "query_tower"): 0,  # against the mean over negatives
+            ("objective", "recall_in_batch", fusion, "query_projection"): 0,  # against the mean over negatives
         }
         for place, value in expected.items():
             row = table.loc[place]
