@@ -37,8 +37,9 @@ STAGES = {  # folder → (title of its section, its tables: file → caption)
     "qformer": ("The Q-Former", {}),
     "dpo": ("Retrieval-DPO", {}),
     "dpo_grid": ("Retrieval-DPO taken apart", {
-        "effects.csv": "What each level of each switch adds to the paper's, in recall@10.",
-        "recipe.csv": "Preferences after InfoNCE on the fused model.",
+        "effects.csv": "What DPO changes from each fusion's own start, and what each switch changes, in recall@10.",
+        "mistakes.csv": "Where each mistake ends, beside chance.",
+        "recipe.csv": "What a second training of the fine-tuned Q-Former adds, in recall@10.",
     }),
     "failure_cases": ("Where it fails", {
         "kinds.csv": "Recall@10 by kind of edit.",

@@ -52,6 +52,7 @@ def test_every_stage_leaves_its_tables_and_figures(small_project):
     summary = pd.read_csv(results / "summary.csv")
     methods = ["image_only", "text_only", "sum", "slerp", "prompt_tuned"]
     methods += ["qformer_pretrained", "qformer", "qformer_hard_negatives", "retrieval_dpo"]
+    methods += ["retrieval_dpo_projection"]
     assert list(summary["method"].unique()) == methods
     assert set(summary["category"]) == {"dress", "shirt", "toptee", "mean"}
     assert summary["value"].between(0, 1).all()
@@ -108,6 +109,7 @@ def test_the_rehearsal_takes_every_stage_of_the_fashioniq_study(small_rehearsal)
     summary = pd.read_csv(results / "summary.csv")
     methods = ["image_only", "text_only", "sum", "slerp", "prompt_tuned"]
     methods += ["qformer_pretrained", "qformer", "qformer_hard_negatives", "retrieval_dpo"]
+    methods += ["retrieval_dpo_projection"]
     assert list(summary["method"].unique()) == methods
     audit = pd.read_csv(results / "data_prep" / "audit.csv")
     assert audit["queries"].tolist() == [30] * 3 + [12] * 3
