@@ -1,4 +1,4 @@
-"""What a stage found, in a sentence or two computed from its numbers: per cent, points, 95 % intervals, paired tests."""
+"""What a stage found, in sentences computed from its numbers: per cent, points, 95 % intervals, paired tests."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ def zero_shot_finding(scored: Sequence[Scored], seed: int = 0) -> str:
 
     >>> print(zero_shot_finding([make_scored("sum", "hat", [0] * 9), make_scored("text_only", "hat", [50] * 9)]))
     Best is weighted sum: 100.0 % [66.4, 100.0] recall@10, guessing gives 10.0 %.
-    Text only: −100.0 points [−100.0, −32.7], p = 0.005.
+    Text only: −100.0 points [−100.0, −32.7], p = 0.004.
     """
     if not scored:
         return NOTHING
@@ -39,7 +39,7 @@ def trained_finding(scored: Sequence[Scored], method: str, seed: int = 0) -> str
     >>> parts = [make_scored("sum", "hat", [50] * 9), make_scored("qformer", "hat", [0] * 9)]
     >>> print(trained_finding(parts, "qformer"))
     Q-Former: 100.0 % [66.4, 100.0] recall@10, guessing gives 10.0 %.
-    Against weighted sum, the best zero-shot method: +100.0 points [+32.7, +100.0], p = 0.005.
+    Against weighted sum, the best zero-shot method: +100.0 points [+32.7, +100.0], p = 0.004.
     """
     means = _means(scored) if scored else pd.DataFrame()
     if method not in means.index:
@@ -63,8 +63,8 @@ def failure_finding(queries: pd.DataFrame, kinds: pd.DataFrame, reasons: pd.Data
     >>> kinds = pd.DataFrame({"group": ["length"], "queries": 9, "value": 0.2, "ci_low": 0.1, "ci_high": 0.4})
     >>> queries = pd.DataFrame({"method": "sum", "recall": [0] * 9 + [1] * 9, "family": range(18)})
     >>> print(failure_finding(queries, kinds, pd.DataFrame({"method": [], "reason": [], "misses": [], "value": []})))
-    Weighted sum finds 50.0 % [25.9, 74.1] of the 18 queries among its first ten.
-    Lowest is length: 20.0 % [10.0, 40.0] of 9 queries, surely below that.
+    Weighted sum finds 50.0 % [25.2, 74.8] of the 18 queries among its first ten.
+    Lowest is length: 20.0 % [10.0, 40.0] of 9 queries; its interval lies below that.
     """
     if queries.empty:
         return NOTHING
@@ -75,9 +75,10 @@ def failure_finding(queries: pd.DataFrame, kinds: pd.DataFrame, reasons: pd.Data
     said = [f"{name} finds {_with_interval(overall, low, high)} of the {total:,} queries among its first ten."]
     if len(kinds):
         worst = kinds.loc[kinds["value"].idxmin()]
-        sure = "surely below that" if worst["ci_high"] < overall else "which is not surely below that"
+        below = worst["ci_high"] < overall
+        sure = "its interval lies below that" if below else "its interval holds that: the gap may be chance"
         share = _with_interval(worst["value"], worst["ci_low"], worst["ci_high"])
-        said.append(f"Lowest is {worst['group']}: {share} of {worst['queries']:,} queries, {sure}.")
+        said.append(f"Lowest is {worst['group']}: {share} of {worst['queries']:,} queries; {sure}.")
     own = reasons[reasons["misses"] > 0].sort_values("value", ascending=False, kind="stable")
     if len(own):
         parts = [f"{r.reason} ({_with_interval(r.value, r.ci_low, r.ci_high)})" for r in own.head(2).itertuples()]
