@@ -69,8 +69,8 @@ def by_question(queries: pd.DataFrame, store: FeatureStore) -> pd.DataFrame:
 
     Words and likeness (the cosine of the two images' embeddings in ``store``) are in fifths of the queries.
 
-    >>> edit = {"captions": [("is red",)], "reference": "hat-val-0", "targets": [("hat-val-1",)]}
-    >>> by_question(pd.DataFrame(edit | {"family": 0, "recall": 1.0, "chance": 0.1}), prepared.clip)["group"].tolist()[:2]
+    >>> edit = {"captions": [("is red",)], "reference": "hat-val-0", "targets": [("hat-val-1",)], "family": 0}
+    >>> by_question(pd.DataFrame(edit | {"recall": 1.0, "chance": 0.1}), prepared.clip)["group"].tolist()[:2]
     ['2', '1']
     """
     words = [len(" ".join(captions).split()) for captions in queries["captions"]]
