@@ -95,10 +95,11 @@ def factorial_runs(params: DPO) -> list[GridRun]:
     """The switches' settings. In-batch objectives read no negatives, so that switch does not multiply them.
 
     ``full``: all of them; projections three times, towers once and a spread of them twice. ``small``, all twice: each
-    objective on top-k and on random negatives for a projection; DPO on both for the query tower and both projections.
+    objective on top-k and on random negatives for a projection; DPO on both for both projections and, without the sum
+    (its tower is the text's again), for the query tower.
 
     >>> len(factorial_runs(DPO(grid="full"))), len(factorial_runs(DPO(grid="small")))
-    (468, 84)
+    (468, 80)
     """
     runs, fusions, objectives, negatives, trains = [], *SWITCHES.values()
     for fusion, objective, trained in product(fusions, objectives, trains):
@@ -122,7 +123,8 @@ def _repetitions(grid: str, labels: dict[str, str]) -> int:
             *IN_BATCH,
         )
         return REPETITIONS[grid] if "projection" in trains else 1 + spread
-    wanted = trains == "query_projection" or (objective == "dpo sigmoid" and trains != "both_towers")
+    tower = trains == "query_tower" and labels["fusion"] != "sum"
+    wanted = trains == "query_projection" or (objective == "dpo sigmoid" and (tower or trains == "both_projections"))
     return REPETITIONS.get(grid, 0) * (wanted and negatives in ("top", "random", "in-batch"))
 
 

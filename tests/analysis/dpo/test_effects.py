@@ -52,6 +52,9 @@ def test_known_effects_are_found_where_they_are_and_with_their_sign(grid):
             ("objective", "recall_in_batch", fusion, "query_projection"): 0,  # against the mean over negatives
         }
         for place, value in expected.items():
+            if grid == "small" and fusion == "sum" and {place[1], place[3], place[0]} & {"query_tower", "trains"}:
+                assert place not in table.index  # not run
+                continue
             row = table.loc[place]
             assert row["difference"] == pytest.approx(value, abs=0.005), place
             assert row["ci_low"] <= row["difference"] <= row["ci_high"]
@@ -63,7 +66,7 @@ def test_known_effects_are_found_where_they_are_and_with_their_sign(grid):
 def test_intervals_cover_the_truth_as_often_as_they_say():
     """Over queries that come in correlated pairs and over runs that differ when repeated."""
     places = {
-        ("change", "query_tower", "sum", "top"): -0.1,
+        ("change", "query_tower", "qformer", "top"): -0.1,
         ("negatives", "random", "text_only", "query_tower"): 0.2,
         ("trains", "query_projection", "qformer", "random"): -0.1,
         ("objective", "info_nce_in_batch", "sum", "query_projection"): 0.15,

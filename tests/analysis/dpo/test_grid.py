@@ -35,7 +35,7 @@ def test_the_small_one_repeats_all_it_runs_and_has_each_of_the_four_reasons_for_
     for fusion in SWITCHES["fusion"]:
         own = {levels[1:] for levels in settings if levels[0] == fusion}
         assert {objective for objective, _, trains in own if trains == "query_projection"} == set(SWITCHES["objective"])
-        for trains in ("query_tower", "query_projection", "both_projections"):
+        for trains in ("query_projection", "both_projections", *["query_tower"] * (fusion != "sum")):
             assert {("dpo sigmoid", "top", trains), ("dpo sigmoid", "random", trains)} <= own
 
 
