@@ -34,7 +34,7 @@ def mistakes(table: pd.DataFrame, *, context: str = "") -> Figure:
     >>> figure = mistakes(pd.DataFrame([row], columns=names))
     """
     names, chance, queries = list(table["mistake"].unique()), table["chance"].mean(), int(table["queries"].max())
-    hits = [" · ".join(f"{one:g}" for one in table.loc[table["mistake"] == name, "hits"].dropna()) for name in names]
+    hits = [" · ".join(f"{round(one, 1):g}" for one in table.loc[table["mistake"] == name, "hits"].dropna()) for name in names]
     notes = f"lines: exact 95 % interval  ·  right: hits of {queries:,} queries, a number a training; "
     notes += f"guessing hits {queries * chance:.1f}"
     size = (12, 1.6 + 0.55 * len(names))

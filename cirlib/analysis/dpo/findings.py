@@ -104,7 +104,7 @@ def _mistakes(mistakes: pd.DataFrame) -> str:
     said: dict[str, list[str]] = {}
     for name, own in mistakes.groupby("mistake", sort=False):
         verdict = own["verdict"].iloc[0] if own["verdict"].nunique() == 1 else "differs between repetitions"
-        hits = " and ".join(f"{hits:g}" for hits in own["hits"])
+        hits = " and ".join(f"{round(hits, 1):g}" for hits in own["hits"])
         said.setdefault(verdict, []).append(f"{name} ({hits} hits)")
     queries, chance = int(mistakes["queries"].iloc[0]), mistakes["chance"].mean()
     head = (
