@@ -1,6 +1,5 @@
 """What a preference training does to the embeddings on its way, and where trainings with a mistake end."""
 
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -34,12 +33,13 @@ def mistakes(table: pd.DataFrame, *, context: str = "") -> Figure:
     >>> figure = mistakes(pd.DataFrame([row], columns=names))
     """
     names, chance, queries = list(table["mistake"].unique()), table["chance"].mean(), int(table["queries"].max())
-    hits = [" · ".join(f"{round(one, 1):g}" for one in table.loc[table["mistake"] == name, "hits"].dropna()) for name in names]
+    found = table.dropna(subset="hits").groupby("mistake")["hits"]
+    hits = found.agg(lambda own: " · ".join(f"{round(one, 1):g}" for one in own)).reindex(names, fill_value="")
     notes = f"lines: exact 95 % interval  ·  right: hits of {queries:,} queries, a number a training; "
     notes += f"guessing hits {queries * chance:.1f}"
     size = (12, 1.6 + 0.55 * len(names))
     figure, (axes,) = style.panels(1, size, "Recall@10 after one mistake at a time", context, notes)
-    style.label_rows(axes, names, right=hits)
+    style.label_rows(axes, names, right=list(hits))
     for verdict, colour in VERDICTS.items():
         own = table[(table["verdict"] == verdict) & table["recall@10"].notna()]
         order = table.groupby("mistake").cumcount()[own.index]
