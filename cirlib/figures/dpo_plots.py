@@ -208,7 +208,7 @@ def factorial_map(cells: pd.DataFrame, *, context: str = "") -> Figure:
     """
     columns = list(dict.fromkeys(zip(cells["objective"], cells["negatives"], strict=True)))
     fusions, rows = list(cells["fusion"].unique()), list(cells["trains"].unique())
-    size = (float(np.clip(5 + 0.62 * len(columns), 10, 15)), 0.8 + 0.42 * len(rows))
+    size = (float(np.clip(5 + 0.62 * len(columns), 10, 15)), 0.8 + 0.42 * len(rows) + 1.8 / len(fusions))
     notes = "change in points, mean of the repetitions  ·  every panel has its own scale  ·  grey: not run"
     title = "Recall@10 of every combination, from its own start"
     figure, axes = style.panels(len(fusions), size, title, context, notes, columns=1, sharex=True)
@@ -218,7 +218,7 @@ def factorial_map(cells: pd.DataFrame, *, context: str = "") -> Figure:
         values = means.unstack(["objective", "negatives"]).reindex(rows)
         values = values.reindex(columns=pd.MultiIndex.from_tuples(columns))
         most = max(0.1, float(np.nan_to_num(values.abs().max().max())))
-        look: dict[str, Any] = {"cmap": "RdBu", "center": 0, "vmin": -most, "vmax": most, "linewidths": 1}
+        look: dict[str, Any] = {"cmap": "RdBu", "vmin": -most, "vmax": most, "linewidths": 1}
         look |= {"cbar_kws": {"label": "points", "pad": 0.01, "aspect": 9, "fraction": 0.03}}
         sns.heatmap(
             values, ax=panel, annot=True, fmt="+.1f", yticklabels=[*map(_pretty, rows)], xticklabels=True, **look

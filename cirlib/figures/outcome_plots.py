@@ -33,8 +33,8 @@ def mistakes(table: pd.DataFrame, *, context: str = "") -> Figure:
     >>> figure = mistakes(pd.DataFrame([row], columns=names))
     """
     names, chance, queries = list(table["mistake"].unique()), table["chance"].mean(), int(table["queries"].max())
-    found = table.dropna(subset="hits").groupby("mistake")["hits"]
-    hits = found.agg(lambda own: " · ".join(f"{round(one, 1):g}" for one in own)).reindex(names, fill_value="")
+    found = table["hits"].dropna().map(lambda one: f"{round(one, 1):g}")
+    hits = found.groupby(table["mistake"]).agg(" · ".join).reindex(names, fill_value="")
     notes = f"lines: exact 95 % interval  ·  right: hits of {queries:,} queries, a number a training; "
     notes += f"guessing hits {queries * chance:.1f}"
     size = (12, 1.6 + 0.55 * len(names))
@@ -43,7 +43,9 @@ def mistakes(table: pd.DataFrame, *, context: str = "") -> Figure:
     for verdict, colour in VERDICTS.items():
         own = table[(table["verdict"] == verdict) & table["recall@10"].notna()]
         order = table.groupby("mistake").cumcount()[own.index]
-        places = own["mistake"].map(names.index) + 0.24 * (order - (table["mistake"].value_counts().max() - 1) / 2)
+        places = own["mistake"].map(names.index).astype(float) + 0.24 * (
+            order - (table["mistake"].value_counts().max() - 1) / 2
+        )
         ends = [own[name] / own["chance"] for name in ("ci_low", "recall@10", "ci_high")]
         axes.hlines(places, ends[0], ends[2], colour, linewidth=2.4, label="_interval")
         axes.plot(ends[1], places, "o", color=colour, markersize=6, label=verdict)
