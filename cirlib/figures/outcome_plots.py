@@ -33,13 +33,13 @@ def mistakes(table: pd.DataFrame, *, context: str = "") -> Figure:
     >>> figure = mistakes(pd.DataFrame([row], columns=names))
     """
     names, chance, queries = list(table["mistake"].unique()), table["chance"].mean(), int(table["queries"].max())
-    found = table["hits"].dropna().map(lambda one: f"{round(one, 1):g}")
-    hits = found.groupby(table["mistake"]).agg(" · ".join).reindex(names, fill_value="")
+    found = table.dropna(subset="hits")
+    hits = {name: [f"{round(one, 1):g}" for one in own["hits"]] for name, own in found.groupby("mistake")}
     notes = f"lines: exact 95 % interval  ·  right: hits of {queries:,} queries, a number a training; "
     notes += f"guessing hits {queries * chance:.1f}"
     size = (12, 1.6 + 0.55 * len(names))
     figure, (axes,) = style.panels(1, size, "Recall@10 after one mistake at a time", context, notes)
-    style.label_rows(axes, names, right=list(hits))
+    style.label_rows(axes, names, right=[" · ".join(hits.get(name, [])) for name in names])
     for verdict, colour in VERDICTS.items():
         own = table[(table["verdict"] == verdict) & table["recall@10"].notna()]
         order = table.groupby("mistake").cumcount()[own.index]
