@@ -53,9 +53,8 @@ def tune_prompts(prepared: Prepared) -> tuple[dict[str, PromptTunedTowers], pd.D
     config = TrainingConfig(
         "prompt_tuned", params.prompt_epochs, len(batches(1)), params.prompt_lr, study.models.precision
     )
-    settings = study.model_dump(include={"seed", "evaluation"}) | params.model_dump(
-        include={"batch_size", "prompt_edits"}
-    )
+    settings = study.model_dump(include={"seed", "evaluation"})
+    settings |= params.model_dump(include={"batch_size", "prompt_edits"})
     data = annotations_key([*splits.train.values(), *splits.dev.values()])
     fingerprint = {"features": store.key, "towers": composer.towers.key, "settings": settings, "data": data}
     history = train(

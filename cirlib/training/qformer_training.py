@@ -94,10 +94,8 @@ class QFormerTrainer:
             names=lambda batch: ", ".join(tokens.ids[row] for row in batch.targets),
             prefetch=lambda batch: tokens.prefetch(batch.rows(local_indices(len(batch))), composer.device),
         )
-        own = {
-            name: value for name, value in params.model_dump(exclude=NEEDS).items() if not name.startswith("prompt_")
-        }
-        settings = study.model_dump(include={"seed", "evaluation"}) | {"qformer": own}
+        own = {name for name in type(params).model_fields if not name.startswith("prompt_")} - NEEDS
+        settings = study.model_dump(include={"seed", "evaluation"}) | {"qformer": params.model_dump(include=own)}
         fingerprint = {"tokens": tokens.key, "settings": settings, "data": data}
         return train(
             composer, batches, lambda batch: (batch_loss(composer, tokens, batch, params.chunk_size), {}),
