@@ -76,11 +76,11 @@ class Evaluation(Block):
 class Drawing(Block):
     """How much of the garments data is drawn; triplets, queries and galleries are per category."""
 
+    train_images: Count = 1_500
     train_triplets: Count = 1_500
     val_queries: Count = 400
     gallery_size: Count = 1_000
-    alignment_pairs: Count = 2_000
-    pretraining_pairs: Count = 4_000
+    pairs: Count = 6_000  # images with a description
     family_size: Annotated[Whole, Field(ge=2)] = 25
 
 
@@ -100,12 +100,14 @@ class QFormer(Block):
     target: Literal["max", "mean"] = "max"
     num_query_tokens: Count = 8
     width: Count = 256
+    layers: Annotated[Whole, Field(ge=1, le=6)] = 6  # of mini, MiniLM's last; those before them read the text, frozen
     pretraining_epochs: NonNegativeCount = 2
     pretraining_lr: Positive = 2e-4
     epochs: NonNegativeCount = 4
     lr: Positive = 2e-4
     batch_size: Annotated[Whole, Field(ge=2)] = 64
     accumulation: Count = 1
+    single_captions: Annotated[float, Field(ge=0, le=1)] = 0.5  # chance that a text is one caption, not both
     processes: Count | None = None  # that train together; None: one a GPU, without GPUs one
     chunk_size: Count | None = None  # gradient caching: images whose activations are kept at a time
     gradient_checkpointing: bool = False  # less memory for more time
@@ -115,7 +117,7 @@ class QFormer(Block):
     mine_from: NonNegativeCount = 2  # epochs of plain in-batch training first
     prompt_vectors: Annotated[Whole, Field(ge=1, le=32)] = 4  # learned before the edit, in the two-tower model
     prompt_epochs: NonNegativeCount = 1  # 0: no prompts are tuned
-    prompt_edits: Count | None = None  # train edits that an epoch reads; None: all
+    prompt_edits: Count | None = 1_000  # train edits that an epoch reads; None: all
     prompt_lr: Positive = 0.01
 
 
