@@ -233,8 +233,7 @@ def write_custom_data(raw: Path) -> None:
     pairs = [{"image": f"pair-{i}", "caption": f"a thing with {i} dots"} for i in range(6)]
     for i in range(6):
         _write_image(raw / "images" / f"pair-{i}.jpg", seed=100 + i)
-    _write_json(raw / "pairs" / "alignment.json", pairs[:4])
-    _write_json(raw / "pairs" / "pretraining.json", pairs)
+    _write_json(raw / "pairs.json", pairs)
 
 
 def stage_of(root: Path, name: str, **blocks: Any) -> Any:

@@ -50,9 +50,10 @@ def query_texts(benchmark: Benchmark, style: str) -> tuple[list[str], np.ndarray
     return [text for texts in joined for text in texts], rows
 
 
-def sample_join(captions: Sequence[str], rng: np.random.Generator | random.Random) -> str:
-    """A text for training: "A and B", "B and A", "A" or "B", each with probability 1/4 (CLIP4Cir, SPRC).
+def sample_join(captions: Sequence[str], rng: np.random.Generator | random.Random, single: float = 0.5) -> str:
+    """A text for training: "A" or "B" with the probability ``single``, else "A and B" or "B and A".
 
+    At 0.5 each has probability 1/4 (CLIP4Cir, SPRC).
     Stripping, empty captions and capitals as in `join_captions(captions, "and")`.
 
     >>> sample_join(["is red"], np.random.default_rng(0))
@@ -61,10 +62,8 @@ def sample_join(captions: Sequence[str], rng: np.random.Generator | random.Rando
     parts = _clean(captions)
     if not parts:
         return ""
-    draw = rng.random()
-    if draw < 0.5:
-        return _sentence(parts if draw < 0.25 else parts[::-1])
-    return parts[int((draw - 0.5) * 2 * len(parts))].capitalize()
+    alone, draw = rng.random() < single, rng.random()
+    return parts[int(draw * len(parts))].capitalize() if alone else _sentence(parts if draw < 0.5 else parts[::-1])
 
 
 def _clean(captions: Sequence[str]) -> list[str]:

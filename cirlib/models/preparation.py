@@ -44,7 +44,7 @@ def align_towers(prepared: Prepared) -> pd.DataFrame:
     if models.clip != "mini" or models.clip_pretrained is not None:
         return pd.DataFrame(columns=["epoch", "loss"])
     towers = mini_towers(models.image_size, device=torch.device("cpu"), dtype=torch.float32)
-    pairs = prepared.pairs("alignment")
+    pairs = prepared.pairs
     pooled = _pooled_tokens(prepared.tokens, [pair["image"] for pair in pairs])
     captions, text = [pair["caption"] for pair in pairs], towers.model.text
     head, text.proj = text.proj, torch.nn.Identity()  # for MiniLM's own sentence embeddings, (N, 384)

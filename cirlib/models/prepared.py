@@ -34,15 +34,15 @@ class Prepared:
         """The parts with the galleries of a protocol, ``original`` or ``val_split``, without unusable images."""
         return load_splits(self.stage, gallery)
 
-    def pairs(self, name: str) -> list[dict[str, str]]:
-        """The pairs {"image": id, "caption": text} for ``alignment`` or ``pretraining``; empty without any."""
-        return _read_json(self.stage.images / "pairs" / f"{name}.json", [])
+    @cached_property
+    def pairs(self) -> list[dict[str, str]]:
+        """The pairs {"image": id, "caption": text} for alignment and pretraining; empty without any."""
+        return _read_json(self.stage.images / "pairs.json", [])
 
     @cached_property
     def images(self) -> dict[str, Path]:
         """Every image of the study, those of the pairs included: id → file."""
-        pairs = [*self.pairs("alignment"), *self.pairs("pretraining")]
-        of_pairs = {pair["image"]: self.stage.images / "images" / f"{pair['image']}.jpg" for pair in pairs}
+        of_pairs = {pair["image"]: self.stage.images / "images" / f"{pair['image']}.jpg" for pair in self.pairs}
         return self.splits_under("original").images() | of_pairs
 
     @cached_property
@@ -53,8 +53,7 @@ class Prepared:
     @cached_property
     def annotations(self) -> str:
         """A hash of every query, gallery, caption pair and attribute of the study."""
-        pairs = [self.pairs(name) for name in ("alignment", "pretraining")]
-        known = [annotations_key(self.splits_under("original").parts()), pairs, self.attributes]
+        known = [annotations_key(self.splits_under("original").parts()), self.pairs, self.attributes]
         return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
     @cached_property

@@ -35,6 +35,34 @@ class QFormerSettings:
     target: Literal["max", "mean"] = "max"
 
 
+class TextEmbeddings(Blip2TextEmbeddings):
+    """BLIP-2's: word and position embeddings behind the queries."""
+
+    def forward(self, ids: Tensor, mask: Tensor, queries: Tensor) -> Tensor:
+        """Ids and mask (B, L) and queries (B, Q, H) to the Q-Former's input (B, Q + L, H)."""
+        return super().forward(input_ids=ids, query_embeds=queries)
+
+
+class FrozenTextStates(nn.Module):
+    """MiniLM below its last ``layers``, frozen: what it makes of a text, behind the queries.
+
+    Its last norm is left to the Q-Former, whose input norm it becomes.
+    """
+
+    def __init__(self, minilm: nn.Module, layers: int) -> None:
+        super().__init__()
+        self.lower = minilm.requires_grad_(False)
+        del minilm.encoder.layer[len(minilm.encoder.layer) - layers :]
+        last = minilm.encoder.layer[-1].output if len(minilm.encoder.layer) else minilm.embeddings
+        self.last_norm, last.LayerNorm = [last.LayerNorm], nn.Identity()  # in a list: no part of this module
+
+    def forward(self, ids: Tensor, mask: Tensor, queries: Tensor) -> Tensor:
+        """As :class:`TextEmbeddings`."""
+        with torch.no_grad():
+            states = self.lower(input_ids=ids, attention_mask=mask).last_hidden_state
+        return torch.cat([queries, states.to(queries.dtype)], dim=1)
+
+
 class QFormerComposer(nn.Module):
     """The trainable part of BLIP-2: query tokens, text embeddings, Q-Former and the two projections.
 
@@ -46,7 +74,7 @@ class QFormerComposer(nn.Module):
     ) -> None:
         super().__init__()
         self.query_tokens = nn.Parameter(torch.empty(1, num_query_tokens, config.hidden_size).normal_(0, 0.02))
-        self.embeddings = Blip2TextEmbeddings(config)
+        self.embeddings: nn.Module = TextEmbeddings(config)
         self.qformer = Blip2QFormerModel(config)
         self.vision_projection = nn.Linear(config.hidden_size, width)
         self.text_projection = nn.Linear(config.hidden_size, width)
@@ -107,7 +135,7 @@ class QFormerComposer(nn.Module):
         """
         ids, mask, count = ids.to(self.device), mask.to(self.device), queries.shape[1]
         return self.qformer(
-            query_embeds=self.embeddings(input_ids=ids, query_embeds=queries),
+            query_embeds=self.embeddings(ids, mask, queries),
             query_length=0 if image is None else count,
             attention_mask=torch.cat([mask.new_ones(len(mask), count), mask], dim=1),
             encoder_hidden_states=image,
@@ -147,19 +175,24 @@ class QFormerComposer(nn.Module):
         return batch["input_ids"], batch["attention_mask"]
 
 
-def mini_qformer(num_query_tokens: int, width: int, settings: QFormerSettings) -> QFormerComposer:
-    """A 6-layer Q-Former initialised from MiniLM as BLIP-2's is from BERT, on EfficientNet's 1,280-channel grid.
+def mini_qformer(num_query_tokens: int, width: int, settings: QFormerSettings, layers: int = 6) -> QFormerComposer:
+    """A Q-Former initialised from MiniLM as BLIP-2's is from BERT, on EfficientNet's 1,280-channel grid.
 
-    The text path is MiniLM itself, the query feed-forwards start as copies of it, cross-attention starts random.
+    It takes the place of MiniLM's last ``layers`` (1 to 6); those below read the text alone and stay frozen. The text
+    path is MiniLM itself, the query feed-forwards start as copies of it, cross-attention starts random.
 
-    >>> mini_qformer(8, 16, QFormerSettings()).embed_targets(torch.ones(2, 4, 1280)).shape
+    >>> mini_qformer(8, 16, QFormerSettings(), layers=2).embed_targets(torch.ones(2, 4, 1280)).shape
     torch.Size([2, 8, 16])
     """
     with quiet_transformers():
-        text = AutoModel.from_pretrained(minilm_folder())
-    shared = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        options = {"attn_implementation": "eager", "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        minilm = AutoModel.from_pretrained(minilm_folder(), add_pooling_layer=False, **options)
+    upper = minilm.encoder.layer[-layers:].state_dict()
+    frozen = FrozenTextStates(minilm, layers)
+    shared = ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size")
     config = Blip2QFormerConfig(
-        **{name: getattr(text.config, name) for name in (*shared, "max_position_embeddings", "layer_norm_eps")},
+        **{name: getattr(minilm.config, name) for name in (*shared, "max_position_embeddings", "layer_norm_eps")},
+        num_hidden_layers=layers,
         cross_attention_frequency=2,
         encoder_hidden_size=IMAGE_WIDTH,
         use_qformer_text_input=True,
@@ -169,16 +202,13 @@ def mini_qformer(num_query_tokens: int, width: int, settings: QFormerSettings) -
     )
     tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
     composer = QFormerComposer(config, num_query_tokens, width, tokenizer, settings)
-    bert, embeddings = text.state_dict(), composer.embeddings
-    embeddings.word_embeddings.weight.data.copy_(bert["embeddings.word_embeddings.weight"])
-    positions = bert["embeddings.position_embeddings.weight"] + bert["embeddings.token_type_embeddings.weight"][0]
-    embeddings.position_embeddings.weight.data.copy_(positions)  # BERT's one token type is added to them
-    state = composer.qformer.state_dict()
-    for name in state:  # BERT's feed-forwards go twice, for text and for queries
+    composer.embeddings = frozen
+    composer.qformer.layernorm.load_state_dict(frozen.last_norm[0].state_dict())
+    state = composer.qformer.encoder.layer.state_dict()
+    for name in state:  # MiniLM's feed-forwards go twice, for text and for queries
         source = name.replace("_query.", ".").replace(".attention.attention.", ".attention.self.")
-        source = source.replace("layernorm.", "embeddings.LayerNorm.")
-        state[name] = bert.get(source, state[name])
-    composer.qformer.load_state_dict(state)
+        state[name] = upper.get(source, state[name])
+    composer.qformer.encoder.layer.load_state_dict(state)
     return composer
 
 

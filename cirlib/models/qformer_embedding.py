@@ -21,7 +21,7 @@ def new_composer(prepared: Prepared) -> QFormerComposer:
     params, models = prepared.stage.study.qformer, prepared.stage.study.models
     settings = QFormerSettings(params.fusion, params.target)
     if models.fusion == "mini":
-        composer = mini_qformer(params.num_query_tokens, params.width, settings)
+        composer = mini_qformer(params.num_query_tokens, params.width, settings, params.layers)
     else:
         composer = blip2_qformer(prepared.local_name(models.fusion), settings)
     if models.fusion_checkpoint:

@@ -98,7 +98,7 @@ class TripletSampler:
     def batches(self, epoch: int, negatives: np.ndarray | None = None) -> list[Batch]:
         """The batches of ``epoch``, with their rows of the mined ``negatives`` (N, K)."""
         rng = np.random.default_rng((self.seed, epoch))
-        texts = [sample_join(triplet.captions, rng) for triplet in self.triplets]
+        texts = [sample_join(triplet.captions, rng, self.params.single_captions) for triplet in self.triplets]
         parts = [part.numpy() for part in shuffled_batches(len(texts), self.params.batch_size, self.seed, epoch)]
         mined = [None if negatives is None else negatives[part] for part in parts]
         return [

@@ -165,7 +165,7 @@ def _train_here(prepared: Prepared) -> tuple[dict[str, QFormerComposer], pd.Data
         return {"qformer_pretrained" if pretrained else "qformer": composer.eval()}, _table([])
     sampler = TripletSampler(prepared.tokens, splits.train, study)
     trainer = QFormerTrainer(composer, prepared.tokens, study)
-    if study.qformer.pretraining_epochs and (pairs := prepared.pairs("pretraining")):
+    if study.qformer.pretraining_epochs and (pairs := prepared.pairs):
         histories.append(trainer.pretrain(pairs, folder / "pretraining"))
         pretrained = True
     if pretrained:

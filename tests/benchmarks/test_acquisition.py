@@ -80,7 +80,7 @@ def test_the_report_reads_as_a_table(gap):
 
 def test_a_catalogue_is_drawn_with_the_studys_size_and_seed(custom_stage, tmp_path):
     drawing = {
-        "train_triplets": 3, "val_queries": 2, "gallery_size": 5, "alignment_pairs": 2, "pretraining_pairs": 3,
+        "train_images": 25, "train_triplets": 3, "val_queries": 2, "gallery_size": 25, "pairs": 5,
         "family_size": 3,
     }  # fmt: skip
     stage = custom_stage(

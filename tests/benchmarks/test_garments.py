@@ -25,11 +25,9 @@ from cirlib.benchmarks.garments.attributes import (
 from cirlib.benchmarks.garments.captions import PHRASES, Caption, edit_captions
 from cirlib.study.parameters import Drawing
 
-SIZES = Drawing(
-    train_triplets=10, val_queries=6, gallery_size=13, alignment_pairs=7, pretraining_pairs=5, family_size=6
-)
+SIZES = Drawing(train_images=24, train_triplets=10, val_queries=6, gallery_size=25, pairs=12, family_size=12)
 SIDE = 48
-IMAGES = 3 * (12 + 13) + 7 + 5  # train images: one a triplet, in whole families
+IMAGES = 3 * (24 + 25) + 12
 
 
 def contents(root: Path) -> dict[str, str]:
@@ -51,8 +49,8 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plan() -> Catalogue:
-    counts = {"train_triplets": 250, "val_queries": 100, "gallery_size": 250}
-    return plan_catalogue(Drawing(**counts, alignment_pairs=300, pretraining_pairs=300))
+    counts = {"train_images": 250, "train_triplets": 250, "val_queries": 100, "gallery_size": 250}
+    return plan_catalogue(Drawing(**counts, pairs=600))
 
 
 def edits(plan: Catalogue) -> list[tuple[Garment, Garment, tuple[Caption, Caption]]]:
@@ -66,15 +64,15 @@ def edits(plan: Catalogue) -> list[tuple[Garment, Garment, tuple[Caption, Captio
 def test_layout_and_counts_are_exact(drawn: Path) -> None:
     names = {f"captions/cap.{c}.{s}.json" for c in CATEGORIES for s in ("train", "val")}
     names |= {f"image_splits/split.{c}.{s}.json" for c in CATEGORIES for s in ("train", "val")}
-    names |= {"pairs/alignment.json", "pairs/pretraining.json", "attributes.json", "drawn.json"}
+    names |= {"pairs.json", "attributes.json", "drawn.json"}
     found = set(contents(drawn))
     assert {name for name in found if not name.startswith("images/")} == names
     assert len(found) - len(names) == IMAGES == len(read(drawn / "attributes.json"))
     for category in CATEGORIES:
         assert len(read(drawn / f"captions/cap.{category}.train.json")) == 10
         assert len(read(drawn / f"captions/cap.{category}.val.json")) == 6
-        assert len(set(read(drawn / f"image_splits/split.{category}.val.json"))) == 13
-    assert [len(read(drawn / f"pairs/{name}.json")) for name in ("alignment", "pretraining")] == [7, 5]
+        assert len(set(read(drawn / f"image_splits/split.{category}.val.json"))) == 25
+    assert len(read(drawn / "pairs.json")) == 12
 
 
 def test_triplets_have_fashioniqs_fields_and_images_of_their_split(drawn: Path) -> None:
@@ -90,7 +88,7 @@ def test_triplets_have_fashioniqs_fields_and_images_of_their_split(drawn: Path) 
 
 def test_train_val_and_pairs_share_no_image(drawn: Path) -> None:
     groups = [read(path) for path in (drawn / "image_splits").iterdir()]
-    groups += [[pair["image"] for pair in read(path)] for path in (drawn / "pairs").iterdir()]
+    groups.append([pair["image"] for pair in read(drawn / "pairs.json")])
     listed = [name for group in groups for name in group]
     assert len(listed) == len(set(listed)) == IMAGES
     pixels = {Image.open(drawn / "images" / f"{name}.jpg").tobytes() for name in listed}
@@ -118,7 +116,7 @@ def test_a_killed_run_is_completed(drawn: Path, tmp_path: Path) -> None:
 
 
 def test_other_arguments_replace_the_catalogue(drawn: Path, tmp_path: Path) -> None:
-    draw_garments(tmp_path, SIZES.model_copy(update={"gallery_size": 14}), image_size=32, workers=1)
+    draw_garments(tmp_path, SIZES.model_copy(update={"gallery_size": 26}), image_size=32, workers=1)
     draw_garments(tmp_path, SIZES, image_size=SIDE, workers=1)
     assert contents(tmp_path) == contents(drawn)
 
@@ -131,7 +129,7 @@ def test_other_arguments_replace_the_catalogue(drawn: Path, tmp_path: Path) -> N
         ({"image_size": 8}, "image_size must be at least 32, got 8"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"workers": 0}, "workers must be at least 1, got 0"),
-        ({"val_queries": 500}, "500 val queries do not fit: 13 dress images"),
+        ({"val_queries": 500}, "500 val queries do not fit: 25 dress images"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_written(tmp_path: Path, wrong: dict, message: str) -> None:
@@ -295,14 +293,14 @@ def test_equal_garments_have_no_edit() -> None:
 
 def test_captions_are_lower_case_and_clean(plan: Catalogue) -> None:
     texts = [caption.text for _, _, captions in edits(plan) for caption in captions]
-    texts += [pair.caption.text for pairs in plan.pairs.values() for pair in pairs]
+    texts += [pair.caption.text for pair in plan.pairs]
     for text in texts:
         assert text == text.lower().strip() and not re.search(r"[{}]|  |,,|,$|\ba [aeiou]", text), text
     assert len(set(texts)) > 0.7 * len(texts)
 
 
 def test_full_captions_describe_their_garment(plan: Catalogue) -> None:
-    for pair in (pair for pairs in plan.pairs.values() for pair in pairs):
+    for pair in plan.pairs:
         garment, caption = pair.image.garment, pair.caption
         for name in ("sleeves", "neckline", "length", "extra", "fit"):
             expected = {getattr(garment, name)} if name in caption.mentions else set()

@@ -53,7 +53,7 @@ def test_models_in_the_projects_folder_are_found_from_anywhere(unprepared, tmp_p
 def test_the_hash_of_the_annotations_tells_of_any_change_in_what_later_stages_read(unprepared):
     images, seen = unprepared.stage.images, [unprepared.annotations, Prepared(unprepared.stage).annotations]
     queries = "captions/cap.hat.val.json"
-    changes = [("pairs/pretraining.json", "caption"), *((queries, key) for key in ("captions", "target", "candidate"))]
+    changes = [("pairs.json", "caption"), *((queries, key) for key in ("captions", "target", "candidate"))]
     for name, key in changes:
         rows = json.loads((images / name).read_text())
         rows[0][key] = rows[1][key]

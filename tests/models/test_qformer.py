@@ -54,7 +54,8 @@ def test_the_text_path_is_minilm_itself(composer):
     assert torch.equal(mask, batch["attention_mask"])
     with torch.inference_mode():
         expected = minilm(**batch).last_hidden_state
-        got = composer.qformer(query_embeds=composer.embeddings(input_ids=ids), query_length=0, attention_mask=mask)
+        states = composer.embeddings(ids, mask, composer.query_tokens[:, :0].expand(len(ids), -1, -1))
+        got = composer.qformer(query_embeds=states, query_length=0, attention_mask=mask)
         real = mask.bool()
         torch.testing.assert_close(got.last_hidden_state[real], expected[real], atol=1e-5, rtol=1e-4)
         texts = F.normalize(composer.text_projection(expected[:, 0]), dim=-1)
@@ -68,6 +69,21 @@ def test_query_feed_forwards_start_as_the_text_ones_and_cross_attention_in_every
         for text, query in ((layer.intermediate, layer.intermediate_query), (layer.output, layer.output_query)):
             for name, tensor in text.state_dict().items():
                 assert torch.equal(query.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("layers", [1, 3, 6])
+def test_below_its_own_layers_minilm_reads_the_text_and_stays_frozen(layers):
+    shallow = mini_qformer(4, 16, QFormerSettings(), layers)
+    minilm = AutoModel.from_pretrained(minilm_folder()).eval()
+    ids, mask = shallow.tokenize(TEXTS)
+    expected = minilm(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]
+    texts = F.normalize(shallow.text_projection(expected), dim=-1)
+    torch.testing.assert_close(shallow.embed_texts(TEXTS), texts, atol=1e-5, rtol=1e-4)
+    shallow.train().embed_queries(torch.ones(len(TEXTS), 4, 1280), TEXTS).sum().backward()
+    still = {name for name, weight in shallow.named_parameters() if not weight.requires_grad}
+    assert len(shallow.qformer.encoder.layer) == layers
+    assert still == {name for name, _ in shallow.named_parameters() if name.startswith("embeddings.")}
+    assert all(weight.grad is None for weight in shallow.embeddings.parameters())
 
 
 @pytest.mark.parametrize("fusion", ["one_pass", "two_pass"])

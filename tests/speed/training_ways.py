@@ -21,7 +21,7 @@ from cirlib.training.batches import Batch, batch_loss
 
 TEXTS = ["is blue with long sleeves and a v-neck", "is shorter and has a floral print, not stripes"]
 SIDE = 160
-SIZES = Drawing(train_triplets=60, val_queries=20, gallery_size=100, alignment_pairs=1, pretraining_pairs=1)
+SIZES = Drawing(train_images=75, train_triplets=60, val_queries=20, gallery_size=100, pairs=1)
 
 
 def draw(root: Path, workers: int) -> dict[str, Path]:

@@ -13,7 +13,7 @@ from cirlib.study.parameters import load_study
 
 ROOT = Path(__file__).resolve().parents[2]
 DRAWING = {
-    "train_triplets": 12, "val_queries": 6, "gallery_size": 16, "alignment_pairs": 16, "pretraining_pairs": 16,
+    "train_images": 50, "train_triplets": 12, "val_queries": 6, "gallery_size": 25, "pairs": 16,
     "family_size": 8,
 }  # fmt: skip
 QFORMER = {

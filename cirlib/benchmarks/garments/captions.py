@@ -87,7 +87,9 @@ RELATIVE: dict[str, tuple[tuple[Phrase, ...], tuple[Phrase, ...]]] = {
 }
 DARKER: tuple[Phrase, ...] = (("is", "darker in color"), ("is", "a darker color"))
 LIGHTER: tuple[Phrase, ...] = (("is", "lighter in color"), ("is", "a brighter color"))
-CONTRASTS = ("{new}", "{new}", "{new} instead of {old}", "{new} rather than {old}", "{new}, not {old},")
+CONTRASTS = (*["{new}"] * 12, "{new} instead of {old}", "{new} rather than {old}", "{new}, not {old},")
+NAMED = 0.9  # chance that a change after the first two is named
+COMPARED = 0.25  # chance that a change which can be told by a comparison is told so
 STARTS = ("", "", "", "", "it ", "the {noun} ", "this one ")
 
 
@@ -100,10 +102,11 @@ class Caption:
 
 
 def edit_captions(rng: np.random.Generator, reference: Garment, target: Garment) -> tuple[Caption, Caption]:
-    """Two sentences that lead from the reference to the target, as FashionIQ's workers write them.
+    """Two sentences that lead from the reference to the target, as two of FashionIQ's workers write them.
 
-    Together they name every changed attribute, and each one's new value exactly at least once; neither
-    claims a change that did not happen. Raises ValueError where the two garments do not differ.
+    Each names changes that the other does not; together they name most, not all: a worker overlooks some. A change is
+    told by its new value or, where values have an order, sometimes only by a comparison. Neither sentence claims a
+    change that did not happen. Raises ValueError where the two garments do not differ.
 
     >>> from dataclasses import replace
     >>> other = replace(garment, colour="white" if garment.colour != "white" else "red")
@@ -113,21 +116,12 @@ def edit_captions(rng: np.random.Generator, reference: Garment, target: Garment)
     units = _units(reference, target)
     if not units:
         raise ValueError("the two garments are the same: there is no edit to describe")
-    first, second = _shares(rng, len(units))
-    said = set(first)
+    first, second = _shares(rng, units)
     texts = ["", ""]
     while texts[0] == texts[1]:
-        exact = [True] * len(first), [unit not in said for unit in second]
-        texts = [
-            _sentence(rng, reference, target, [units[i] for i in share], flags)
-            for share, flags in zip((first, second), exact, strict=True)
-        ]
-    captions = [
-        Caption(text, frozenset().union(*(units[i] for i in share)))
-        for text, share in zip(texts, (first, second), strict=True)
-    ]
-    order = rng.permutation(2)
-    return captions[order[0]], captions[order[1]]
+        texts = [_sentence(rng, reference, target, share) for share in (first, second)]
+    captions = [Caption(text, frozenset().union(*share)) for text, share in zip(texts, (first, second), strict=True)]
+    return captions[0], captions[1]
 
 
 def _units(reference: Garment, target: Garment) -> list[tuple[str, ...]]:
@@ -154,32 +148,24 @@ def _carrier(changed: frozenset[str], target: Garment) -> str | None:
     return None
 
 
-def _shares(rng: np.random.Generator, count: int) -> tuple[list[int], list[int]]:
-    """Which units the first and the second sentence take: all of them jointly, none without any."""
-    order = rng.permutation(count).tolist()
-    cut = int(rng.integers(1, count + 1))
-    first, rest = order[:cut], order[cut:]
-    repeated = int(rng.integers(0, 2)) if rest else int(rng.integers(1, count + 1))
-    return first, rest + first[:repeated]
+def _shares(rng: np.random.Generator, units: list[tuple[str, ...]]) -> tuple[list, list]:
+    """Which units the first and the second sentence take: none is empty, none is in both unless there is only one."""
+    order = [units[i] for i in rng.permutation(len(units))]
+    named = order[:2] + [unit for unit in order[2:] if rng.random() < NAMED]
+    if len(named) == 1:
+        return named, named
+    cut = int(rng.integers(1, len(named)))
+    return named[:cut], named[cut:]
 
 
-def _sentence(
-    rng: np.random.Generator,
-    reference: Garment,
-    target: Garment,
-    units: list[tuple[str, ...]],
-    exact: list[bool],
-) -> str:
-    phrases = [_phrase(rng, reference, target, unit, flag) for unit, flag in zip(units, exact, strict=True)]
-    return _join(rng, phrases, target.category)
+def _sentence(rng: np.random.Generator, reference: Garment, target: Garment, units: list[tuple[str, ...]]) -> str:
+    return _join(rng, [_phrase(rng, reference, target, unit) for unit in units], target.category)
 
 
-def _phrase(
-    rng: np.random.Generator, reference: Garment, target: Garment, unit: tuple[str, ...], exact: bool
-) -> Phrase:
-    """One phrase for one unit; with `exact` it names the new value, else it may only compare."""
-    relative = [] if exact else _relative(reference, target, unit[0])
-    if relative and rng.random() < 0.6:
+def _phrase(rng: np.random.Generator, reference: Garment, target: Garment, unit: tuple[str, ...]) -> Phrase:
+    """One phrase for one unit: its new value, or a comparison where there is one."""
+    relative = _relative(reference, target, unit[0])
+    if relative and rng.random() < COMPARED:
         return pick(rng, relative)
     if unit == ("second_colour",):
         return _recoloured(rng, reference, target)

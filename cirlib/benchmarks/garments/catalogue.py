@@ -28,13 +28,15 @@ from cirlib.benchmarks.garments.captions import Caption, edit_captions, full_cap
 from cirlib.study.parameters import Drawing
 
 SPLITS = ("train", "val")
-PAIR_SETS = ("alignment", "pretraining")
-STREAMS = {name: code for code, name in enumerate((*SPLITS, *PAIR_SETS))}
-VERSION = 1  # of the drawings and captions: raise it when the same arguments give other files
+STREAMS = {name: code for code, name in enumerate((*SPLITS, "pairs", "pictures"))}
+VERSION = 2  # of the drawings and captions: raise it when the same arguments give other files
+ALWAYS = ("colour", "pattern")  # vary in every family, as they do in a shop
 ACTIVE = 6  # attributes that vary within a family
 ALTERNATIVES = 2  # other values each of them takes there
-MAX_CHANGES = 4  # from the family's first garment to any member
-MAX_EDITS = 3  # from a query's reference to its target
+STYLE = 6  # near-twins in a row: variations of one garment of the family
+STYLE_CHANGES = 4  # of a style's first garment from the family's, at most
+TWIN_CHANGES = 2  # of a twin from its style's first garment, at most
+MIN_EDITS, MAX_EDITS = 3, 5  # from a query's reference to its target
 MAX_FAMILY = 50  # a family varies few values: larger ones could run out of garments
 
 
@@ -79,36 +81,35 @@ class Catalogue:
     """Everything `draw_garments` writes."""
 
     collections: list[Collection]
-    pairs: dict[str, list[Pair]]
+    pairs: list[Pair]
 
     @property
     def images(self) -> list[CatalogueImage]:
         """Every image, each once."""
         listed = [image for collection in self.collections for image in collection.images]
-        return listed + [pair.image for pairs in self.pairs.values() for pair in pairs]
+        return listed + [pair.image for pair in self.pairs]
 
 
 def plan_catalogue(sizes: Drawing, *, seed: int = 0) -> Catalogue:
     """What `draw_garments` would draw: every garment, query and caption, without a picture or a file.
 
-    Train has one image a triplet, rounded up to whole families.
+    The train images are rounded up to whole families.
 
     Raises:
         BenchmarkError: the images of a split give too few pairs for its queries.
 
-    >>> sizes = Drawing(train_triplets=2, val_queries=1, gallery_size=3, alignment_pairs=1, pretraining_pairs=1)
+    >>> sizes = Drawing(train_images=24, train_triplets=2, val_queries=1, gallery_size=24, pairs=1)
     >>> len(plan_catalogue(sizes).images)
-    86
+    148
     """
     family = sizes.family_size
-    train_images = -(-sizes.train_triplets // family) * family
+    train_images = -(-sizes.train_images // family) * family
     counts = {"train": (train_images, sizes.train_triplets), "val": (sizes.gallery_size, sizes.val_queries)}
     collections = [
         _collection(category, split, *counts[split], family, seed)
         for category, split in itertools.product(CATEGORIES, SPLITS)
     ]
-    pairs = zip(PAIR_SETS, (sizes.alignment_pairs, sizes.pretraining_pairs), strict=True)
-    return Catalogue(collections, {name: _pairs(name, count, seed) for name, count in pairs})
+    return Catalogue(collections, _pairs(sizes.pairs, seed))
 
 
 def _random(seed: int, stream: str, *place: int) -> np.random.Generator:
@@ -124,7 +125,7 @@ def _collection(category: str, split: str, size: int, queries: int, family_size:
     if len(pairs) < queries:
         raise BenchmarkError(
             f"{queries} {split} queries do not fit: {size} {category} images in families of {family_size} "
-            f"give only {len(pairs)} pairs at most {MAX_EDITS} attributes apart."
+            f"give only {len(pairs)} pairs {MIN_EDITS} to {MAX_EDITS} attributes apart."
         )
     rng = _random(seed, split, code, size, queries)
     return Collection(category, split, images, [_query(rng, images[i], images[j]) for i, j in pairs])
@@ -150,33 +151,36 @@ def _families(rng: np.random.Generator, category: str, size: int, family_size: i
 
 
 def _family(rng: np.random.Generator, category: str, size: int, taken: set[Garment]) -> list[Garment]:
-    """One garment and variations of it, none of them in `taken`, to which they are added."""
+    """Styles of one garment and near-twins of each, none of them in `taken`, to which they are added."""
     base = random_garment(rng, category)
     pool = _alternatives(rng, base)
     members: list[Garment] = []
-    candidate = base
     while len(members) < size:
-        member = visible(candidate)
-        if member not in taken and contrasting(candidate.colour, str(candidate.second_colour)):
-            taken.add(member)
-            members.append(member)
-        candidate = _variation(rng, base, pool, MAX_CHANGES if len(members) > 1 else 2)
+        style = _variation(rng, base, pool, STYLE_CHANGES) if members else base
+        drawn = [style, *(_variation(rng, style, pool, TWIN_CHANGES) for _ in range(4 * STYLE))]
+        twins = [twin for twin in dict.fromkeys(map(visible, drawn)) if twin not in taken]
+        members += twins[: min(STYLE, size - len(members))]
+        taken.update(members)
     return members
 
 
 def _alternatives(rng: np.random.Generator, base: Garment) -> dict[str, list[str]]:
-    """The few attributes that vary in this garment's family, and the other values they take."""
+    """The attributes that vary in this garment's family, and the few other values they take."""
+    others = rng.permutation([name for name in ATTRIBUTES if name not in ALWAYS]).tolist()
     pool = {}
-    for name in rng.permutation(ATTRIBUTES)[:ACTIVE].tolist():
-        others = sorted(set(VALUES[base.category][name]) - {getattr(base, name)})
-        pool[name] = rng.permutation(others)[:ALTERNATIVES].tolist()
+    for name in [*ALWAYS, *others][:ACTIVE]:
+        values = sorted(set(VALUES[base.category][name]) - {getattr(base, name)})
+        pool[name] = rng.permutation(values)[:ALTERNATIVES].tolist()
     return pool
 
 
 def _variation(rng: np.random.Generator, base: Garment, pool: dict[str, list[str]], most: int) -> Garment:
-    """The base with one to `most` attributes of the pool changed."""
-    names = rng.permutation(list(pool))[: rng.integers(1, most + 1)].tolist()
-    return replace(base, **{name: pick(rng, pool[name]) for name in names})
+    """The base with one to `most` attributes changed to a value of the pool, its two colours easy to tell apart."""
+    while True:
+        names = rng.permutation(list(pool))[: rng.integers(1, most + 1)].tolist()
+        varied = replace(base, **{name: pick(rng, pool[name]) for name in names})
+        if contrasting(varied.colour, str(varied.second_colour)):
+            return varied
 
 
 def _spread_pairs(rng: np.random.Generator, families: list[list[Garment]]) -> Iterator[tuple[int, int]]:
@@ -190,12 +194,12 @@ def _spread_pairs(rng: np.random.Generator, families: list[list[Garment]]) -> It
 
 
 def _family_pairs(rng: np.random.Generator, family: list[Garment]) -> list[tuple[int, int]]:
-    """All pairs one to `MAX_EDITS` attributes apart, in an order whose every beginning is well mixed:
+    """All pairs `MIN_EDITS` to `MAX_EDITS` attributes apart, in an order whose every beginning is well mixed:
     each member about equally often on either side, and each number of changes about equally often."""
     ordered = list(itertools.permutations(range(len(family)), 2))
     steps = np.array([len(difference(family[i], family[j])) for i, j in ordered], dtype=int)
     waits = rng.exponential(size=len(steps)) * np.bincount(steps, minlength=1)[steps]
-    shuffled = [ordered[k] for k in np.argsort(waits) if steps[k] <= MAX_EDITS]
+    shuffled = [ordered[k] for k in np.argsort(waits) if MIN_EDITS <= steps[k] <= MAX_EDITS]
     uses = np.zeros((2, len(family)), dtype=int)
     rounds = []
     for i, j in shuffled:
@@ -204,12 +208,12 @@ def _family_pairs(rng: np.random.Generator, family: list[Garment]) -> list[tuple
     return [shuffled[k] for k in np.argsort(rounds, kind="stable")]
 
 
-def _pairs(name: str, count: int, seed: int) -> list[Pair]:
+def _pairs(count: int, seed: int) -> list[Pair]:
     """Independent garments of all categories in turn, each with a description."""
     pairs = []
     for i in range(count):
-        place = (seed, STREAMS[name], i)
-        rng = _random(seed, name, i, 1)
+        place = (seed, STREAMS["pairs"], i)
+        rng = _random(seed, "pairs", i, 1)
         garment = visible(random_garment(rng, CATEGORIES[i % len(CATEGORIES)]))
         pairs.append(Pair(_catalogue_image(garment, place), full_caption(rng, garment)))
     return pairs

@@ -19,7 +19,6 @@ from cirlib.benchmarks.base import BenchmarkError
 from cirlib.benchmarks.garments.attributes import CATEGORIES
 from cirlib.benchmarks.garments.catalogue import (
     MAX_FAMILY,
-    PAIR_SETS,
     SPLITS,
     STREAMS,
     VERSION,
@@ -40,7 +39,7 @@ IMAGE_NAME = re.compile(r"G[A-Z2-7]{9}\.jpg(\.tmp)?")
 def draw_garments(
     root: Path, sizes: Drawing, *, image_size: int = 160, seed: int = 0, workers: int | None = None
 ) -> None:
-    """Draws the catalogue into `root` in FashionIQ's layout, plus `pairs/`, `attributes.json`, `drawn.json`.
+    """Draws the catalogue into `root` in FashionIQ's layout, plus `pairs.json`, `attributes.json`, `drawn.json`.
 
     Images are `image_size` pixels square. The files depend on `sizes`, `image_size` and `seed` only, not on
     `workers` (processes, by default one a core). A finished catalogue of the same arguments is left as it
@@ -49,10 +48,10 @@ def draw_garments(
     Raises:
         BenchmarkError: counts that cannot be met, or a folder that holds other images; nothing is written then.
 
-    >>> sizes = Drawing(train_triplets=2, val_queries=1, gallery_size=2, alignment_pairs=1, pretraining_pairs=1)
-    >>> draw_garments(folder, sizes.model_copy(update={"family_size": 2}), image_size=32, workers=1)
+    >>> sizes = Drawing(train_images=8, train_triplets=2, val_queries=1, gallery_size=8, pairs=1, family_size=8)
+    >>> draw_garments(folder, sizes, image_size=32, workers=1)
     >>> len(list((folder / "images").glob("*.jpg")))
-    14
+    49
     """
     arguments = {**sizes.model_dump(), "seed": seed, "image_size": image_size}
     _check_arguments(arguments, workers)
@@ -98,7 +97,7 @@ def _is_drawn(root: Path, arguments: dict[str, int]) -> bool:
         named = json.loads((root / "attributes.json").read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return False
-    texts = [*_layout(root).values(), *(root / "pairs" / f"{name}.json" for name in PAIR_SETS)]
+    texts = [*_layout(root).values(), root / "pairs.json"]
     present = {path.stem for path in (root / "images").glob("*.jpg")}
     return present == set(named) and all(path.is_file() for path in texts)
 
@@ -118,9 +117,8 @@ def _write_captions(root: Path, catalogue: Catalogue) -> None:
         triplets = [_as_fashioniq(query) for query in group.queries]
         _write_json(places["captions", group.category, group.split], triplets)
         _write_json(places["images", group.category, group.split], [image.id for image in group.images])
-    for name, pairs in catalogue.pairs.items():
-        rows = [{"image": pair.image.id, "caption": pair.caption.text} for pair in pairs]
-        _write_json(root / "pairs" / f"{name}.json", rows)
+    rows = [{"image": pair.image.id, "caption": pair.caption.text} for pair in catalogue.pairs]
+    _write_json(root / "pairs.json", rows)
 
 
 def _as_fashioniq(query: CatalogueQuery) -> dict[str, object]:
@@ -155,7 +153,7 @@ def _write_image(folder: Path, size: int, image: CatalogueImage) -> None:
     path = folder / f"{image.id}.jpg"
     if path.exists() and _is_whole(path.read_bytes(), size):
         return
-    rng = np.random.default_rng(np.random.SeedSequence((*image.seed, len(STREAMS))))
+    rng = np.random.default_rng(np.random.SeedSequence((*image.seed, STREAMS["pictures"])))
     buffer = io.BytesIO()
     render_garment(image.garment, rng, size).save(buffer, "JPEG", quality=JPEG_QUALITY)
     write_bytes(buffer.getvalue(), path)
