@@ -64,8 +64,10 @@ def test_failures_name_the_weakest_kind_and_the_commonest_reasons(make_scored):
     kinds, why = by_kind(queries), reason_table(queries)
     first, second, third = failure_finding(queries, kinds, why).splitlines()
     assert first.startswith("Weighted sum finds 63.3 % [") and "of the 60 queries" in first
-    assert second.startswith("Lowest is ") and second.endswith("its interval lies below that.")
+    assert second.startswith("Weakest is ") and second.endswith("its interval lies below that.")
     assert third.startswith(f"Of its 11 misses most are: {NEAR_MISS} (50.0 % [")
+    one_miss = pd.DataFrame({"group": ["belt"], "queries": [1], "value": [0.0], "ci_low": [0.0], "ci_high": [0.975]})
+    assert failure_finding(queries, pd.concat([one_miss, kinds], ignore_index=True), why).splitlines()[1] == second
     close = pd.DataFrame({"group": ["length"], "queries": [9], "value": [0.6], "ci_low": [0.3], "ci_high": [0.8]})
     assert "the gap may be chance." in failure_finding(queries, close, why)
 

@@ -56,6 +56,8 @@ def trained_finding(scored: Sequence[Scored], method: str, seed: int = 0) -> str
 def failure_finding(queries: pd.DataFrame, kinds: pd.DataFrame, reasons: pd.DataFrame) -> str:
     """The kind of edit in which a method is weakest, and the commonest reasons of its misses.
 
+    Weakest is the kind whose interval ends lowest, not the lowest number, which the smallest groups have by chance.
+
     Args:
         queries: the method's rows of :func:`~cirlib.analysis.failures.query_table.query_table`; kinds and reasons:
             of them, from ``by_kind`` and ``reason_table``.
@@ -64,7 +66,7 @@ def failure_finding(queries: pd.DataFrame, kinds: pd.DataFrame, reasons: pd.Data
     >>> queries = pd.DataFrame({"method": "sum", "recall": [0] * 9 + [1] * 9, "family": range(18)})
     >>> print(failure_finding(queries, kinds, pd.DataFrame({"method": [], "reason": [], "misses": [], "value": []})))
     Weighted sum finds 50.0 % [25.2, 74.8] of the 18 queries among its first ten.
-    Lowest is length: 20.0 % [10.0, 40.0] of 9 queries; its interval lies below that.
+    Weakest is length: 20.0 % [10.0, 40.0] of 9 queries; its interval lies below that.
     """
     if queries.empty:
         return NOTHING
@@ -74,11 +76,11 @@ def failure_finding(queries: pd.DataFrame, kinds: pd.DataFrame, reasons: pd.Data
     name = name[:1].upper() + name[1:]
     said = [f"{name} finds {_with_interval(overall, low, high)} of the {total:,} queries among its first ten."]
     if len(kinds):
-        worst = kinds.loc[kinds["value"].idxmin()]
+        worst = kinds.loc[kinds["ci_high"].idxmin()]
         below = worst["ci_high"] < overall
         sure = "its interval lies below that" if below else "its interval holds that: the gap may be chance"
         share = _with_interval(worst["value"], worst["ci_low"], worst["ci_high"])
-        said.append(f"Lowest is {worst['group']}: {share} of {worst['queries']:,} queries; {sure}.")
+        said.append(f"Weakest is {worst['group']}: {share} of {worst['queries']:,} queries; {sure}.")
     own = reasons[reasons["misses"] > 0].sort_values("value", ascending=False, kind="stable")
     if len(own):
         parts = [f"{r.reason} ({_with_interval(r.value, r.ci_low, r.ci_high)})" for r in own.head(2).itertuples()]
