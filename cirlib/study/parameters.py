@@ -81,7 +81,7 @@ class Drawing(Block):
     val_queries: Count = 400
     gallery_size: Count = 1_000
     pairs: Count = 6_000  # images with a description
-    family_size: Annotated[Whole, Field(ge=2)] = 25
+    family_size: Annotated[Whole, Field(ge=8)] = 25
 
 
 class DataPrep(Block):
@@ -107,6 +107,7 @@ class QFormer(Block):
     lr: Positive = 2e-4
     batch_size: Annotated[Whole, Field(ge=2)] = 64
     accumulation: Count = 1
+    edits: Count | None = None  # train edits that an epoch reads, drawn anew each time; None: all
     single_captions: Annotated[float, Field(ge=0, le=1)] = 0.5  # chance that a text is one caption, not both
     processes: Count | None = None  # that train together; None: one a GPU, without GPUs one
     chunk_size: Count | None = None  # gradient caching: images whose activations are kept at a time

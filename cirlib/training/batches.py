@@ -95,11 +95,17 @@ class TripletSampler:
                     f"so many images has {category} beside a query's own two"
                 )
 
+    def rows(self, epoch: int) -> list[np.ndarray]:
+        """The triplets of each batch of ``epoch``: all of them, or about ``qformer.edits`` drawn anew."""
+        size, params = len(self.triplets), self.params
+        parts = shuffled_batches(size, params.batch_size, self.seed, epoch)
+        return [part.numpy() for part in parts[: params.edits and -(-params.edits // params.batch_size)]]
+
     def batches(self, epoch: int, negatives: np.ndarray | None = None) -> list[Batch]:
         """The batches of ``epoch``, with their rows of the mined ``negatives`` (N, K)."""
         rng = np.random.default_rng((self.seed, epoch))
         texts = [sample_join(triplet.captions, rng, self.params.single_captions) for triplet in self.triplets]
-        parts = [part.numpy() for part in shuffled_batches(len(texts), self.params.batch_size, self.seed, epoch)]
+        parts = self.rows(epoch)
         mined = [None if negatives is None else negatives[part] for part in parts]
         return [
             Batch(self.references[part], self.targets[part], [texts[row] for row in part], own)

@@ -13,26 +13,30 @@ from cirlib.study.processes import all_reduce, shard
 from cirlib.training.batches import TripletSampler
 
 
-def mine_for_triplets(composer: QFormerComposer, sampler: TripletSampler) -> np.ndarray:
-    """Negatives of every train query among its category's images: rows of the store (N, K), never its own two.
+def mine_for_triplets(composer: QFormerComposer, sampler: TripletSampler, epoch: int) -> np.ndarray:
+    """Negatives of the train queries of ``epoch`` among their category's images: rows of the store, never its own two.
+
+    Of N train queries and K negatives (N, K); queries that the epoch does not read have -1.
 
     They are drawn at random from the hardest: ``qformer.sampling`` band draws from ``range_max`` of them, margin from
     those that score at least :data:`MARGIN` less than the target; where there are too few, any are drawn. As in the
     score, an image counts by its best token and a query's captions are joined by "and". Of several processes each
     searches for a part; all get the whole.
 
-    >>> mine_for_triplets(composer, TripletSampler(prepared.tokens, prepared.splits.train, stage.study)).shape
+    >>> mine_for_triplets(composer, TripletSampler(prepared.tokens, prepared.splits.train, stage.study), 1).shape
     (12, 2)
     """
-    params, negatives, end = sampler.params, [], 0
+    params, end = sampler.params, 0
+    negatives, read = np.full((len(sampler.triplets), params.hard_negatives), -1), np.concatenate(sampler.rows(epoch))
     rule = {"range_max": params.range_max} if params.sampling == "band" else {"absolute_margin": MARGIN}
     composer.eval()
     for part in sampler.parts.values():
         start, end = end, end + len(part.triplets)
-        references, gallery = sampler.references[start:end], sampler.tokens.rows(part.gallery)  # (n,), (M,)
-        texts = [join_captions(triplet.captions, "and")[0] for triplet in part.triplets]
+        own = np.sort(read[(start <= read) & (read < end)])  # (n,)
+        references, gallery = sampler.references[own], sampler.tokens.rows(part.gallery)  # (n,), (M,)
+        texts = [join_captions(sampler.triplets[row].captions, "and")[0] for row in own]
         where = pd.Index(gallery)
-        targets, seen = (where.get_indexer(rows) for rows in (sampler.targets[start:end], references))  # (n,) both
+        targets, seen = (where.get_indexer(rows) for rows in (sampler.targets[own], references))  # (n,) both
         mined = mine_hard_negatives(
             embed_queries(composer, sampler.tokens, references, texts),  # (n, D)
             embed_gallery(composer, sampler.tokens, gallery),  # (M, Q, D) or (M, D)
@@ -41,5 +45,5 @@ def mine_for_triplets(composer: QFormerComposer, sampler: TripletSampler) -> np.
         )  # fmt: skip
         found = all_reduce(torch.from_numpy(mined.indices + 1)).numpy() - 1  # of others' queries it has -1
         fill_at_random(found, np.stack([targets, seen], axis=1), len(gallery), sampler.seed)
-        negatives.append(gallery[found])
-    return np.concatenate(negatives)
+        negatives[own] = gallery[found]
+    return negatives

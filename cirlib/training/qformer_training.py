@@ -70,7 +70,7 @@ class QFormerTrainer:
 
         def batches(epoch: int) -> list[Batch]:
             mines = hard_negatives and epoch > params.mine_from
-            return sampler.batches(epoch, mine_for_triplets(self.composer, sampler) if mines else None)
+            return sampler.batches(epoch, mine_for_triplets(self.composer, sampler, epoch) if mines else None)
 
         def validate() -> dict[str, float]:
             scored = score_composers({"dev": self.composer}, self.tokens, dev_parts, self.study.evaluation)

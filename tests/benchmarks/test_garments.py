@@ -22,7 +22,7 @@ from cirlib.benchmarks.garments.attributes import (
     random_garment,
     visible,
 )
-from cirlib.benchmarks.garments.captions import PHRASES, Caption, edit_captions
+from cirlib.benchmarks.garments.captions import DARKER, LIGHTER, PHRASES, RELATIVE, Caption, edit_captions
 from cirlib.study.parameters import Drawing
 
 SIZES = Drawing(train_images=24, train_triplets=10, val_queries=6, gallery_size=25, pairs=12, family_size=12)
@@ -158,10 +158,20 @@ def test_no_two_images_of_a_gallery_have_the_same_attributes(plan: Catalogue) ->
         assert {garment.category for garment in garments} == {collection.category}
 
 
-def test_references_and_targets_are_one_to_three_attributes_apart_in_even_shares(plan: Catalogue) -> None:
+def test_references_and_targets_are_three_to_five_attributes_apart(plan: Catalogue) -> None:
     steps = Counter(len(difference(reference, target)) for reference, target, _ in edits(plan))
-    assert set(steps) == {1, 2, 3}
-    assert min(steps.values()) > 0.2 * sum(steps.values())
+    assert set(steps) == {3, 4, 5}
+    assert min(steps.values()) > 0.15 * sum(steps.values())
+
+
+def test_the_reference_has_near_twins_in_the_gallery_that_are_nearer_than_the_target(plan: Catalogue) -> None:
+    twins = []
+    for collection in (c for c in plan.collections if c.split == "val"):
+        garments = [image.garment for image in collection.images]
+        for query in collection.queries:
+            away = len(difference(query.reference.garment, query.target.garment))
+            twins.append(sum(0 < len(difference(query.reference.garment, other)) < away for other in garments))
+    assert np.median(twins) >= 5
 
 
 def test_every_kind_of_edit_occurs_often(plan: Catalogue) -> None:
@@ -177,9 +187,9 @@ def test_queries_use_many_images_on_both_sides(plan: Catalogue) -> None:
             assert max(uses.values()) <= 5 and len(uses) > 0.5 * len(collection.queries)
 
 
-@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("size", [8, 9, 12])
 def test_small_families_still_give_queries(size: int) -> None:
-    counts = {"family_size": size, "train_triplets": 12, "gallery_size": 24, "val_queries": 8}
+    counts = {"family_size": size, "train_images": 48, "train_triplets": 12, "gallery_size": 48, "val_queries": 8}
     assert len(edits(plan_catalogue(SIZES.model_copy(update=counts)))) == 3 * (12 + 8)
 
 
@@ -193,12 +203,15 @@ def test_the_second_colour_counts_only_where_it_shows(plan: Catalogue) -> None:
 # ---- captions ----
 
 
-def test_captions_tell_every_change_and_no_other(plan: Catalogue) -> None:
+def test_captions_tell_most_changes_once_and_no_other(plan: Catalogue) -> None:
+    named = every = 0
     for reference, target, captions in edits(plan):
         changed = difference(reference, target)
-        assert captions[0].mentions | captions[1].mentions == changed
         assert captions[0].mentions and captions[1].mentions
-        assert captions[0].text != captions[1].text
+        assert not captions[0].mentions & captions[1].mentions
+        assert captions[0].mentions | captions[1].mentions <= changed
+        named, every = named + sum(len(caption.mentions) for caption in captions), every + len(changed)
+    assert 0.85 < named / every < 0.98
 
 
 def said(text: str, name: str) -> set[str]:
@@ -237,22 +250,37 @@ def test_captions_name_only_colours_of_the_two_garments(plan: Catalogue) -> None
 
 
 @pytest.mark.parametrize("name", ["colour", "sleeves", "neckline", "length", "fit"])
-def test_the_new_value_is_named_exactly_at_least_once(plan: Catalogue, name: str) -> None:
-    for reference, target, captions in edits(plan):
-        if getattr(reference, name) != getattr(target, name):
-            assert getattr(target, name) in said(f"{captions[0].text}; {captions[1].text}", name)
+def test_a_named_change_is_told_by_its_new_value_or_a_comparison(plan: Catalogue, name: str) -> None:
+    compared = [words for way in RELATIVE.get(name, ((), ())) for _, words in way] + (["sleeves"] if name == "sleeves" else [])
+    compared += [words for _, words in (*DARKER, *LIGHTER)] if name == "colour" else []
+    exact = told = 0
+    for _, target, captions in edits(plan):
+        for caption in (caption for caption in captions if name in caption.mentions):
+            value = getattr(target, name) in said(caption.text, name)
+            assert value or any(words in caption.text for words in compared), caption.text
+            exact, told = exact + value, told + 1
+    assert exact > 0.6 * told
 
 
-@pytest.mark.parametrize("name", ["colour", "sleeves", "neckline", "length", "fit", "extra"])
-def test_what_is_replaced_is_the_old_value(plan: Catalogue, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("colour", "navy", "yellow"),
+        ("sleeves", "short", "long"),
+        ("neckline", "crew", "v-neck"),
+        ("length", "cropped", "tunic"),
+        ("fit", "fitted", "flared"),
+        ("extra", "pocket", "zipper"),
+    ],
+)
+def test_what_is_replaced_is_the_old_value(name: str, old: str, new: str) -> None:
     seen = 0
-    for reference, target, captions in edits(plan):
-        for caption in captions if difference(reference, target) == {name} else ():
-            new, contrast, old = re.split("( instead of | rather than |, not |$)", caption.text, maxsplit=1)[:3]
-            if contrast:
-                seen += 1
-                assert said(new, name) == {getattr(target, name)}, caption.text
-                assert said(old, name) == {getattr(reference, name)}, caption.text
+    for text in sentences("shirt", name, old, new):
+        told, contrast, replaced = re.split("( instead of | rather than |, not |$)", text, maxsplit=1)[:3]
+        if contrast:
+            seen += 1
+            assert said(told, name) == {new}, text
+            assert said(replaced, name) == {old}, text
     assert seen
 
 

@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 SMALL = (
-    "data_prep.drawing.train_images=75", "data_prep.drawing.train_triplets=40", "data_prep.drawing.val_queries=12", "data_prep.drawing.gallery_size=50",
+    "data_prep.drawing.train_images=75", "data_prep.drawing.train_triplets=40", "data_prep.drawing.val_queries=12",
+    "data_prep.drawing.gallery_size=50",
     "data_prep.drawing.pairs=64",
     "data_prep.drawing.family_size=8", "data_prep.num_workers=0", "models.image_size=96",
     "zero_shot.weights=[0.0,0.5,1.0]",

@@ -84,3 +84,11 @@ def test_texts_without_references_and_their_images_look_for_each_other(composer,
     logits = [[max(float(text @ token) for token in image) / 0.07 for image in images] for text in texts]
     both = cross_entropy(logits) + cross_entropy(np.array(logits).T.tolist())
     assert loss.item() == pytest.approx(both / 2, rel=1e-4)
+
+
+def test_an_epoch_may_read_a_part_of_the_triplets_drawn_anew_each_time(tokens, parts, make_study):
+    sampler = TripletSampler(tokens, parts, make_study(edits=6))
+    drawn = [np.concatenate(sampler.rows(epoch)).tolist() for epoch in range(1, 6)]
+    assert all(len(set(rows)) == len(rows) == 8 for rows in drawn)  # whole batches of 4
+    assert len({tuple(sorted(rows)) for rows in drawn}) > 1
+    assert [len(batch) for batch in sampler.batches(1)] == [4, 4]

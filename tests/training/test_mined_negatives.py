@@ -19,7 +19,9 @@ def mine(composer, tokens, parts, make_study) -> Callable[..., np.ndarray]:
     """Mines two negatives a query, or as a study with other parameters says."""
 
     def run(parts=parts, **params) -> np.ndarray:
-        return mine_for_triplets(composer, TripletSampler(tokens, parts, make_study(**{"hard_negatives": 2, **params})))
+        return mine_for_triplets(
+            composer, TripletSampler(tokens, parts, make_study(**{"hard_negatives": 2, **params})), 1
+        )
 
     return run
 
@@ -97,3 +99,10 @@ def test_margins_of_images_given_as_tokens_are_those_of_their_best_tokens(margin
         out = [*positives, *seen[row].tolist()]  # what is excluded sets no ceiling
         wanted = [i for i in order if i not in out and scores[row, i] <= ceiling][:3]
         assert [i for i in found[row] if i >= 0] == wanted
+
+
+def test_only_what_the_epoch_reads_is_searched(mine):
+    whole, part = mine(), mine(edits=6)
+    assert (whole >= 0).all()
+    assert ((part >= 0).all(axis=1) == (part >= 0).any(axis=1)).all()
+    assert (part >= 0).all(axis=1).sum() == 8
