@@ -251,7 +251,9 @@ def test_captions_name_only_colours_of_the_two_garments(plan: Catalogue) -> None
 
 @pytest.mark.parametrize("name", ["colour", "sleeves", "neckline", "length", "fit"])
 def test_a_named_change_is_told_by_its_new_value_or_a_comparison(plan: Catalogue, name: str) -> None:
-    compared = [words for way in RELATIVE.get(name, ((), ())) for _, words in way] + (["sleeves"] if name == "sleeves" else [])
+    compared = [words for way in RELATIVE.get(name, ((), ())) for _, words in way] + (
+        ["sleeves"] if name == "sleeves" else []
+    )
     compared += [words for _, words in (*DARKER, *LIGHTER)] if name == "colour" else []
     exact = told = 0
     for _, target, captions in edits(plan):

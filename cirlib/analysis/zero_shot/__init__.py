@@ -107,15 +107,17 @@ def protocol_table(prepared: Prepared, towers: TwoTowers, weight: float) -> pd.D
     >>> protocol_table(prepared, prepared.towers(), 0.5)["protocol"].tolist()[:2]
     ['clip4cir', 'searle']
     """
-    rows: list[dict] = []
+    rows, known = [], {}
     small = prepared.stage.study.data.benchmark in ("cirr", "circo")  # which have one gallery only
     for name, protocol in PROTOCOLS.items():
         if name in ("cirr", "circo") or (small and protocol.gallery != "original"):
             continue
         evaluation = Evaluation(gallery=protocol.gallery, reference=protocol.reference, captions=protocol.captions)
-        parts = prepared.splits_under(protocol.gallery).reported
-        embedded = embed(prepared, towers, parts, protocol.captions)
-        summary = summarise(score_baselines({"sum": partial(weighted_sum, weight=weight)}, embedded, evaluation), (10,))
+        key = protocol.gallery, protocol.captions  # which several share
+        if key not in known:
+            known[key] = embed(prepared, towers, prepared.splits_under(key[0]).reported, key[1])
+        scored = score_baselines({"sum": partial(weighted_sum, weight=weight)}, known[key], evaluation)
+        summary = summarise(scored, (10,))
         mean = summary[summary["category"] == "mean"].iloc[0]
         sizes = " / ".join(f"{size:,}" for size in summary.loc[summary["category"] != "mean", "gallery"])
         rows.append({"protocol": name, "used_by": protocol.used_by, "rule": mean["protocol"], "galleries": sizes,
