@@ -81,17 +81,19 @@ def test_the_report_reads_as_a_table(gap):
 def test_a_catalogue_is_drawn_with_the_studys_size_and_seed(custom_stage, tmp_path):
     drawing = {
         "train_images": 25, "train_triplets": 3, "val_queries": 2, "gallery_size": 25, "pairs": 5,
-        "family_size": 3,
+        "family_size": 25,
     }  # fmt: skip
     stage = custom_stage(
-        "data_prep", seed=5, data={"root": "drawn"}, models={"image_size": 32}, data_prep={"drawing": drawing}
+        "data_prep", data={"root": "drawn", "seed": 5}, models={"image_size": 32}, data_prep={"drawing": drawing}
     )
     acquire(stage)
     written = json.loads((tmp_path / "drawn" / "drawn.json").read_text())
     assert {name: written[name] for name in drawing} == drawing
     assert (written["seed"], written["image_size"]) == (5, 32)
-    images = load_splits(stage).images()
-    assert len(images) == 3 * (3 + 5)
+    splits = load_splits(stage)
+    images = splits.images()
+    assert [len(part.gallery) for part in splits.reported.values()] == [25] * 3
+    assert [len(splits.train[name].triplets) + len(part.triplets) for name, part in splits.dev.items()] == [3] * 3
     assert {open_rgb(path).size for path in images.values()} == {(32, 32)}
     times = {path: path.stat().st_mtime_ns for path in images.values()}
     acquire(stage)
