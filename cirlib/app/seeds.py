@@ -16,7 +16,7 @@ import yaml
 
 from cirlib.app.report import SEED_COLUMNS, read_summary, read_table, seed_spread
 from cirlib.study.errors import ParameterError, StageError, StudyError
-from cirlib.study.files import write_table
+from cirlib.study.files import write_bytes, write_table
 from cirlib.study.parameters import Study, load_study
 from cirlib.study.stage import Stage, project_root
 
@@ -65,9 +65,9 @@ def _open_home(root: Path, study: Study, contents: str) -> Path:
         shutil.rmtree(home, ignore_errors=True)
         shutil.copytree(root / "notebooks", home / "notebooks")
         shutil.copy(root / "dvc.yaml", home)
-        (home / "params.yaml").write_text(yaml.safe_dump(params))
+        write_bytes(yaml.safe_dump(params).encode(), home / "params.yaml")
         _link_data(root / "data" / study.name, home / "data" / study.name)
-        (home / "state.txt").write_text(state)
+        write_bytes(state.encode(), home / "state.txt")
     _align(home)
     return home
 
