@@ -39,7 +39,7 @@ def best_method(summary: pd.DataFrame) -> str:
     """The method with the highest mean recall@10.
 
     >>> best_method(pd.read_csv(results / "summary.csv"))
-    'qformer_hard_negatives'
+    'qformer'
     """
     return str(_mean_recall(summary).idxmax())
 
