@@ -72,12 +72,11 @@ def _run(command: list[str], variables: Mapping[str, str] | None = None) -> bool
 def main() -> None:
     """Installs; ends with the installer's own words and exit code 1 where neither uv nor pip can."""
     extras = sys.argv[1:]
-    shown = subprocess.run([*PIP, "config", "list"], capture_output=True, text=True).stdout
-    variables, arguments = uv_options(read_settings(shown.splitlines()))
+    listed = subprocess.run([*PIP, "config", "list"], capture_output=True, text=True).stdout
+    variables, arguments = uv_options(read_settings(listed.splitlines()))
     other = {"cpu": "faiss-gpu", "gpu": "faiss-cpu"}[extras[0]]
-    if (
-        subprocess.run([*PIP, "show", "--quiet", other], stderr=subprocess.DEVNULL).returncode == 0
-    ):  # one module for both
+    found = subprocess.run([*PIP, "show", "--quiet", other], stderr=subprocess.DEVNULL)
+    if found.returncode == 0:  # both provide the one module faiss
         subprocess.run([*PIP, "uninstall", "--quiet", "--yes", "faiss-cpu", "faiss-gpu"], check=True)
     wanted = ["--constraint", "requirements.lock", "--editable", f".[{','.join(extras)}]"]
     if uv := _find_uv():

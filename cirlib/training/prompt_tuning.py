@@ -54,7 +54,7 @@ def tune_prompts(prepared: Prepared) -> tuple[dict[str, PromptTunedTowers], pd.D
         "prompt_tuned", params.prompt_epochs, len(batches(1)), params.prompt_lr, study.models.precision
     )
     settings = study.model_dump(include={"seed", "evaluation"})
-    settings |= params.model_dump(include={"batch_size", "prompt_edits"})
+    settings |= params.model_dump(include={"batch_size", "prompt_edits", "edits", "single_captions"})
     data = annotations_key([*splits.train.values(), *splits.dev.values()])
     fingerprint = {"features": store.key, "towers": composer.towers.key, "settings": settings, "data": data}
     history = train(
