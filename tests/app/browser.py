@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,20 +57,19 @@ def served(root: Path, *command: str) -> Iterator[int]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     line = [sys.executable, "-m", *(part.format(port=port) for part in command)]
-    home = {"JUPYTER_CONFIG_DIR": str(root / ".jupyter"), "JUPYTER_DATA_DIR": str(root / ".jupyter-data")}
-    log = root / "server.log"
-    with log.open("w") as out:
+    with tempfile.TemporaryDirectory() as home, (Path(home) / "server.log").open("w+") as log:
+        homes = {"JUPYTER_CONFIG_DIR": f"{home}/config", "JUPYTER_DATA_DIR": f"{home}/data"}
         server = subprocess.Popen(
-            line, cwd=root, env=os.environ | home, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            line, cwd=root, env=os.environ | homes, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
-    try:
-        for _ in range(240):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert server.poll() is None, log.read_text()[-2000:]
-            time.sleep(0.5)
-        yield port
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+        try:
+            for _ in range(240):
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                assert server.poll() is None, Path(log.name).read_text()[-2000:]
+                time.sleep(0.5)
+            yield port
+        finally:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
