@@ -16,14 +16,18 @@ def scan_images(*folders: Path) -> dict[str, Path]:
     >>> scan_images(folder)
     {}
     """
-    files = [os.path.join(where, name) for folder in folders for where, _, names in os.walk(folder) for name in names]
-    ranked = [
-        (file.count(os.sep), EXTENSIONS.index(kind), file)
-        for file in files
-        if (kind := os.path.splitext(file)[1].lower()) in EXTENSIONS and os.path.exists(file)
-    ]
-    paths = [Path(file) for *_, file in sorted(ranked, reverse=True)]
-    return {path.stem: path for path in paths}  # the last of a name stays
+    return {stem: Path(file) for stem, file in _by_stem(*folders).items()}
+
+
+def _by_stem(*folders: Path) -> dict[str, str]:
+    ranked = []
+    for folder in folders:
+        for where, _, names in os.walk(folder):
+            depth = where.count(os.sep)
+            for stem, kind in map(os.path.splitext, names):
+                if kind.lower() in EXTENSIONS and os.path.exists(file := os.path.join(where, stem + kind)):
+                    ranked.append((depth, EXTENSIONS.index(kind.lower()), file, stem))
+    return {stem: file for *_, file, stem in sorted(ranked, reverse=True)}  # the last of a name stays
 
 
 def locate(stems: Mapping[str, str], *folders: Path) -> dict[str, Path | str]:
@@ -35,5 +39,5 @@ def locate(stems: Mapping[str, str], *folders: Path) -> dict[str, Path | str]:
     there = [f"{folder.name}/" for folder in folders if folder.is_dir()]
     reason = f"no file under {' or '.join(there)} has this name"
     reason = reason if there else f"no folder {' or '.join(map(str, folders))}"
-    files = scan_images(*folders)
-    return {image: files.get(stem, reason) for image, stem in stems.items()}
+    files = _by_stem(*folders)
+    return {image: Path(files[stem]) if stem in files else reason for image, stem in stems.items()}

@@ -10,4 +10,4 @@ from cirlib.figures.failure_plots import confusion_maps, exchange_bars, kind_bar
 from cirlib.figures.image_grids import Picture, heated, picture_grid, triplet_grid
 from cirlib.figures.outcome_plots import mistakes, trajectory
 from cirlib.figures.recall_plots import measured_on, paper_vs_ours, protocol_bars, recall_bars, recall_before_after
-from cirlib.figures.style import note, percent, save
+from cirlib.figures.style import percent, save

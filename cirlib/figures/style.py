@@ -14,6 +14,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from IPython.display import Image as DisplayedImage
+from IPython.display import Markdown
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -85,16 +87,23 @@ def themed(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     return drawn
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: Figure | str, path: Path) -> DisplayedImage | Markdown:
     """Write the figure as a PNG that says in words what it shows, the same bytes for the same figure.
+
+    A notebook shows what it returns: the file, so that nothing is drawn twice. A text says why there is no figure: it
+    is shown, and what an earlier run left at ``path`` goes.
 
     Figures with pictures in them get a palette of 256 colours, a quarter of the size.
 
-    >>> save(note("Nothing was trained."), folder / "rewards.png")
+    >>> save("Nothing was trained.", folder / "rewards.png").data
+    'Nothing was trained.'
     """
     if path.suffix.lower() != ".png":
         raise FigureError(f"figures are saved as .png, not as {path.name!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(figure, str):
+        path.unlink(missing_ok=True)
+        return Markdown(figure)
     drawn = BytesIO()
     with _own_settings():
         figure.savefig(drawn, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.15)
@@ -105,18 +114,7 @@ def save(figure: Figure, path: Path) -> None:
     words = dict.fromkeys(text for text in texts if text.strip("−-+.,%0123456789 "))
     said.add_text("Description", textwrap.shorten(". ".join(words), 1000, placeholder=" …"))
     replace_file(path, lambda part: image.save(part, format="png", dpi=(DPI, DPI), pnginfo=said, optimize=True))
-
-
-@themed
-def note(text: str) -> Figure:
-    """A sentence in the place of a figure that has nothing to show.
-
-    >>> figure = note("Nothing was trained.")
-    """
-    figure = plt.figure(figsize=(8, 0.8))
-    plt.close(figure)
-    figure.text(0, 0.5, text, size=12, color=MUTED, va="center", parse_math=False)
-    return figure
+    return DisplayedImage(filename=path, retina=True)
 
 
 def new_figure(

@@ -4,9 +4,9 @@ from functools import partial
 from typing import Any
 
 import torch
+import transformers  # what it is asked for it imports then: seconds, which a study without a BLIP-2 saves
 from PIL import Image
 from torch import Tensor
-from transformers import AutoProcessor, Blip2ForImageTextRetrieval
 
 from cirlib.models.devices import autocast
 from cirlib.models.weights import ModelError, fingerprint
@@ -34,7 +34,7 @@ def _pixels(processor: Any, image: Image.Image) -> Tensor:
     return processor(image, return_tensors="pt")["pixel_values"][0]
 
 
-def load_blip2(name: str) -> tuple[Blip2ForImageTextRetrieval, Any]:
+def load_blip2(name: str) -> "tuple[transformers.Blip2ForImageTextRetrieval, Any]":
     """The model and its processor, from the hub, its cache or a local folder; no remote code is run.
 
     A ModelError where it is in none of these, or another kind of model, whose missing parts would be random.
@@ -43,10 +43,10 @@ def load_blip2(name: str) -> tuple[Blip2ForImageTextRetrieval, Any]:
     16
     """
     try:
-        model, loading = Blip2ForImageTextRetrieval.from_pretrained(
+        model, loading = transformers.Blip2ForImageTextRetrieval.from_pretrained(
             name, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
-        processor = AutoProcessor.from_pretrained(name)
+        processor = transformers.AutoProcessor.from_pretrained(name)
     except Exception as error:  # a broken weights file gives nearly any
         raise ModelError.because(f"BLIP-2 {name!r} could not be loaded (a hub id or a local folder)", error) from error
     if loading["missing_keys"]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cirlib.models.devices import autocast
+from cirlib.models.length_groups import by_length
 from cirlib.models.weights import ModelError, fingerprint
 
 
@@ -42,12 +43,12 @@ class TwoTowers:
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256, normalize: bool = True) -> Tensor:
         """Texts to embeddings (N, D), on the CPU. Texts of like length go through together."""
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        features = torch.empty(len(texts), *self.shape)
-        with torch.inference_mode():
-            for rows in (order[i : i + batch_size] for i in range(0, len(texts), batch_size)):
-                features[rows] = self.text_features([texts[i] for i in rows], normalize).cpu()
-        return features
+
+        def embed(rows: list[int]) -> Tensor:
+            return self.text_features([texts[i] for i in rows], normalize).cpu()
+
+        with torch.no_grad():
+            return by_length(embed, texts, batch_size) if texts else torch.empty(0, *self.shape)
 
     def text_features(self, texts: list[str], normalize: bool = True) -> Tensor:
         """Texts to embeddings (B, D) with gradients, on the model's device."""

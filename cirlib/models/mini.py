@@ -91,6 +91,8 @@ def mini_towers(
             {"hf_model_name": str(minilm_folder()), "hf_proj_type": "linear", "hf_pooler_type": "mean_pooler"},
         )
     model.text.transformer.set_attn_implementation("eager")  # at these lengths faster than the fused kernel on CPUs
+    for dropout in (module for module in model.modules() if isinstance(module, nn.Dropout)):
+        dropout.p = 0.0  # as in a CLIP
     _load_efficientnet(model.visual.trunk)
     model.lock_image_tower()
     model.lock_text_tower(freeze_layer_norm=True)
@@ -130,8 +132,8 @@ def align(
     for epoch in range(1, epochs + 1):
         losses = []
         for rows in torch.randperm(len(pooled), generator=generator).split(batch_size):
-            images = F.normalize(image_head(pooled[rows]), dim=-1)  # (B, D)
-            captions = F.normalize(text_head(texts[rows]), dim=-1)  # (B, D)
+            images = F.normalize(image_head(pooled[rows].to(towers.device)), dim=-1)  # (B, D)
+            captions = F.normalize(text_head(texts[rows].to(towers.device)), dim=-1)  # (B, D)
             loss = loss_of(images, captions, model.logit_scale.exp())
             optimizer.zero_grad()
             loss.backward()

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cirlib.benchmarks import Benchmark, join_captions
+from cirlib.models.devices import DTYPES, best_device, precision_here
 from cirlib.models.feature_store import FeatureStore, ImageFeatures, begin_store, build_store, contents_key
 from cirlib.models.image_encoding import ImageEncoder, LiveFeatures, encode_images
 from cirlib.models.mini import align, mini_towers, save_heads
@@ -43,12 +44,11 @@ def align_towers(prepared: Prepared) -> pd.DataFrame:
     stage, models = prepared.stage, prepared.stage.study.models
     if models.clip != "mini" or models.clip_pretrained is not None:
         return pd.DataFrame(columns=["epoch", "loss"])
-    towers = mini_towers(models.image_size, device=torch.device("cpu"), dtype=torch.float32)
-    pairs = prepared.pairs
+    towers = mini_towers(models.image_size, device=best_device(), dtype=DTYPES[precision_here(models.precision)])
+    pairs, text = prepared.pairs, towers.model.text
     pooled = _pooled_tokens(prepared.tokens, [pair["image"] for pair in pairs])
-    captions, text = [pair["caption"] for pair in pairs], towers.model.text
     head, text.proj = text.proj, torch.nn.Identity()  # for MiniLM's own sentence embeddings, (N, 384)
-    texts = torch.cat([text(towers.tokenize(captions[i : i + 256])) for i in range(0, len(captions), 256)])
+    texts = towers.encode_texts([pair["caption"] for pair in pairs], normalize=False)
     text.proj = head
     history = pd.DataFrame(align(towers, pooled, texts, epochs=20, lr=1e-3, batch_size=256, seed=stage.study.seed))
     save_heads(towers, stage.data / "two_towers.safetensors")

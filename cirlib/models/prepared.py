@@ -32,7 +32,13 @@ class Prepared:
 
     def splits_under(self, gallery: str) -> Splits:
         """The parts with the galleries of a protocol, ``original`` or ``val_split``, without unusable images."""
-        return load_splits(self.stage, gallery)
+        if gallery not in self._splits:
+            self._splits[gallery] = load_splits(self.stage, gallery)
+        return self._splits[gallery]
+
+    @cached_property
+    def _splits(self) -> dict[str, Splits]:
+        return {}
 
     @cached_property
     def pairs(self) -> list[dict[str, str]]:

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cirlib.models.clip import TwoTowers, weighted_sum
+from cirlib.models.length_groups import by_length, halves
 from cirlib.models.weights import ModelError
 from cirlib.study.files import replace_file
 
@@ -48,14 +49,12 @@ class PromptTunedTowers(nn.Module):
         return weighted_sum(references, texts, weight)
 
     def embed_queries(self, references: Tensor, texts: list[str]) -> Tensor:
-        """Queries (B, D) with gradients, from embeddings of references (B, D) on the towers' device, and B edits.
+        """Queries (B, D) with gradients, from embeddings of references (B, D) on the towers' device, and B edits."""
 
-        Texts of like length go through together, so that little is computed on padding.
-        """
-        order = torch.tensor([len(text) for text in texts]).argsort(stable=True)
-        groups = order.split(max(32, -(-len(texts) // 2)))
-        features = torch.cat([self.towers.text_features([texts[i] for i in rows.tolist()]) for rows in groups])
-        return self.compose(references, features[order.argsort().to(features.device)])
+        def embed(rows: list[int]) -> Tensor:
+            return self.towers.text_features([texts[i] for i in rows])
+
+        return self.compose(references, by_length(embed, texts, halves(texts)))
 
 
 def save_prompts(composer: PromptTunedTowers, path: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer, Blip2QFormerConfig, Blip2QFormerModel
-from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
+from transformers.models.blip_2.modeling_blip_2 import Blip2QFormerLayer, Blip2TextEmbeddings
 
 from cirlib.models.blip2 import load_blip2
+from cirlib.models.length_groups import by_length, halves
 from cirlib.models.mini import IMAGE_WIDTH
 from cirlib.models.weights import ModelError, minilm_folder, quiet_transformers
 from cirlib.study.files import replace_file
@@ -63,6 +64,17 @@ class FrozenTextStates(nn.Module):
         return torch.cat([queries, states.to(queries.dtype)], dim=1)
 
 
+class LastLayer(Blip2QFormerLayer):
+    """The Q-Former's last layer. Behind queries nobody reads its text states, whose feed-forward it leaves out."""
+
+    def forward(self, *args: Any, query_length: int = 0, **kwargs: Any) -> Tensor:
+        self.reads_text = query_length == 0
+        return super().forward(*args, query_length=query_length, **kwargs)
+
+    def feed_forward_chunk(self, attention_output: Tensor) -> Tensor:
+        return super().feed_forward_chunk(attention_output) if self.reads_text else attention_output
+
+
 class QFormerComposer(nn.Module):
     """The trainable part of BLIP-2: query tokens, text embeddings, Q-Former and the two projections.
 
@@ -70,12 +82,14 @@ class QFormerComposer(nn.Module):
     """
 
     def __init__(
-        self, config: Blip2QFormerConfig, num_query_tokens: int, width: int, tokenizer, settings: QFormerSettings
-    ) -> None:
+        self, config: Blip2QFormerConfig, num_query_tokens: int, width: int, tokenizer, settings: QFormerSettings,
+        embeddings: nn.Module | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.query_tokens = nn.Parameter(torch.empty(1, num_query_tokens, config.hidden_size).normal_(0, 0.02))
-        self.embeddings: nn.Module = TextEmbeddings(config)
+        self.embeddings = TextEmbeddings(config) if embeddings is None else embeddings
         self.qformer = Blip2QFormerModel(config)
+        self.qformer.encoder.layer[-1].__class__ = LastLayer
         self.vision_projection = nn.Linear(config.hidden_size, width)
         self.text_projection = nn.Linear(config.hidden_size, width)
         self.log_temperature = nn.Parameter(torch.tensor(0.07).log())
@@ -92,16 +106,12 @@ class QFormerComposer(nn.Module):
         return self.log_temperature.exp().clamp(0.01, 0.5)
 
     def embed_queries(self, reference: Tensor, texts: Sequence[str]) -> Tensor:
-        """Reference tokens (B, T, C) and B texts to normalised query embeddings (B, D).
+        """Reference tokens (B, T, C) and B texts to normalised query embeddings (B, D)."""
 
-        Texts of like length go through together, so that little is computed on padding.
-        """
-        ids, mask = self.tokenize(texts)
-        groups, parts = mask.sum(1).argsort(stable=True).split(max(32, -(-len(texts) // 2))), []
-        for rows in groups:
-            longest = mask[rows[-1]].sum()
-            parts.append(self._embed_group(reference[rows], ids[rows, :longest], mask[rows, :longest]))
-        return torch.cat(parts)[torch.cat(groups).argsort().to(self.device)]
+        def embed(rows: list[int]) -> Tensor:
+            return self._embed_group(reference[rows], *self.tokenize([texts[i] for i in rows]))
+
+        return by_length(embed, texts, halves(texts))
 
     def _embed_group(self, reference: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         fused = self.fuse(reference, ids, mask)  # (B, Q, H)
@@ -201,8 +211,7 @@ def mini_qformer(num_query_tokens: int, width: int, settings: QFormerSettings, l
         attn_implementation="eager",  # on CPUs the fused kernel's backward is the slower one at these lengths
     )
     tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
-    composer = QFormerComposer(config, num_query_tokens, width, tokenizer, settings)
-    composer.embeddings = frozen
+    composer = QFormerComposer(config, num_query_tokens, width, tokenizer, settings, frozen)
     composer.qformer.layernorm.load_state_dict(frozen.last_norm[0].state_dict())
     state = composer.qformer.encoder.layer.state_dict()
     for name in state:  # MiniLM's feed-forwards go twice, for text and for queries

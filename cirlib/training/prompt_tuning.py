@@ -38,7 +38,8 @@ def tune_prompts(prepared: Prepared) -> tuple[dict[str, PromptTunedTowers], pd.D
     set_seed(study.seed)
     weight = stage.read_choice("zero_shot", "weights.json")["sum"]
     composer = PromptTunedTowers(prepared.towers(), params.prompt_vectors, weight)
-    sampler, device = TripletSampler(store, splits.train, study), composer.towers.device
+    reads = study.model_copy(update={"qformer": params.model_copy(update={"edits": params.prompt_edits})})
+    sampler, device = TripletSampler(store, splits.train, reads), composer.towers.device
 
     def loss_of(batch: Batch) -> tuple[Tensor, dict[str, float]]:
         queries = composer.embed_queries(store.read(batch.references, device), batch.texts)
@@ -47,18 +48,15 @@ def tune_prompts(prepared: Prepared) -> tuple[dict[str, PromptTunedTowers], pd.D
     def validate() -> dict[str, float]:
         return {SELECT: mean_recall(score_prompts({"dev": composer}, prepared, splits.dev, study.evaluation), 10)}
 
-    def batches(epoch: int) -> list[Batch]:
-        return sampler.batches(epoch)[: params.prompt_edits and -(-params.prompt_edits // params.batch_size)]
-
     config = TrainingConfig(
-        "prompt_tuned", params.prompt_epochs, len(batches(1)), params.prompt_lr, study.models.precision
+        "prompt_tuned", params.prompt_epochs, len(sampler.rows(1)), params.prompt_lr, study.models.precision
     )
     settings = study.model_dump(include={"seed", "evaluation"})
-    settings |= params.model_dump(include={"batch_size", "prompt_edits", "edits", "single_captions"})
+    settings |= params.model_dump(include={"batch_size", "prompt_edits", "single_captions"})
     data = annotations_key([*splits.train.values(), *splits.dev.values()])
     fingerprint = {"features": store.key, "towers": composer.towers.key, "settings": settings, "data": data}
     history = train(
-        composer, batches, loss_of, config, stage.unfinished / config.run, Hooks(validate),
+        composer, sampler.batches, loss_of, config, stage.unfinished / config.run, Hooks(validate),
         fingerprint=fingerprint,
     )  # fmt: skip
     return {config.run: composer}, pd.DataFrame(history.records)

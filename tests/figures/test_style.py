@@ -147,7 +147,7 @@ def test_a_notebook_shows_a_figure_once_as_a_picture():
 
 def test_figures_are_saved_as_png_only(tmp_path):
     with pytest.raises(style.FigureError, match=r"saved as \.png, not as 'note\.pdf'"):
-        figures.save(figures.note("Nothing was trained."), tmp_path / "note.pdf")
+        figures.save("Nothing was trained.", tmp_path / "note.pdf")
 
 
 def test_the_text_for_who_cannot_see_a_figure_begins_with_its_headline_and_leaves_numbers_out(tmp_path):

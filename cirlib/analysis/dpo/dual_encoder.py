@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from cirlib.models.clip import TwoTowers
 from cirlib.models.devices import autocast
 from cirlib.models.feature_store import ImageFeatures
+from cirlib.models.length_groups import by_length, halves
 from cirlib.models.qformer import QFormerComposer
 from cirlib.study.pictures import open_rgb
 
@@ -70,7 +71,10 @@ class DualEncoder(nn.Module):
     @torch.inference_mode()
     def embed_queries(self, references: Sequence[str], texts: Sequence[str], normalize: bool = True) -> Tensor:
         """Query vectors (N, D) of any number of edits, on the CPU."""
-        vectors = _by_length(self.query_vectors, references, texts, CHUNK).float().cpu()
+        vectors = by_length(
+            lambda rows: self.query_vectors([references[i] for i in rows], [texts[i] for i in rows]), texts, CHUNK
+        )
+        vectors = vectors.float().cpu()
         return F.normalize(vectors, dim=-1) if normalize else vectors
 
     @torch.inference_mode()
@@ -78,14 +82,6 @@ class DualEncoder(nn.Module):
         """Image vectors (M, D) or (M, Q, D) of any number of images, on the CPU."""
         chunks = (ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK))
         return torch.cat([self.image_vectors(chunk).float().cpu() for chunk in chunks])
-
-
-def _by_length(embed: QueryTower, references: Sequence[str], texts: Sequence[str], size: int) -> Tensor:
-    """What ``embed`` gives, ``size`` queries with texts of like length at once, in their order (N, D)."""
-    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-    groups = [order[start : start + size] for start in range(0, len(order), size)]
-    parts = [embed([references[i] for i in rows], [texts[i] for i in rows]) for rows in groups]
-    return torch.cat(parts)[torch.tensor(order).argsort()]
 
 
 class _Projection(nn.Linear):
@@ -106,15 +102,16 @@ class TextTower(nn.Module):
     def __init__(self, towers: TwoTowers) -> None:
         super().__init__()
         self.towers = copy(towers)
-        self.model = self.towers.model = deepcopy(towers.model).requires_grad_(True)
-        self.model.visual = nn.Identity()
+        text_only = copy(towers.model)
+        text_only._modules = text_only._modules | {"visual": nn.Identity()}
+        self.model = self.towers.model = deepcopy(text_only).requires_grad_(True)
         self.model.logit_scale.requires_grad_(False)
 
     def forward(self, references: Sequence[str], texts: Sequence[str]) -> Tensor:
-        def embed(_: Sequence[str], some: list[str]) -> Tensor:
-            return self.towers.text_features(some, normalize=False)
+        def embed(rows: list[int]) -> Tensor:
+            return self.towers.text_features([texts[i] for i in rows], normalize=False)
 
-        return _by_length(embed, references, texts, max(16, -(-len(texts) // 2)))
+        return by_length(embed, texts, halves(texts))
 
 
 class QFormerTower(nn.Module):

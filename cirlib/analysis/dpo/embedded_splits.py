@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from cirlib.analysis.dpo.dual_encoder import DualEncoder
 from cirlib.benchmarks import Benchmark, query_texts
+from cirlib.retrieval.cirr_circo import chance
 from cirlib.retrieval.ranks import Ranks
-from cirlib.retrieval.scoring import Scored, average_texts, score, summarise
+from cirlib.retrieval.scoring import Scored, average_texts, mean_recall, score
 from cirlib.retrieval.similarity import similarity
 from cirlib.study.parameters import Evaluation
 
@@ -88,10 +89,10 @@ def embedding_statistics(embedded: Sequence[EmbeddedSplit]) -> dict[str, float]:
     >>> embedding_statistics(splits)["chance"]
     1.0
     """
-    rows = [_statistics(one) for one in embedded]
-    mean = summarise([one.scored for one in embedded], (10,)).iloc[-1]
+    rows, scored = [_statistics(one) for one in embedded], [one.scored for one in embedded]
     means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-    return {"recall@10": float(mean["value"]), "chance": float(mean["chance"]), **means}
+    guessed = float(np.mean([chance("recall@10", one.benchmark, one.candidates) for one in scored]))
+    return {"recall@10": mean_recall(scored, 10), "chance": guessed, **means}
 
 
 def _statistics(e: EmbeddedSplit) -> dict[str, float]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from IPython.display import DisplayObject
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
@@ -25,7 +26,7 @@ from cirlib.study.files import write_table
 from cirlib.study.parameters import DPO
 from cirlib.training.loop import shuffled_batches
 
-TRACKED = 6  # times that the model in training is measured
+TRACKED = 4  # times that the model in training is measured
 
 
 class Experiment:
@@ -45,13 +46,12 @@ class Experiment:
         self.tables.mkdir(parents=True, exist_ok=True)
         self.pictures.mkdir(parents=True, exist_ok=True)
 
-    def show(self, name: str, table: pd.DataFrame, draw: Callable[..., Figure]) -> Figure:
-        """Writes ``table`` as CSV and, as a picture, ``draw`` of it with its context, or why it is empty."""
+    def show(self, name: str, table: pd.DataFrame, draw: Callable[..., Figure]) -> DisplayObject:
+        """Writes ``table`` as CSV and, as a picture, ``draw`` of it with its context; shown, or why it is empty."""
         if len(table):
             write_table(table.round(6), self.tables / f"{name}.csv")
-        figure = draw(table, context=self._measured_on(name)) if len(table) else figures.note(self.why_not(name))
-        figures.save(figure, self.pictures / f"{name}.png")
-        return figure
+        figure = draw(table, context=self._measured_on(name)) if len(table) else self.why_not(name)
+        return figures.save(figure, self.pictures / f"{name}.png")
 
     def _measured_on(self, name: str) -> str:
         """Protocol, queries and gallery of the part that a table of ours is about."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from cirlib.analysis.dpo.context import RunContext
 from cirlib.analysis.dpo.dual_encoder import DualEncoder
 from cirlib.analysis.dpo.embedded_splits import embed_splits, embedding_statistics
-from cirlib.analysis.dpo.grid import READINGS
+from cirlib.analysis.dpo.grid import READINGS, at_grid_size
 from cirlib.analysis.dpo.preferences import Preferences
 from cirlib.retrieval.recall_and_precision import median_rank
 from cirlib.retrieval.scoring import Scored, mean_recall
@@ -100,7 +100,8 @@ def measured_start(context: RunContext, params: DPO) -> dict:
 def measured_run(context: RunContext, params: DPO, *, corruption: str | None = None, with_dev: bool = False) -> dict:
     """The record of one run, computed once and then read: its numbers and ranks on the reported split, or also on dev.
 
-    ``change`` is from the recall@10 of its own start; ``read`` holds the hits that each mistaken reading finds.
+    ``change`` is from the recall@10 of its own start; of the study's own setting, ``read`` holds the hits that each
+    mistaken reading finds.
 
     >>> record = measured_run(context, DPO(trains="query_projection", num_negatives=2))
     >>> record["chance"], record["change"]
@@ -110,7 +111,7 @@ def measured_run(context: RunContext, params: DPO, *, corruption: str | None = N
     def measure() -> dict:
         start = time.perf_counter()
         run = train_preferences(context, params, corruption=corruption)
-        record = {"seconds": time.perf_counter() - start, **_measured(context, run), **params.model_dump()}
+        record = {"seconds": time.perf_counter() - start, **_measured(context, run, params), **params.model_dump()}
         if with_dev:
             dev = embed_splits(run.encoder, context.splits.dev, context.evaluation)
             record["dev/recall@10"] = mean_recall([one.scored for one in dev], 10)
@@ -122,10 +123,11 @@ def measured_run(context: RunContext, params: DPO, *, corruption: str | None = N
     return record | change | {"command": _command(context.study, params)}
 
 
-def _measured(context: RunContext, run: TrainedRun) -> dict:
+def _measured(context: RunContext, run: TrainedRun, params: DPO) -> dict:
     """The numbers of a trained run on the reported split, and how good its negatives were."""
     embedded = embed_splits(run.encoder, context.splits.reported, context.evaluation)
     scored, attributes, quality = [one.scored for one in embedded], context.prepared.attributes, {}
+    own = params.model_copy(update={"repetition": 0}) == at_grid_size(context.study.dpo)
     if attributes is not None and run.preferences.negatives is not None:
         quality = run.preferences.edits.quality(run.preferences.negatives, attributes)
     return {
@@ -138,7 +140,9 @@ def _measured(context: RunContext, run: TrainedRun) -> dict:
         **quality,
         "queries": sum(len(one.queries) for one in embedded),
         "hits": float(sum(one.recall(10).sum() for one in scored)),
-        "read": {how: float(sum(one.read(how).recall(10).sum() for one in embedded)) for how in READINGS.values()},
+        "read": {
+            how: float(sum(one.read(how).recall(10).sum() for one in embedded)) for how in READINGS.values() if own
+        },
         **_ranks(scored),
     }
 

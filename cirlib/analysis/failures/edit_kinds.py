@@ -1,8 +1,8 @@
 """What an edit speaks of, read from its captions with an open list of words, ``edit_lexicon.csv``."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Sequence
+from functools import cache, lru_cache
 from pathlib import Path
 
 import pandas as pd
@@ -56,12 +56,14 @@ def kind_names() -> list[str]:
 
 
 def _found(group: str, captions: Sequence[str]) -> list[str]:
-    spoken = {kind for caption in captions for kind in _read(_lexicon(group), caption)}
+    spoken = {kind for caption in captions for kind in _read(group, caption)}
     return [kind for kind in dict.fromkeys(_lexicon(group).values()) if kind in spoken]
 
 
-def _read(terms: Mapping[str, str], caption: str) -> Iterator[str]:
+@lru_cache(100_000)  # the queries of a study are read once for each of its methods
+def _read(group: str, caption: str) -> list[str]:
     """The kinds of the terms in ``caption``; a phrase counts before its words: "tunic length" is a length, no tunic."""
+    terms, kinds = _lexicon(group), []
     words = _SLEEVE_LENGTH.sub("", " ".join(re.findall(r"[\w']+", caption.lower().replace("’", "'")))).split()
     start = 0
     while start < len(words):
@@ -70,6 +72,7 @@ def _read(terms: Mapping[str, str], caption: str) -> Iterator[str]:
             ends = range(len(phrase), phrase.rfind(" ") + 1, -1)  # the longest beginning first, down to one letter
             names = (phrase, *(f"{phrase[:end]}*" for end in ends))
             if kind := next((terms[name] for name in names if name in terms), None):
-                yield kind
+                kinds.append(kind)
                 break
         start += size
+    return kinds

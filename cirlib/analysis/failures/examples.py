@@ -46,7 +46,7 @@ def draw_queries(queries: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
     return mixed.loc[turns.index].head(count)
 
 
-def fixed_grid(queries: pd.DataFrame, best: Mapping[str, str], count: int) -> Figure:
+def fixed_grid(queries: pd.DataFrame, best: Mapping[str, str], count: int) -> Figure | str:
     """:func:`retrieval_grid` of the first so many :func:`fixed_queries`.
 
     >>> figure = fixed_grid(pd.DataFrame(columns=["method"]), {"zero-shot": "sum"}, 6)  # a note
@@ -57,7 +57,7 @@ def fixed_grid(queries: pd.DataFrame, best: Mapping[str, str], count: int) -> Fi
     return retrieval_grid(fixed.head(count), "Found now, not before", note)
 
 
-def retrieval_grid(queries: pd.DataFrame, title: str, note: str = "") -> Figure:
+def retrieval_grid(queries: pd.DataFrame, title: str, note: str = "") -> Figure | str:
     """Reference, edit, the best five and where the target came, a row a query; a note where there are no queries.
 
     The queries are of one method, which stands in the title. A target among the best is framed in green.
@@ -65,7 +65,7 @@ def retrieval_grid(queries: pd.DataFrame, title: str, note: str = "") -> Figure:
     >>> figure = retrieval_grid(pd.DataFrame(), "The worst")
     """
     if queries.empty:
-        return figures.note(f"{title}: no query.")
+        return f"{title}: no query."
     rows, titles = [], []
     for row in queries.itertuples():
         path = row.benchmark.path
@@ -79,7 +79,7 @@ def retrieval_grid(queries: pd.DataFrame, title: str, note: str = "") -> Figure:
     return figures.picture_grid(rows, title, titles, note="  ·  ".join(notes))
 
 
-def attention_grid(queries: pd.DataFrame, best: Mapping[str, str], prepared: Prepared, count: int) -> Figure:
+def attention_grid(queries: pd.DataFrame, best: Mapping[str, str], prepared: Prepared, count: int) -> Figure | str:
     """Where the best Q-Former's tokens look: in queries that it fixed, and in its worst misses.
 
     Maps are means of all query tokens. How alike the tokens are is measured on these queries and said under the title.
@@ -87,7 +87,7 @@ def attention_grid(queries: pd.DataFrame, best: Mapping[str, str], prepared: Pre
     >>> figure = attention_grid(pd.DataFrame(), {"zero-shot": "sum"}, prepared, 6)  # a note
     """
     if QFORMER not in best:
-        return figures.note("The study has no Q-Former.")
+        return "The study has no Q-Former."
     fixed = fixed_queries(queries, best).head(-(-count // 2))
     shown = pd.concat([fixed, select_method(queries, best[QFORMER]).nlargest(count // 2, "rank")])
     composer = trained_composer(prepared, best[QFORMER])

@@ -4,7 +4,7 @@ The weights are chosen on dev; a table says what the protocol alone is worth.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pandas as pd
@@ -113,10 +113,14 @@ def protocol_table(prepared: Prepared, towers: TwoTowers, weight: float) -> pd.D
         if name in ("cirr", "circo") or (small and protocol.gallery != "original"):
             continue
         evaluation = Evaluation(gallery=protocol.gallery, reference=protocol.reference, captions=protocol.captions)
-        key = protocol.gallery, protocol.captions  # which several share
-        if key not in known:
-            known[key] = embed(prepared, towers, prepared.splits_under(key[0]).reported, key[1])
-        scored = score_baselines({"sum": partial(weighted_sum, weight=weight)}, known[key], evaluation)
+        parts, style = prepared.splits_under(protocol.gallery).reported, protocol.captions
+        if style not in known:
+            known[style] = embed(prepared, towers, parts, style)
+        embedded = {
+            category: replace(queries, benchmark=parts[category], gallery=prepared.clip[parts[category].gallery])
+            for category, queries in known[style].items()
+        }
+        scored = score_baselines({"sum": partial(weighted_sum, weight=weight)}, embedded, evaluation)
         summary = summarise(scored, (10,))
         mean = summary[summary["category"] == "mean"].iloc[0]
         sizes = " / ".join(f"{size:,}" for size in summary.loc[summary["category"] != "mean", "gallery"])

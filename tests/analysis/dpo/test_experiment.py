@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cirlib import figures
 from cirlib.analysis.dpo.effects import SECOND
 from cirlib.analysis.dpo.embedded_splits import embed_splits
 from cirlib.analysis.dpo.experiment import Experiment
@@ -61,10 +60,12 @@ def test_the_studys_own_run_is_shown_before_training_and_measured_on_dev_on_its_
 def test_a_section_is_a_table_and_a_picture_or_a_sentence(make_context):
     experiment = Experiment(make_context(grid="none").prepared)
     drawn = []
-    experiment.show("x", experiment.sweep(), draw=lambda *_, **__: pytest.fail("nothing to draw"))
-    assert (experiment.pictures / "x.png").is_file()
+    (experiment.pictures / "x.png").write_bytes(b"of an earlier run")
+    shown = experiment.show("x", experiment.sweep(), draw=lambda *_, **__: pytest.fail("nothing to draw"))
+    assert shown.data == "Not run: dpo.grid is none."
+    assert not (experiment.pictures / "x.png").exists()
     assert not (experiment.tables / "x.csv").exists()
-    experiment.show("y", pd.DataFrame({"a": [1.0]}), lambda table, context: drawn.append(context) or figures.note("y"))
+    experiment.show("y", pd.DataFrame({"a": [1.0]}), lambda table, context: drawn.append(context) or "y")
     assert "reference removed" in drawn[0]
     assert (experiment.tables / "y.csv").read_text() == "a\n1.0\n"
 

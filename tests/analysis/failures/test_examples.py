@@ -20,7 +20,7 @@ def test_fixed_is_what_one_finds_and_the_other_missed_the_furthest_first(make_sc
     assert fixed[["rank", "before"]].values.tolist() == [[4, 61], [10, 21]] and set(fixed["method"]) == {"qformer"}
     assert examples.fixed_queries(queries, {"zero-shot": "qformer", "Q-Former": "sum"}).empty
     assert examples.fixed_queries(queries, {"zero-shot": "sum"}).empty
-    assert examples.fixed_grid(queries, {"zero-shot": "sum"}, 6).texts  # a note
+    assert examples.fixed_grid(queries, {"zero-shot": "sum"}, 6) == "Found now, not before: no query."
 
 
 def test_the_grid_of_fixed_queries_says_how_many_there_are_and_by_whom(make_scored, monkeypatch):

@@ -1,0 +1,22 @@
+"""Texts of like length embedded together, so that little is computed on padding."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def by_length(embed: Callable[[list[int]], Tensor], texts: Sequence[str], size: int) -> Tensor:
+    """What ``embed`` gives for rows of ``texts``, (N, …) in their order; it is asked for up to ``size`` at a time.
+
+    >>> by_length(lambda rows: torch.tensor(rows), ["long text", "short"], size=1).tolist()
+    [0, 1]
+    """
+    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+    parts = torch.cat([embed(order[start : start + size]) for start in range(0, len(order), size)])
+    return parts[torch.tensor(order, device=parts.device).argsort()]
+
+
+def halves(texts: Sequence[str]) -> int:
+    """Rows at a time in training: the shorter half of a batch, then the longer; few are not worth halving."""
+    return max(32, -(-len(texts) // 2))
