@@ -108,10 +108,14 @@ def effects(table: pd.DataFrame, *, context: str = "") -> Figure:
         for column, fusion in enumerate(fusions):
             panel = axes[number * len(fusions) + column]
             own = table[(table["factor"] == factor) & (table["fusion"] == fusion)]
-            _interval_marks(panel, own, levels, withins)
-            style.label_rows(panel, [_pretty(level) for level in levels] if not column else [""] * len(levels))
             head = f"{_pretty(factor)} against {'its own start' if factor == 'change' else _pretty(against)}"
             panel.set_title(f"{_pretty(fusion)}: {head}" if not number else head, loc="left", size=11.5)
+            if own.empty:
+                panel.text(0.5, 0.5, "not run", transform=panel.transAxes, ha="center", va="center", color=style.MUTED)
+                panel.set(xticks=[], yticks=[])
+                continue
+            _interval_marks(panel, own, levels, withins)
+            style.label_rows(panel, [_pretty(level) for level in levels] if not column else [""] * len(levels))
     for panel in axes[-len(fusions) :]:
         panel.set_xlabel("difference in Recall@10 (points)")
     figure.legend(handles=[_mark(name) for name in withins], **style.BELOW, ncols=6)

@@ -94,12 +94,12 @@ def sweep_runs(params: DPO) -> list[GridRun]:
 def factorial_runs(params: DPO) -> list[GridRun]:
     """The switches' settings. In-batch objectives read no negatives, so that switch does not multiply them.
 
-    ``full``: all of them; projections three times, towers once and a spread of them twice. ``small``, all twice: each
-    objective on top-k and on random negatives for a projection; DPO on both for both projections and, without the sum
-    (its tower is the text's again), for the query tower.
+    ``full``: all of them; projections three times, towers once and a spread of them twice. ``small``, all twice: DPO on
+    top-k and on random negatives, for one projection, both, and the query tower (without the sum, whose tower is the
+    text's again); the other kinds of objective for the text tower.
 
     >>> len(factorial_runs(DPO(grid="full"))), len(factorial_runs(DPO(grid="small")))
-    (468, 80)
+    (468, 38)
     """
     runs, fusions, objectives, negatives, trains = [], *SWITCHES.values()
     for fusion, objective, trained in product(fusions, objectives, trains):
@@ -123,9 +123,10 @@ def _repetitions(grid: str, labels: dict[str, str]) -> int:
             *IN_BATCH,
         )
         return REPETITIONS[grid] if "projection" in trains else 1 + spread
-    tower = trains == "query_tower" and labels["fusion"] != "sum"
-    wanted = trains == "query_projection" or (objective == "dpo sigmoid" and (tower or trains == "both_projections"))
-    return REPETITIONS.get(grid, 0) * (wanted and negatives in ("top", "random", "in-batch"))
+    tower, fusion = trains == "query_tower", labels["fusion"]
+    ours = objective == "dpo sigmoid" and negatives in ("top", "random") and not (tower and fusion == "sum")
+    losses = objective in ("info_nce_mined", *IN_BATCH) and negatives in ("top", "in-batch") and fusion == "text_only"
+    return REPETITIONS.get(grid, 0) * ((ours and trains != "both_towers") or (losses and tower))
 
 
 def mistake_runs(params: DPO) -> list[tuple[str, str | None, DPO]]:

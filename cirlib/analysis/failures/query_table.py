@@ -15,6 +15,7 @@ from cirlib.study.errors import ParameterError
 K = 10  # recall@K is what is taken apart
 BINS = 5  # of words and likeness
 MANY = 4  # changed things and more are one group
+FEW = 10  # queries, too few for a group of their own
 
 
 def query_table(scored: Sequence[Scored]) -> pd.DataFrame:
@@ -74,12 +75,11 @@ def by_question(queries: pd.DataFrame, store: FeatureStore) -> pd.DataFrame:
     ['2', '1']
     """
     words = [len(" ".join(captions).split()) for captions in queries["captions"]]
-    numbers = [str(number) for number in range(MANY)] + [f"{MANY} or more"]
-    changed = [numbers[min(MANY, len(subjects(captions)))] for captions in queries["captions"]]
+    changed = [len(subjects(captions)) for captions in queries["captions"]]
     cosines = (store[list(queries["reference"])] * store[[targets[0] for targets in queries["targets"]]]).sum(-1)
     tables = {
         "words in the captions": _recall_by(queries, _fifths(words, "{:.0f}")),
-        "things the edit changes": _recall_by(queries, pd.Categorical(changed, numbers)),
+        "things the edit changes": _recall_by(queries, _counted(changed)),
         "likeness of reference and target": _recall_by(queries, _fifths(cosines.tolist(), "{:.2f}")),
     }
     return pd.concat(tables, names=["by"]).reset_index("by").reset_index(drop=True)
@@ -139,6 +139,17 @@ def _recall_by(queries: pd.DataFrame, groups: pd.Categorical) -> pd.DataFrame:
             ]
         )
     return pd.DataFrame(rows, columns=["group", "queries", "value", "ci_low", "ci_high", "chance"])
+
+
+def _counted(numbers: Sequence[int]) -> pd.Categorical:
+    """Of each query its number, ``MANY`` and more as one; the smallest together until they have ``FEW``."""
+    flat = np.minimum(numbers, MANY)  # (N,)
+    ends = [end for end in sorted(set(flat)) if (flat <= end).sum() >= FEW or end == flat.max()]
+    names = []
+    for before, end in zip([-1, *ends], ends, strict=False):
+        low = flat[flat > before].min()
+        names.append(f"{low} or more" if end == MANY else str(low) if low == end else f"{low} to {end}")
+    return pd.Categorical([names[group] for group in np.searchsorted(ends, flat)], names)
 
 
 def _fifths(values: Sequence[float], form: str) -> pd.Categorical:

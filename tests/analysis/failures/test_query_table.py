@@ -58,9 +58,12 @@ def test_recall_by_kind_counts_a_query_in_each_of_its_kinds(queries):
 
 def test_recall_by_the_number_of_things_changed(make_scored, make_store, tmp_path):
     captions = [("is nicer",), ("is red",), ("is red and longer",), ("red, long, with a belt, a logo, a collar",)]
-    queries = query_table([make_scored("m", "hat", [0, 40, 0, 40], captions=captions)])
+    queries = query_table([make_scored("m", "hat", [0, 40, 0, 40] * 10, captions=captions * 10)])
     table = by_question(queries, alike(queries, make_store, tmp_path))
     assert values(table, "things the edit changes") == {"0": 1, "1": 0, "2": 1, "4 or more": 0}
+    few = queries[(queries.index % 4 != 1) | (queries.index == 1)]  # one query alone changes one thing
+    table = by_question(few[few.index % 4 != 0], alike(queries, make_store, tmp_path))
+    assert values(table, "things the edit changes") == {"1 to 2": pytest.approx(10 / 11), "4 or more": 0}
 
 
 def test_recall_by_words_is_in_fifths_of_the_queries_and_equal_lengths_stay_together(make_scored, make_store, tmp_path):
