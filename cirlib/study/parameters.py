@@ -108,6 +108,7 @@ class QFormer(Block):
     batch_size: Annotated[Whole, Field(ge=2)] = 64
     accumulation: Count = 1
     edits: Count | None = None  # train edits that an epoch reads, drawn anew each time; None: all
+    retrain: bool = False  # trains anew what was trained before with the same parameters
     single_captions: Annotated[float, Field(ge=0, le=1)] = 0.5  # chance that a text is one caption, not both
     processes: Count | None = None  # that train together; None: one a GPU, without GPUs one
     chunk_size: Count | None = None  # gradient caching: images whose activations are kept at a time
@@ -137,6 +138,7 @@ class DPO(Block):
     beta: Positive = 0.1  # times 100, CLIP's logit scale: the slope of every objective
     epochs: Count = 1
     edits: Count | None = None  # train edits used, an even share a category; None: all
+    retrain: bool = False  # trains anew what was trained before with the same parameters
     lr: Positive = 1e-4  # of towers; projections have one of their own
     batch_size: Annotated[Whole, Field(ge=2)] = 64
     num_negatives: Count = 5

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -51,9 +50,9 @@ class Stage:
         return self.data / "raw" if drawn_anew else self.root / self.study.data.root
 
     @property
-    def unfinished(self) -> Path:
-        """Where trainings keep their state until the stage is done; a pipeline run does not clear it first."""
-        return self.out / "unfinished"
+    def trainings(self) -> Path:
+        """Where the study's trainings are kept, each under what decides it, for every run that asks for the same."""
+        return self.root / "runs" / self.study.name / "trainings"
 
     @property
     def table(self) -> Path:
@@ -76,8 +75,7 @@ class Stage:
         return json.loads(self.require(self.results(stage) / name, stage).read_text())
 
     def finish(self) -> None:
-        """Clears what was kept for going on after an interruption, and leaves the folder to other runs."""
-        shutil.rmtree(self.unfinished, ignore_errors=True)
+        """Leaves the folder to other runs."""
         _release(self.out)
 
 

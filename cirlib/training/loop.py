@@ -23,6 +23,7 @@ from cirlib.study.processes import average_gradients
 from cirlib.study.resources import require_disk, within_memory
 
 SELECT = "dev/recall@10"  # the score that chooses the epoch
+KNOWN = "trained before, loaded; retrain=true trains anew"
 SMALLER_STEPS = (
     "lower batch_size and raise accumulation by the same factor; for the Q-Former, qformer.gradient_checkpointing=true "
     "or qformer.chunk_size=16 keep the batch as it is"
@@ -59,6 +60,7 @@ class History:
     run: str
     records: list[dict] = field(default_factory=list)
     steps: list[dict] = field(default_factory=list)
+    folder: Path | None = None  # with the run's checkpoints
 
 
 def train(
@@ -77,8 +79,9 @@ def train(
     Args:
         batches: epoch (from 1) → the batches of that epoch, a sequence whose items have a length.
         loss_of: one batch → scalar loss, and what else to keep of the step.
-        folder: holds the checkpoint of the run. A run that is called again with the same arguments goes on after its
-            last whole epoch; the caller removes the folder. None: a small run of many, not kept, prints nothing.
+        folder: holds the checkpoint of the run (:func:`training_folder`). A run that is called again with the same
+            arguments goes on after its last whole epoch, or is only loaded. None: a small run of many, not kept, prints
+            nothing.
         fingerprint: whatever else than weights and configuration decides the result (JSON-able); the checkpoint of a
             run with another one is not gone on with.
         warm_start: the checkpoint of another run, whose epochs this one shares, history included.
@@ -92,11 +95,11 @@ def train(
     >>> [record["epoch"] for record in history.records]
     [1, 2, 3]
     """
-    config = replace(config, precision=precision_here(config.precision))
+    key, config = _key(model, config, fingerprint), replace(config, precision=precision_here(config.precision))
     shows = folder is not None and PartialState().is_main_process
     trainer = _Trainer(model, loss_of, config, hooks or Hooks(), shows)
+    trainer.history.folder = folder
     if folder is not None:
-        key = _key([vars(config), fingerprint], model)
         # weights and the best weights, and AdamW's two moments of those that learn
         size = sum(p.numel() * p.element_size() * (4 if p.requires_grad else 2) for p in model.parameters())
         _resume(trainer, folder, key, warm_start)
@@ -107,8 +110,29 @@ def train(
             _save(trainer, folder, key, epoch)
     if trainer.best is not None:
         model.load_state_dict(trainer.best)
+    if folder is not None and trainer.optimizer is not None:
+        trainer.finish()
+        _save(trainer, folder, key, config.epochs)
     model.eval()
     return trainer.history
+
+
+def training_folder(
+    trainings: Path, model: nn.Module, config: TrainingConfig, fingerprint: object, *, retrain: bool = False
+) -> Path:
+    """Where :func:`train` keeps the training that these decide, among all that ``trainings`` keeps.
+
+    ``retrain``: what is there is removed.
+
+    >>> model, config = nn.Linear(2, 1), TrainingConfig("toy", epochs=3, steps_per_epoch=1, lr=0.01)
+    >>> training_folder(folder, model, config, "data").parent == folder / "toy"
+    True
+    """
+    folder = trainings / config.run / _key(model, config, fingerprint)[:12]
+    if retrain and PartialState().is_main_process:
+        shutil.rmtree(folder, ignore_errors=True)
+    PartialState().wait_for_everyone()
+    return folder
 
 
 class _Trainer:
@@ -189,6 +213,11 @@ class _Trainer:
         shown = shorten(self.hooks.names(batch), 200, placeholder=" …")
         raise FloatingPointError(f"{config.run}: {what}: lower lr (now {config.lr:g}); {kept}. The batch: {shown}")
 
+    def finish(self) -> None:
+        """Leaves the best weights and the history: who only loads them needs no more."""
+        self.optimizer = self.best = None
+        self.parts = (self.model,)
+
     def state_dict(self) -> dict:
         """Everything that decides how the training goes on, torch's random generators included."""
         generators = [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_available() else [])]
@@ -196,6 +225,8 @@ class _Trainer:
         return {"parts": [part.state_dict() for part in self.parts], "best": self.best, **own}
 
     def load_state_dict(self, state: dict) -> None:
+        if len(state["parts"]) == 1:
+            self.finish()
         for part, content in zip(self.parts, state["parts"], strict=True):
             part.load_state_dict(content)
         torch.set_rng_state(state["generators"][0])
@@ -214,7 +245,8 @@ def _resume(trainer: _Trainer, folder: Path, key: str, warm_start: Path | None) 
     if state:
         trainer.load_state_dict(state["trainer"])
         if trainer.shows:
-            print(f"{trainer.config.run}: goes on after epoch {len(trainer.history.records)}", flush=True)
+            went_on = f"goes on after epoch {len(trainer.history.records)}"
+            print(f"{trainer.config.run}: {went_on if trainer.optimizer else KNOWN}", flush=True)
 
 
 def _read(path: Path) -> dict | None:
@@ -232,13 +264,15 @@ def _save(trainer: _Trainer, folder: Path, key: str, epoch: int) -> None:
             torch.save({"key": key, "trainer": trainer.state_dict()}, stream)
 
     if PartialState().is_main_process:
-        for name in [f"epoch-{epoch}.pt"] * (epoch == trainer.config.keep_epoch) + ["state.pt"]:
+        keeps = trainer.optimizer is not None and epoch == trainer.config.keep_epoch
+        for name in [f"epoch-{epoch}.pt"] * keeps + ["state.pt"]:
             replace_file(folder / name, write)
     PartialState().wait_for_everyone()
 
 
-def _key(identity: list, model: nn.Module) -> str:
+def _key(model: nn.Module, config: TrainingConfig, fingerprint: object) -> str:
     """A hash of what decides a run's result, its first weights included."""
+    identity = [vars(config) | {"precision": precision_here(config.precision)}, fingerprint]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode())
     for tensor in model.state_dict().values():
         digest.update(tensor.cpu().numpy().tobytes())

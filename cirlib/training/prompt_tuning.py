@@ -15,7 +15,8 @@ from cirlib.models.prompts import PromptTunedTowers
 from cirlib.retrieval.scoring import Scored, average_texts, mean_recall, score
 from cirlib.study.parameters import Evaluation
 from cirlib.training.batches import Batch, TripletSampler
-from cirlib.training.loop import SELECT, Hooks, TrainingConfig, train
+from cirlib.training.loop import SELECT, Hooks, TrainingConfig, train, training_folder
+from cirlib.training.qformer_training import DEV_RULES
 
 
 def tune_prompts(prepared: Prepared) -> tuple[dict[str, PromptTunedTowers], pd.DataFrame]:
@@ -46,19 +47,16 @@ def tune_prompts(prepared: Prepared) -> tuple[dict[str, PromptTunedTowers], pd.D
         return info_nce(queries, store.read(batch.targets, device), temperature=composer.temperature), {}
 
     def validate() -> dict[str, float]:
-        return {SELECT: mean_recall(score_prompts({"dev": composer}, prepared, splits.dev, study.evaluation), 10)}
+        return {SELECT: mean_recall(score_prompts({"dev": composer}, prepared, splits.dev, DEV_RULES), 10)}
 
     config = TrainingConfig(
         "prompt_tuned", params.prompt_epochs, len(sampler.rows(1)), params.prompt_lr, study.models.precision
     )
-    settings = study.model_dump(include={"seed", "evaluation"})
-    settings |= params.model_dump(include={"batch_size", "prompt_edits", "single_captions"})
+    settings = {"seed": study.seed} | params.model_dump(include={"batch_size", "prompt_edits", "single_captions"})
     data = annotations_key([*splits.train.values(), *splits.dev.values()])
     fingerprint = {"features": store.key, "towers": composer.towers.key, "settings": settings, "data": data}
-    history = train(
-        composer, sampler.batches, loss_of, config, stage.unfinished / config.run, Hooks(validate),
-        fingerprint=fingerprint,
-    )  # fmt: skip
+    folder = training_folder(stage.trainings, composer, config, fingerprint, retrain=params.retrain)
+    history = train(composer, sampler.batches, loss_of, config, folder, Hooks(validate), fingerprint=fingerprint)
     return {config.run: composer}, pd.DataFrame(history.records)
 
 

@@ -1,7 +1,7 @@
 """The Q-Former's two trainings on frozen image tokens: image–caption pairs, then triplets.
 
 ``accelerate launch -m cirlib.training.qformer_training`` runs them on the processes that a launcher started on one
-machine or several, which see the same folder; 03_qformer finds what it leaves and goes on from there.
+machine or several, which see the same folder; 03_qformer finds what is trained there.
 """
 
 from argparse import ArgumentParser
@@ -20,30 +20,31 @@ from cirlib.benchmarks import Benchmark, query_texts
 from cirlib.benchmarks.splits import annotations_key
 from cirlib.models.feature_store import ImageFeatures
 from cirlib.models.prepared import Prepared
-from cirlib.models.qformer import QFormerComposer, load_weights, save_weights
+from cirlib.models.qformer import QFormerComposer, save_weights
 from cirlib.models.qformer_embedding import embed_gallery, embed_queries, new_composer
 from cirlib.retrieval.scoring import Scored, average_texts, mean_recall, score
 from cirlib.study.files import write_json, write_table
-from cirlib.study.method_registry import METHODS
 from cirlib.study.parameters import Evaluation, Study
 from cirlib.study.processes import broadcast, launch, local_indices, process_count, process_group
 from cirlib.study.stage import Stage, open_stage
 from cirlib.training.batches import Batch, TripletSampler, batch_loss
-from cirlib.training.loop import SELECT, History, Hooks, TrainingConfig, shuffled_batches, train
+from cirlib.training.loop import SELECT, History, Hooks, TrainingConfig, shuffled_batches, train, training_folder
 from cirlib.training.mined_negatives import mine_for_triplets
 
-NEEDS = {"processes", "chunk_size", "gradient_checkpointing"}  # parameters that change what a run needs, not its result
+DEV_RULES = Evaluation()  # of every choice by dev
+NEEDS = {"processes", "chunk_size", "gradient_checkpointing", "retrain"}  # parameters that do not change a run's result
 
 
 @dataclass(frozen=True)
 class QFormerTrainer:
-    """Trains a composer on stored image tokens; a training's checkpoints are in its folder, whose name it has."""
+    """Trains a composer on stored image tokens; ``trainings`` keeps every training, found again by what decides it."""
 
     composer: QFormerComposer
     tokens: ImageFeatures
     study: Study
+    trainings: Path
 
-    def pretrain(self, pairs: Sequence[Mapping[str, str]], folder: Path) -> History:
+    def pretrain(self, pairs: Sequence[Mapping[str, str]]) -> History:
         """Image–text contrastive pretraining (BLIP-2's ITC): the text's [CLS] against the image's best query token."""
         params, seed = self.study.qformer, self.study.seed
         images = self.tokens.rows([pair["image"] for pair in pairs])
@@ -53,15 +54,17 @@ class QFormerTrainer:
             return [Batch(None, images[part.numpy()], [pairs[i]["caption"] for i in part.tolist()]) for part in parts]
 
         return self._train(
-            batches, folder, pairs, epochs=params.pretraining_epochs, steps_per_epoch=len(batches(1)),
+            "pretraining", batches, pairs, epochs=params.pretraining_epochs, steps_per_epoch=len(batches(1)),
             lr=params.pretraining_lr, unit="pairs",
         )  # fmt: skip
 
     def finetune(
-        self, sampler: TripletSampler, dev_parts: Mapping[str, Benchmark], folder: Path, *,
-        hard_negatives: bool = False, warm_start: Path | None = None,
+        self, sampler: TripletSampler, dev_parts: Mapping[str, Benchmark], *, hard_negatives: bool = False,
+        warm_start: Path | None = None,
     ) -> History:  # fmt: skip
         """Fine-tuning on triplets with InfoNCE; the composer is left at the epoch with the best dev recall@10.
+
+        Dev is scored under :data:`DEV_RULES` whatever the study's protocol is, so that one training serves them all.
 
         ``hard_negatives``: after ``mine_from`` epochs images mined each epoch stand beside the batch's own;
         ``warm_start`` is the checkpoint of a run without, whose first ``mine_from`` epochs this run shares.
@@ -73,30 +76,32 @@ class QFormerTrainer:
             return sampler.batches(epoch, mine_for_triplets(self.composer, sampler, epoch) if mines else None)
 
         def validate() -> dict[str, float]:
-            scored = score_composers({"dev": self.composer}, self.tokens, dev_parts, self.study.evaluation)
+            scored = score_composers({"dev": self.composer}, self.tokens, dev_parts, DEV_RULES)
             return {SELECT: mean_recall(scored, 10)}
 
         data = annotations_key([*sampler.parts.values(), *dev_parts.values()])
         return self._train(
-            batches, folder, data, validate, warm_start, epochs=params.epochs, steps_per_epoch=len(sampler.batches(1)),
-            lr=params.lr, keep_epoch=0 if hard_negatives else params.mine_from,
+            "qformer_hard_negatives" if hard_negatives else "qformer", batches, data, validate, warm_start,
+            epochs=params.epochs, steps_per_epoch=len(sampler.batches(1)), lr=params.lr,
+            keep_epoch=0 if hard_negatives else params.mine_from,
         )  # fmt: skip
 
     def _train(
-        self, batches: Callable[[int], list[Batch]], folder: Path, data: object,
+        self, run: str, batches: Callable[[int], list[Batch]], data: object,
         validate: Callable[[], dict[str, float]] | None = None, warm_start: Path | None = None, **options: Any,
     ) -> History:  # fmt: skip
         composer, tokens, study, params = self.composer, self.tokens, self.study, self.study.qformer
         options |= {"precision": study.models.precision, "accumulation": params.accumulation}
-        config = TrainingConfig(folder.name, **options)
+        config = TrainingConfig(run, **options)
         hooks = Hooks(
             validate,
             names=lambda batch: ", ".join(tokens.ids[row] for row in batch.targets),
             prefetch=lambda batch: tokens.prefetch(batch.rows(local_indices(len(batch))), composer.device),
         )
         own = {name for name in type(params).model_fields if not name.startswith("prompt_")} - NEEDS
-        settings = study.model_dump(include={"seed", "evaluation"}) | {"qformer": params.model_dump(include=own)}
+        settings = {"seed": study.seed, "qformer": params.model_dump(include=own)}
         fingerprint = {"tokens": tokens.key, "settings": settings, "data": data}
+        folder = training_folder(self.trainings, composer, config, fingerprint, retrain=params.retrain)
         return train(
             composer, batches, lambda batch: (batch_loss(composer, tokens, batch, params.chunk_size), {}),
             config, folder, hooks, fingerprint=fingerprint, warm_start=warm_start,
@@ -139,41 +144,39 @@ def train_qformer(prepared: Prepared) -> tuple[dict[str, QFormerComposer], pd.Da
     ['qformer', 'qformer_hard_negatives', 'qformer_pretrained']
     """
     stage = prepared.stage
-    count = process_count(stage.study.qformer.processes, "qformer.processes")
-    if count == 1 or not prepared.splits.train:
-        return _train_here(prepared)
-    launch(_train_in_worker, stage, count)
-    trained, composers = stage.unfinished / "trained", {}
-    for name in (name for name in METHODS if (trained / "checkpoints" / name).is_dir()):
-        composers[name] = new_composer(prepared).eval()
-        load_weights(composers[name], trained / "checkpoints" / name)
-    return composers, pd.read_csv(trained / "history.csv")
+    study = stage.study
+    count = process_count(study.qformer.processes, "qformer.processes")
+    if count > 1 and prepared.splits.train:
+        launch(_train_in_worker, stage, count)
+        study = study.model_copy(update={"qformer": study.qformer.model_copy(update={"retrain": False})})
+    return _train_here(prepared, study)
 
 
 def _train_in_worker(stage: Stage) -> None:
-    composers, history = _train_here(Prepared(stage))
-    if PartialState().is_main_process:
-        save_training(composers, history, stage.unfinished / "trained")
+    _train_here(Prepared(stage), stage.study)
 
 
-def _train_here(prepared: Prepared) -> tuple[dict[str, QFormerComposer], pd.DataFrame]:
-    stage, splits, study = prepared.stage, prepared.splits, prepared.stage.study
+def _train_here(prepared: Prepared, study: Study) -> tuple[dict[str, QFormerComposer], pd.DataFrame]:
+    """Trains what is not trained yet; the rest is loaded."""
+    splits = prepared.splits
     set_seed(study.seed)  # the same start wherever it is called from
-    composer, folder, composers, histories = new_composer(prepared), stage.unfinished, {}, []
+    composer, composers, histories = new_composer(prepared), {}, []
     pretrained = study.models.fusion != "mini" and study.models.fusion_checkpoint is None  # a BLIP-2 as it comes
     if not splits.train:
         return {"qformer_pretrained" if pretrained else "qformer": composer.eval()}, _table([])
     sampler = TripletSampler(prepared.tokens, splits.train, study)
-    trainer = QFormerTrainer(composer, prepared.tokens, study)
+    trainer = QFormerTrainer(composer, prepared.tokens, study, prepared.stage.trainings)
     if study.qformer.pretraining_epochs and (pairs := prepared.pairs):
-        histories.append(trainer.pretrain(pairs, folder / "pretraining"))
+        histories.append(trainer.pretrain(pairs))
         pretrained = True
     if pretrained:
         composers["qformer_pretrained"] = deepcopy(composer).eval()
     mined, name = replace(trainer, composer=deepcopy(composer)), "qformer_hard_negatives"
-    histories.append(trainer.finetune(sampler, splits.dev, folder / "qformer"))
-    shared = folder / "qformer" / f"epoch-{study.qformer.mine_from}.pt"
-    histories.append(mined.finetune(sampler, splits.dev, folder / name, hard_negatives=True, warm_start=shared))
+    histories.append(trainer.finetune(sampler, splits.dev))
+    shared = histories[-1].folder / f"epoch-{study.qformer.mine_from}.pt"
+    histories.append(mined.finetune(sampler, splits.dev, hard_negatives=True, warm_start=shared))
+    if PartialState().is_main_process:
+        shared.unlink(missing_ok=True)  # several times as large as the weights
     return {**composers, "qformer": composer, name: mined.composer}, _table(histories)
 
 
@@ -200,7 +203,7 @@ def save_training(composers: Mapping[str, QFormerComposer], history: pd.DataFram
 
 
 def main() -> None:
-    """Trains on the processes of a launcher, and leaves the result where 03_qformer looks for it."""
+    """Trains on the processes of a launcher; 03_qformer then finds it trained."""
     ArgumentParser(prog="python -m cirlib.training.qformer_training", description=main.__doc__).parse_args()
     with process_group():
         _train_in_worker(broadcast(open_stage("qformer") if PartialState().is_main_process else None))

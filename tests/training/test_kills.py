@@ -23,7 +23,7 @@ QFORMER = {
 KILLS = {  # notebook → parts of paths, and at which of their writes to die
     "01_data_prep": [("captions/cap", 4), ("tokens.partial/", 3)],
     "02_zero_shot": [],
-    "03_qformer": [("unfinished/qformer/", 3), ("unfinished/qformer_hard_negatives", 2)],
+    "03_qformer": [("trainings/qformer/", 3), ("trainings/qformer_hard_negatives", 2)],
 }
 
 
@@ -36,8 +36,8 @@ def run(root: Path, notebook: str, *kill: object) -> None:
 
 
 def content(root: Path) -> dict[str, bytes]:
-    """Every file but the training histories, which tell times."""
-    files = [path for path in root.rglob("*") if path.is_file() and path.name != "history.csv"]
+    """Every file but the trainings and their histories, which tell times."""
+    files = [path for path in root.rglob("*") if path.is_file() and path.name not in ("history.csv", "state.pt")]
     return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
 

@@ -1,6 +1,7 @@
 """Prompt tuning: it learns on triplets, repeats itself, goes on after a stop, and is left out where it cannot be."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -67,7 +68,7 @@ def test_the_score_is_that_of_the_weighted_sum_with_the_learned_texts(ready):
 
 def test_a_stopped_tuning_goes_on_to_the_same_prompts(ready, monkeypatch, capsys):
     expected = state(tune_prompts(ready(prompt_epochs=3))[0])
-    ready().stage.finish()
+    shutil.rmtree(ready().stage.trainings)
     losses = iter([prompt_tuning.info_nce] * 5)  # of nine batches
     with monkeypatch.context() as patch, pytest.raises(StopIteration):
         patch.setattr(prompt_tuning, "info_nce", lambda *args, **options: next(losses)(*args, **options))
@@ -85,7 +86,7 @@ def test_there_is_no_such_row_where_nothing_is_tuned(ready, why):
     if why == "no train split":
         for file in (prepared.stage.images / "captions").glob("cap.*.train.json"):
             file.unlink()
-    composers, history = tune_prompts(prepared)
+    composers, history = tune_prompts(prepared := Prepared(prepared.stage))
     assert composers == {} and len(history) == 0
     assert score_prompts(composers, prepared, prepared.splits.reported, prepared.stage.study.evaluation) == []
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from cirlib.study.errors import ParameterError
 from cirlib.study.parameters import Evaluation
 from cirlib.training import qformer_training
 from cirlib.training.batches import TripletSampler
-from cirlib.training.loop import History
+from cirlib.training.loop import KNOWN, History
 from cirlib.training.qformer_training import QFormerTrainer, save_training, score_composers, train_qformer
 
 
@@ -38,8 +39,8 @@ def tune(tokens, parts, make_study) -> Callable[..., History]:
     def run(composer, folder: Path, mining: bool = True, warm_start: Path | None = None, **qformer) -> History:
         torch.manual_seed(0)
         study = make_study(**{"mine_from": 0, "hard_negatives": 2, **qformer})
-        trainer, sampler = QFormerTrainer(composer, tokens, study), TripletSampler(tokens, parts, study)
-        return trainer.finetune(sampler, parts, folder, hard_negatives=mining, warm_start=warm_start)
+        trainer, sampler = QFormerTrainer(composer, tokens, study, folder), TripletSampler(tokens, parts, study)
+        return trainer.finetune(sampler, parts, hard_negatives=mining, warm_start=warm_start)
 
     return run
 
@@ -108,7 +109,7 @@ def test_a_finetuning_on_something_else_is_not_gone_on_with(
     def run(tokens, parts, **rules) -> None:
         study = make_study(epochs=1, **rules)
         sampler = TripletSampler(tokens, parts, study)
-        QFormerTrainer(deepcopy(start), tokens, study).finetune(sampler, parts, tmp_path / "run")
+        QFormerTrainer(deepcopy(start), tokens, study, tmp_path / "run").finetune(sampler, parts)
 
     run(tokens, parts)
     rules = {"rules": {"range_max": 40}, "needs": {"chunk_size": 2}}.get(change, {})
@@ -118,7 +119,7 @@ def test_a_finetuning_on_something_else_is_not_gone_on_with(
     elif change == "tokens":
         tokens = make_store(tmp_path / "other", tokens.ids, tokens[tokens.ids], key="another tower")
     run(tokens, parts, **rules)
-    assert ("goes on" in capsys.readouterr().out) == (change == "needs")
+    assert (KNOWN in capsys.readouterr().out) == (change == "needs")
 
 
 def test_pretraining_brings_pictures_and_their_captions_together(composer, start, tokens, make_study, tmp_path):
@@ -133,7 +134,7 @@ def test_pretraining_brings_pictures_and_their_captions_together(composer, start
         return int((best.argmax(1).cpu() == torch.arange(12)).sum())
 
     study = make_study(batch_size=6, pretraining_epochs=40)
-    records = QFormerTrainer(composer, tokens, study).pretrain(pairs, tmp_path / "pretraining").records
+    records = QFormerTrainer(composer, tokens, study, tmp_path).pretrain(pairs).records
     assert records[0].keys() == {"epoch", "loss", "pairs/s"}
     assert records[-1]["loss"] < 0.5 * records[0]["loss"]
     assert hits(composer) >= 6 > 3 >= hits(start)
@@ -142,8 +143,8 @@ def test_pretraining_brings_pictures_and_their_captions_together(composer, start
 def test_pretraining_on_other_pairs_starts_over(start, tokens, make_study, tmp_path, capsys):
     for word in ("number", "another"):
         pairs = [{"image": image, "caption": f"{word} {i}"} for i, image in enumerate(tokens.ids[:4])]
-        QFormerTrainer(deepcopy(start), tokens, make_study(pretraining_epochs=1)).pretrain(pairs, tmp_path / "run")
-    assert "goes on" not in capsys.readouterr().out
+        QFormerTrainer(deepcopy(start), tokens, make_study(pretraining_epochs=1), tmp_path).pretrain(pairs)
+    assert "loaded" not in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -182,15 +183,17 @@ def test_the_stage_trains_both_runs_and_writes_what_later_stages_open(ready, min
         loaded = new_composer(prepared)
         load_weights(loaded, stage.out / "checkpoints" / name)
         assert_same_weights(loaded, composer)
-    again, same_table = train_qformer(ready(epochs=2, mine_from=1))  # finished: nothing is trained
-    assert same_table.equals(table)
-    assert [line.split(": ")[1] for line in capsys.readouterr().out.splitlines()] == [
-        f"goes on after epoch {epoch}" for epoch in (1, 2, 2)
-    ]
-    for name, composer in composers.items():
-        assert_same_weights(again[name], composer)
-    stage.finish()
-    assert not stage.unfinished.exists()
+    for evaluation in ({}, {"gallery": "val_split", "reference": "kept"}):  # one training serves every protocol
+        prepared = ready(epochs=2, mine_from=1)
+        study = prepared.stage.study.model_copy(update={"evaluation": Evaluation(**evaluation)})
+        again, same_table = train_qformer(Prepared(replace(prepared.stage, study=study)))
+        assert same_table.equals(table)
+        assert [line.split(": ")[1] for line in capsys.readouterr().out.splitlines()] == [KNOWN] * 3
+        for name, composer in composers.items():
+            assert_same_weights(again[name], composer)
+    anew = train_qformer(ready(epochs=2, mine_from=1, retrain=True))[1]
+    assert anew["loss"].tolist() == loss
+    assert "loaded" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -223,4 +226,4 @@ def test_hard_negatives_that_the_images_cannot_give_are_refused_before_anything_
     prepared = ready(hard_negatives=8)
     with pytest.raises(ParameterError, match=r"is 8, at most 6 is allowed: so many images has hat"):
         train_qformer(prepared)
-    assert not prepared.stage.unfinished.exists()
+    assert not prepared.stage.trainings.exists()

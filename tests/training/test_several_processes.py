@@ -67,7 +67,7 @@ def test_processes_of_a_launcher_train_what_the_notebook_goes_on_from(custom_sta
     done = subprocess.run(launch, cwd=stage.root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("small · qformer") == 1
-    left = {file: file.stat().st_mtime_ns for file in stage.unfinished.rglob("*") if file.is_file()}
+    left = {file: file.stat().st_mtime_ns for file in stage.trainings.rglob("*") if file.is_file()}
     assert left
     other_needs = qformer_params(processes=1, chunk_size=4, gradient_checkpointing=True)
     composers, history = train_qformer(Prepared(custom_stage("qformer", models=MODELS, qformer=other_needs)))

@@ -93,13 +93,17 @@ class RunContext:
         return self._qformers[start]
 
     def identity(self, params: DPO) -> str:
-        """Changes with all that decides a run's numbers beside ``params``: code, study, data, models."""
-        study = self.study.model_dump_json(include={"seed", "data", "evaluation", "models"})
+        """Changes with all that decides a run's numbers beside ``params``: code, protocol, study, data, models."""
+        return " ".join([_code_hash(), self.evaluation.model_dump_json(), self.start(params)])
+
+    def start(self, params: DPO) -> str:
+        """Changes with all that decides what a run with ``params`` starts from and learns from."""
+        study = self.study.model_dump_json(include={"seed", "data", "models"})
         if params.fusion == "qformer":
             models = self._qformer(params.start)[3]
         else:
             models = f"{self.prepared.clip.key} {self._towers_key} {self._weight(params)}"
-        return " ".join([_code_hash(), study, self.prepared.annotations, models])
+        return " ".join([study, self.prepared.annotations, models])
 
 
 @cache

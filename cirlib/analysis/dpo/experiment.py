@@ -25,6 +25,7 @@ from cirlib.retrieval.statistics import against_chance, clopper_pearson
 from cirlib.study.files import write_table
 from cirlib.study.parameters import DPO
 from cirlib.training.loop import shuffled_batches
+from cirlib.training.qformer_training import DEV_RULES
 
 TRACKED = 4  # times that the model in training is measured
 
@@ -95,11 +96,11 @@ class Experiment:
         return self._train("retrieval_dpo", self.params, measure=self._measure, every=every)
 
     def _train(self, name: str, params: DPO, **options: Any) -> TrainedRun:
-        return train_preferences(self.context, params, folder=self.context.stage.unfinished / name, **options)
+        return train_preferences(self.context, params, kept_as=name, **options)
 
     def _measure(self, encoder: DualEncoder) -> dict[str, float]:
         """Recall@10, its exact interval and the geometry on the dev part."""
-        embedded = embed_splits(encoder, self.context.splits.dev, self.context.evaluation)
+        embedded = embed_splits(encoder, self.context.splits.dev, DEV_RULES)
         hits = np.concatenate([one.scored.recall(10) for one in embedded])
         low, high = clopper_pearson(hits.sum(), len(hits))
         return embedding_statistics(embedded) | {"ci_low": low, "ci_high": high}

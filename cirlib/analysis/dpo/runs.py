@@ -6,7 +6,6 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 from itertools import count
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -22,10 +21,10 @@ from cirlib.retrieval.recall_and_precision import median_rank
 from cirlib.retrieval.scoring import Scored, mean_recall
 from cirlib.study.files import write_bytes
 from cirlib.study.parameters import DPO, Study
-from cirlib.training.loop import History, TrainingConfig, shuffled_batches, train
+from cirlib.training.loop import History, TrainingConfig, shuffled_batches, train, training_folder
 
 PROJECTION_LR = 1e-3
-OF_THE_GRID = {"grid", "grid_edits"}  # parameters that are not of one run
+OF_THE_GRID = {"grid", "grid_edits", "retrain"}  # parameters that are not of one run
 
 
 class TrainedRun(NamedTuple):
@@ -36,22 +35,28 @@ class TrainedRun(NamedTuple):
 
 
 def train_preferences(
-    context: RunContext, params: DPO, *, folder: Path | None = None, corruption: str | None = None,
+    context: RunContext, params: DPO, *, kept_as: str | None = None, corruption: str | None = None,
     measure: Callable[[DualEncoder], dict] | None = None, every: int = 1,
 ) -> TrainedRun:  # fmt: skip
     """Trains on preferences as ``params`` say and keeps the last step: nothing is chosen, so nothing is overfitted.
 
     Args:
-        folder: state of a run that may be interrupted and reports itself; None for one of many.
+        kept_as: its name among the study's trainings, where it is found again; None: one of many, which is not kept.
         measure: called before the first step, after the last, and ``every`` so many steps.
 
     >>> run = train_preferences(context, DPO(trains="query_projection", num_negatives=2))
     >>> round(run.history.steps[0]["loss"], 3)  # log 2
     0.693
     """
-    seed, encoder = context.seed(params), context.encoder(params).eval()
-    preferences, numbers = Preferences(context, params, corruption, folder), count()
-    steps = len(shuffled_batches(len(preferences.edits), params.batch_size, seed, 1))
+    seed, encoder, numbers, folder = context.seed(params), context.encoder(params).eval(), count(), None
+    steps = len(shuffled_batches(len(context.edits(params)), params.batch_size, seed, 1))
+    lr, precision = PROJECTION_LR if "projection" in params.trains else params.lr, context.study.models.precision
+    name = kept_as or "retrieval_dpo"
+    config = TrainingConfig(name, params.epochs, steps, lr, precision=precision, unit="edits")
+    identity = {"dpo": params.model_dump(exclude=OF_THE_GRID), "start": kept_as and context.start(params)}
+    if kept_as:
+        folder = training_folder(context.stage.trainings, encoder, config, identity, retrain=params.retrain)
+    preferences = Preferences(context, params, corruption, folder)
 
     def batches(epoch: int) -> list[Tensor]:
         nonlocal numbers
@@ -72,9 +77,6 @@ def train_preferences(
         loss, rewards = preferences.loss(encoder, rows)
         return loss, rewards | tracked
 
-    lr, precision = PROJECTION_LR if "projection" in params.trains else params.lr, context.study.models.precision
-    config = TrainingConfig("retrieval_dpo", params.epochs, steps, lr, precision=precision, unit="edits")
-    identity = {"dpo": params.model_dump(), "start": folder and context.identity(params)}
     torch.manual_seed(seed)
     history = train(encoder, batches, loss_of, config, folder, fingerprint=identity)
     track = [step["tracked"] for step in history.steps if "tracked" in step]

@@ -101,13 +101,20 @@ def score_baselines(
     ]
 
 
-def protocol_table(prepared: Prepared, towers: TwoTowers, weight: float) -> pd.DataFrame:
+def protocol_table(
+    prepared: Prepared,
+    towers: TwoTowers,
+    weight: float,
+    known: Mapping[str, Mapping[str, EmbeddedQueries]] | None = None,
+) -> pd.DataFrame:
     """The weighted sum under every protocol that public code uses: what the protocol alone is worth, a row each.
+
+    ``known``: what :func:`embed` gave of the reported part, by the style in which captions were joined.
 
     >>> protocol_table(prepared, prepared.towers(), 0.5)["protocol"].tolist()[:2]
     ['clip4cir', 'searle']
     """
-    rows, known = [], {}
+    rows, known = [], dict(known or {})
     small = prepared.stage.study.data.benchmark in ("cirr", "circo")  # which have one gallery only
     for name, protocol in PROTOCOLS.items():
         if name in ("cirr", "circo") or (small and protocol.gallery != "original"):

@@ -83,10 +83,10 @@ def test_measuring_does_not_change_the_run(context, params, objective):
     assert same(measured.encoder, train_preferences(context, params).encoder)
 
 
-def test_a_stopped_run_goes_on_to_the_same_end(context, params, tmp_path, monkeypatch, capsys):
+def test_a_stopped_run_goes_on_to_the_same_end(context, params, monkeypatch, capsys):
     params = with_changes(params, {"epochs": 4, "mine_every": 2, "trains": "both_towers", "lr": 0.05})
     options = {"every": 3, "measure": lambda encoder: {"first": weights(encoder)[0].ravel()[0].item()}}
-    whole = train_preferences(context, params, folder=tmp_path / "whole", **options)
+    whole = train_preferences(context, params, kept_as="whole", **options)
     assert (whole.preferences.negatives != Preferences(context, params).negatives).any()  # mined by the model as it was
 
     def killed(self, encoder, rows, count=[0], loss=Preferences.loss):  # noqa: B006
@@ -97,9 +97,9 @@ def test_a_stopped_run_goes_on_to_the_same_end(context, params, tmp_path, monkey
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Preferences, "loss", killed)
-        train_preferences(context, params, folder=tmp_path / "stopped", **options)
+        train_preferences(context, params, kept_as="stopped", **options)
     capsys.readouterr()
-    resumed = train_preferences(context, params, folder=tmp_path / "stopped", **options)
+    resumed = train_preferences(context, params, kept_as="stopped", **options)
     assert "goes on after epoch 3" in capsys.readouterr().out
     assert same(whole.encoder, resumed.encoder)
     assert resumed.track == whole.track
