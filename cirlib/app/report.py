@@ -65,8 +65,8 @@ def read_table(file: Path, columns: Collection[str] = ()) -> pd.DataFrame:
 def caption(summary: pd.DataFrame) -> str:
     """Protocol, number of queries, gallery size and completeness of the numbers, in one sentence.
 
-    >>> caption(pd.read_csv(results / "summary.csv"))[:76]
-    'Percent with 95 % bootstrap interval, mean of the categories; 900 queries, 1'
+    >>> caption(pd.read_csv(results / "summary.csv"))[:60]
+    'Percent with 95 % bootstrap interval, mean of the categories'
     """
     mean = summary[summary["category"] == "mean"].iloc[0]
     incomplete = "" if summary["complete"].all() else " **Incomplete: images are missing.**"

@@ -18,5 +18,9 @@ def by_length(embed: Callable[[list[int]], Tensor], texts: Sequence[str], size: 
 
 
 def halves(texts: Sequence[str]) -> int:
-    """Rows at a time in training: the shorter half of a batch, then the longer; few are not worth halving."""
+    """Rows at a time in training: the shorter half of a batch, then the longer; few are not worth halving.
+
+    >>> halves(["is red"] * 128), halves(["is red"] * 8)
+    (64, 32)
+    """
     return max(32, -(-len(texts) // 2))
