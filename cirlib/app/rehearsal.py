@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm.auto import tqdm
 
 from cirlib.benchmarks import BenchmarkError
 from cirlib.benchmarks.annotations import IMAGE_IDS, read_annotations
@@ -22,6 +21,7 @@ from cirlib.benchmarks.fashioniq_files import fetch_annotations
 from cirlib.benchmarks.image_files import scan_images
 from cirlib.study.errors import StudyError
 from cirlib.study.files import replace_file
+from cirlib.study.progress import progress
 from cirlib.study.stage import project_root
 
 
@@ -45,7 +45,7 @@ def prepare(folder: Path, annotations: Path | None) -> None:
     images.mkdir(parents=True, exist_ok=True)
     splits = (raw / "image_splits").glob("split.*.json")
     ids = {image for file in splits for image in read_annotations(file, IMAGE_IDS, "image ids")}
-    for image in tqdm(sorted(ids - set(scan_images(images))), "stand-in pictures", unit="image"):
+    for image in progress(sorted(ids - set(scan_images(images))), "stand-in pictures", unit="image"):
         digest = hashlib.sha256(image.encode()).digest()  # 32 bytes: no two pictures are alike, the id decides
         patches = Image.fromarray(np.frombuffer(digest[:30], np.uint8).reshape(2, 5, 3))
         picture = patches.resize((30, 40), Image.Resampling.BICUBIC)

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from cirlib.analysis.tables.study_tables import best_method, best_of_families
 from cirlib.retrieval.scoring import SUMMARY_COLUMNS, result_table
 from cirlib.study.errors import StudyError
 from cirlib.study.files import replace_file
+from cirlib.study.method_registry import ZERO_SHOT, method_label
 from cirlib.study.parameters import load_study
 from cirlib.study.stage import project_root
 from cirlib.study.units import percent
@@ -21,7 +23,11 @@ BEGIN, END = "<!-- results -->", "<!-- /results -->"
 OPEN = """
 Open  results/{study}/notebooks/   the executed notebooks
       figures/{study}/             the figures
-      results/{study}/summary.csv  every number with its interval, chance level and protocol"""
+      results/{study}/summary.csv  every number with its interval, chance level and protocol
+      runs/{study}/logs/           what libraries said meanwhile
+
+{finding}
+Next: `make lab` opens the notebooks, `make search` the search page, `make report` makes one file to hand over."""
 
 
 class ResultError(StudyError, ValueError):
@@ -108,6 +114,17 @@ def full_table(summary: pd.DataFrame, folder: Path) -> tuple[pd.DataFrame, str]:
     return table, f" Over {count} seeds, which train anew on the same data: mean ± standard deviation (range)."
 
 
+def _finding(summary: pd.DataFrame) -> str:
+    """The best method and the best zero-shot one, with their recall@10."""
+    means = summary[(summary["category"] == "mean") & (summary["metric"] == "recall@10")].set_index("method")["value"]
+    said = [
+        f"{percent(means[name])} % of the targets are among the first ten of {method_label(name)}"
+        for name in dict.fromkeys([best_method(summary), best_of_families(summary).get(ZERO_SHOT)])
+        if name
+    ]
+    return ", ".join([said[0], *(f"{one}, the best zero-shot method" for one in said[1:])]) + "."
+
+
 def _update_page(page: Path, table: pd.DataFrame, said: str) -> None:
     """Puts the result table between the page's two result marks, in Markdown, with what is said of it."""
     try:
@@ -137,7 +154,7 @@ def main() -> None:
         if arguments.into:
             _update_page(arguments.into, table, said)
         else:
-            print(f"\n{study}: {said}\n\n{table.to_string()}\n{OPEN.format(study=study)}")
+            print(f"\n{study}: {said}\n\n{table.to_string()}\n{OPEN.format(study=study, finding=_finding(summary))}")
     except StudyError as error:
         parser.exit(1, f"{error}\n")
 

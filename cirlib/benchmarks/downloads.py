@@ -18,9 +18,9 @@ from typing import NamedTuple
 import httpx
 from PIL import Image, UnidentifiedImageError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
-from tqdm.auto import tqdm
 
 from cirlib.study.files import write_bytes
+from cirlib.study.progress import progress
 
 EXTENSION_OF = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 MIN_SIDE = 8  # pixels; shops answer with a picture of one pixel where they have none
@@ -85,7 +85,7 @@ def fetch_images(
         writer.writerows([] if rows else [("image", "kind", "reason")])
         jobs = {pool.submit(_fetch_image, client, hosts, limits, links[i], folder / i): i for i in wanted}
         try:
-            for job in tqdm(as_completed(jobs), "fetching images", total=len(jobs), unit="image"):
+            for job in progress(as_completed(jobs), "fetching images", total=len(jobs), unit="image"):
                 image = jobs[job]
                 outcomes[image] = job.result()
                 if outcomes[image].kind in ("dead", "broken"):

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import pooch
-from tqdm.auto import tqdm
+
+from cirlib.study.progress import progress
 
 from .base import BenchmarkError
 
@@ -21,7 +22,7 @@ def fetch_annotations(root: Path) -> None:
     """
     store = published_files(root)
     wanted = [name for name in store.registry if not (root / name).exists()]
-    for name in tqdm(wanted, "fetching annotations", unit="file", disable=not wanted):
+    for name in progress(wanted, "fetching annotations", unit="file", disable=not wanted):
         try:
             store.fetch(name, downloader=pooch.HTTPDownloader(timeout=20))
         except (OSError, ValueError) as error:  # those of requests are OSErrors; ValueError: another checksum

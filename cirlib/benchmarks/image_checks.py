@@ -12,9 +12,9 @@ import faiss
 import imagehash
 import numpy as np
 from PIL import Image
-from tqdm.auto import tqdm
 
 from cirlib.study.pictures import to_rgb
+from cirlib.study.progress import progress
 
 # Two pictures are near duplicates when at most 4 of the 64 bits of their perceptual hashes (pHash) differ, and no
 # cell of their 4 x 4 colour thumbnails differs by more than 12 of 255 levels. The hash sees no colour: alone it
@@ -42,7 +42,7 @@ def check_images(files: Mapping[str, Path]) -> dict[str, ImageCheck]:
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         checks = pool.map(_check_image, files.values())
-        return dict(zip(files, tqdm(checks, "decode images", total=len(files)), strict=True))
+        return dict(zip(files, progress(checks, "decode images", total=len(files)), strict=True))
 
 
 def count_duplicates(gallery: Iterable[str], checks: Mapping[str, ImageCheck]) -> dict[str, int]:

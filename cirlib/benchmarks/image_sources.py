@@ -5,9 +5,8 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from tqdm.auto import tqdm
-
 from cirlib.study.errors import StudyError
+from cirlib.study.progress import progress
 
 from .base import BenchmarkError
 from .downloads import DownloadOutcome, RequestLimits, save_picture
@@ -93,7 +92,7 @@ def _take_from(archive: Path, wanted: set[str], folder: Path, outcomes: dict[str
 def _of_zip(archive: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
     """The id and content of the wanted images, those that lie least deep first; of one too large only the beginning."""
     with zipfile.ZipFile(archive) as opened:
-        for member in tqdm(sorted(opened.namelist(), key=lambda name: name.count("/")), archive.name, unit="file"):
+        for member in progress(sorted(opened.namelist(), key=lambda name: name.count("/")), archive.name, unit="file"):
             if (image := _image(member)) in wanted:
                 with opened.open(member) as content:
                     yield image, content.read(MAX_BYTES + 1)
@@ -101,7 +100,7 @@ def _of_zip(archive: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
 
 def _of_tar(archive: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
     with tarfile.open(archive) as opened:
-        for member in tqdm(opened, archive.name, unit="file"):
+        for member in progress(opened, archive.name, unit="file"):
             if member.isfile() and (image := _image(member.name)) in wanted:
                 yield image, opened.extractfile(member).read(MAX_BYTES + 1)
 
@@ -120,7 +119,7 @@ def _of_parquet(archive: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
     def columns(*kinds) -> list[str]:
         return [f.name for f in table.schema_arrow if any(is_kind(f.type) for is_kind in kinds)]
 
-    with pq.ParquetFile(archive) as table, tqdm(None, archive.name, table.metadata.num_rows, unit="row") as bar:
+    with pq.ParquetFile(archive) as table, progress(None, archive.name, table.metadata.num_rows, unit="row") as bar:
         images = columns(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_struct)
         names = columns(pa.types.is_string, pa.types.is_large_string, pa.types.is_integer)
         if len(images) != 1:

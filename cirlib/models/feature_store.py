@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from cirlib.study.errors import StudyError, WriteError
 from cirlib.study.files import ADVICE, write_json
 from cirlib.study.processes import broadcast
+from cirlib.study.progress import progress
 from cirlib.study.resources import require_disk
 
 FEATURES, MANIFEST = "features.npy", "store.json"
@@ -163,7 +163,7 @@ def build_store(
     if pending:
         array, manifest = np.load(partial / FEATURES, mmap_mode="r+"), _manifest(partial)
         step = SHARD_SIZE * state.num_processes  # a shard for each, side by side
-        with tqdm(total=len(ids), desc=description, unit="image", disable=not state.is_main_process) as bar:
+        with progress(total=len(ids), desc=description, unit="image", disable=not state.is_main_process) as bar:
             for start in range(len(ids) - pending, len(ids), step):
                 bar.update(start - bar.n)
                 shard = range(len(ids))[start : start + step]
@@ -180,7 +180,7 @@ def build_store(
     return FeatureStore(folder)
 
 
-def _write_shard(array: np.memmap, rows: range, encode: Encode, bar: tqdm) -> None:
+def _write_shard(array: np.memmap, rows: range, encode: Encode, bar: Any) -> None:
     at = rows.start
     for features in encode(slice(rows.start, rows.stop)) if rows else ():
         values = features.detach().half().cpu().numpy()

@@ -137,7 +137,7 @@ def example_triplets(parts: Mapping[str, Benchmark], number: int, seed: int) -> 
 
 
 def write_report(prepared: Prepared, folder: Path) -> None:
-    """``counts.csv``, in short ``metrics.json``, and ``contents.json``: hashes of all that the later stages read.
+    """``counts.csv``, and ``contents.json``: hashes of all that the later stages read.
 
     DVC compares this one file for each of them, instead of walking over every image once a stage.
 
@@ -145,8 +145,6 @@ def write_report(prepared: Prepared, folder: Path) -> None:
     """
     counts, tokens = count(prepared), prepared.tokens
     write_table(counts, folder / "counts.csv")
-    queries = {part: int(rows["queries"].sum()) for part, rows in counts.groupby("part", sort=False)}
-    write_json({"queries": queries, "images": len(tokens)}, folder / "metrics.json")
     contents = {
         "annotations": prepared.annotations,
         "tokens": contents_key(tokens.key, tokens.files) if isinstance(tokens, LiveFeatures) else tokens.key,

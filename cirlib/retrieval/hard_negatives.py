@@ -6,11 +6,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm.auto import trange
 
 from cirlib.benchmarks.base import check_choice
 from cirlib.retrieval.neighbours import Floats, IndexKind, Neighbours, Rows
 from cirlib.retrieval.ranks import Array, RowLists, check_shapes, checked_norms, padded_rows
+from cirlib.study.progress import progress as bar
 
 MAX_QUERIES_AT_ONCE, MAX_CANDIDATES_AT_ONCE = 1024, 2**21  # queries, and queries × depth of one search: some 150 MB
 MARGIN = 0.05  # of the study's margin-filtered negatives: the cosine by which a query's target leads
@@ -132,7 +132,7 @@ class _Miner(NamedTuple):
         while len(pending):
             depth = min(range_max + self.positives.shape[1], size)
             step = max(1, min(MAX_QUERIES_AT_ONCE, MAX_CANDIDATES_AT_ONCE // (depth * self.neighbours.num_tokens)))
-            starts = trange(0, len(pending), step, desc=f"Mining in the top {depth}", disable=not progress)
+            starts = bar(range(0, len(pending), step), f"mining in the top {depth}", disable=not progress)
             short = [self._mine_batch(pending[start : start + step], depth, range_max, mined) for start in starts]
             if not goes_deeper or depth == size:
                 break

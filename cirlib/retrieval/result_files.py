@@ -1,4 +1,4 @@
-"""What stages write of their scores and later ones read: ``summary.csv``, ``metrics.json`` and ``ranks.csv``."""
+"""What stages write of their scores and later ones read: ``summary.csv`` and ``ranks.csv``."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -11,14 +11,14 @@ import torch
 from cirlib.benchmarks import Benchmark, BenchmarkError
 from cirlib.retrieval.ranks import Ranks
 from cirlib.retrieval.scoring import Scored, protocol_name, summarise
-from cirlib.study.files import write_json, write_table
+from cirlib.study.files import write_table
 from cirlib.study.parameters import Evaluation
 
 RANK_COLUMNS = ("method", "category", "query", "target", "above", "tied", "top")
 
 
 def write_results(scored: Sequence[Scored], folder: Path) -> pd.DataFrame:
-    """Writes ``summary.csv``, ``metrics.json`` and ``ranks.csv`` into ``folder``; gives the summary.
+    """Writes ``summary.csv`` and ``ranks.csv`` into ``folder``; gives the summary.
 
     ``ranks.csv`` has a row a query: its target's rank, the best ids (quoted), and what CIRR and CIRCO are scored by.
 
@@ -28,7 +28,7 @@ def write_results(scored: Sequence[Scored], folder: Path) -> pd.DataFrame:
     'sum,hat,hat-query-1,hat-2,9,0,hat-3 hat-2'
     """
     summary = summarise(scored)
-    write_summary(summary, folder)
+    write_table(summary.round(6), folder / "summary.csv")
     frames = [pd.DataFrame(columns=list(RANK_COLUMNS))] if not scored else []
     for one in scored:
         queries, targets = zip(*((t.id, t.targets[0]) for t in one.benchmark.triplets), strict=True)
@@ -37,20 +37,6 @@ def write_results(scored: Sequence[Scored], folder: Path) -> pd.DataFrame:
         frames.append(pd.DataFrame({**dict(zip(RANK_COLUMNS, columns, strict=True)), **one.extra}))
     write_table(pd.concat(frames), folder / "ranks.csv")
     return summary
-
-
-def write_summary(summary: pd.DataFrame, folder: Path) -> None:
-    """Writes ``summary.csv`` and, for ``dvc metrics``, ``metrics.json``: method → ``mean/recall@10`` → value.
-
-    >>> write_summary(summarise([make_scored("sum", "hat", [0, 9])], ks=(5,)), folder)
-    >>> (folder / "metrics.json").read_text().split()
-    ['{', '"sum":', '{', '"hat/recall@5":', '0.5,', '"mean/recall@5":', '0.5', '}', '}']
-    """
-    write_table(summary.round(6), folder / "summary.csv")
-    tree: dict[str, dict[str, float]] = {}
-    for row in summary.itertuples():
-        tree.setdefault(row.method, {})[f"{row.category}/{row.metric}"] = round(row.value, 6)
-    write_json(tree, folder / "metrics.json")
 
 
 def read_ranks(path: Path, benchmarks: Mapping[str, Benchmark], evaluation: Evaluation) -> list[Scored]:

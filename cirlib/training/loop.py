@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from cirlib.models.devices import DTYPES, autocast, precision_here
 from cirlib.study.files import replace_file
 from cirlib.study.processes import average_gradients
+from cirlib.study.progress import progress
 from cirlib.study.resources import require_disk, within_memory
 
 SELECT = "dev/recall@10"  # the score that chooses the epoch
@@ -173,8 +173,10 @@ class _Trainer:
     def _train_epoch(self, epoch: int, batches: Sequence) -> dict:
         self.model.train()
         config, total, seen, start = self.config, 0.0, 0, time.perf_counter()
-        title = f"{config.run} epoch {epoch}/{config.epochs}"
-        for number, batch in enumerate(tqdm(batches, title, unit="batch", leave=False, disable=not self.shows), 1):
+        title, before = f"{config.run} epoch {epoch}/{config.epochs}", self.history.records[-1:]
+        if before and SELECT in before[0]:
+            title += f"  recall@10 {100 * before[0][SELECT]:.1f} % on dev"
+        for number, batch in enumerate(progress(batches, title, unit="batch", leave=False, disable=not self.shows), 1):
             if number < len(batches):
                 self.hooks.prefetch(batches[number])
             updates = number % config.accumulation == 0 or number == len(batches)

@@ -64,10 +64,9 @@ def test_the_report_has_the_counts_and_the_keys_of_what_later_stages_read(unprep
     make_store(data / "tokens", ["a", "b", "c"], torch.zeros(3, 2, 3), key="tokens")
     make_store(data / "clip", ["a", "b", "c"], torch.zeros(3, 3), key="clip")
     write_report(unprepared, tmp_path)
-    contents, metrics = (json.loads((tmp_path / name).read_text()) for name in ("contents.json", "metrics.json"))
+    contents = json.loads((tmp_path / "contents.json").read_text())
     assert contents == {"annotations": unprepared.annotations, "tokens": "tokens", "embeddings": "clip"}
     assert pd.read_csv(tmp_path / "counts.csv").equals(count(unprepared))
-    assert metrics == {"queries": {"train": 12, "dev": 2, "reported": 6}, "images": 3}
 
 
 def test_without_stored_tokens_the_report_tells_of_a_changed_picture(custom_stage, make_store, tmp_path):

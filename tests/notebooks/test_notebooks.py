@@ -83,7 +83,7 @@ def test_two_runs_of_a_training_give_the_same_metrics(small_project, tmp_path):
         execute(small_project, "03_qformer.ipynb", lr=1e-3, epochs=1)
         (run,) = (small_project / "runs" / "garments").glob("qformer-*")
         run.rename(tmp_path / tag)
-    for name in ("metrics.json", "ranks.csv"):
+    for name in ("summary.csv", "ranks.csv"):
         assert (tmp_path / "first" / name).read_text() == (tmp_path / "second" / name).read_text()
 
 

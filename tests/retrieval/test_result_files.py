@@ -1,6 +1,5 @@
 """Files of scores: they come back unchanged, or say which command makes them again."""
 
-import json
 from dataclasses import replace
 
 import pandas as pd
@@ -50,21 +49,18 @@ def test_names_that_look_like_something_else_come_back_as_they_were(make_scored,
     assert_same(read_ranks(tmp_path / "ranks.csv", {"2024": benchmark}, REMOVED), [odd])
 
 
-def test_results_are_a_table_a_tree_and_ranks_that_come_back(scored, tmp_path):
+def test_results_are_a_table_and_ranks_that_come_back(scored, tmp_path):
     summary = write_results(scored, tmp_path)
     got = read_ranks(tmp_path / "ranks.csv", {one.category: one.benchmark for one in scored}, REMOVED)
     assert_same(got, scored)
     assert summarise(got).equals(summary)
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "summary.csv"), summary.round(6), check_dtype=False)
-    tree = json.loads((tmp_path / "metrics.json").read_text())
-    assert tree["qformer"]["shoe/recall@5"] == 0.5
 
 
 def test_nothing_scored_gives_empty_files_that_read_back_empty(tmp_path):
     summary = write_results([], tmp_path)
     assert summary.columns.tolist() == list(SUMMARY_COLUMNS)
     assert len(summary) == len(pd.read_csv(tmp_path / "summary.csv")) == 0
-    assert json.loads((tmp_path / "metrics.json").read_text()) == {}
     assert read_ranks(tmp_path / "ranks.csv", {}, REMOVED) == []
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from cirlib.models.clip import TwoTowers
 from cirlib.models.devices import autocast
@@ -19,6 +18,7 @@ from cirlib.models.feature_store import ImageFeatures
 from cirlib.models.length_groups import by_length, halves
 from cirlib.models.qformer import QFormerComposer
 from cirlib.study.pictures import open_rgb
+from cirlib.study.progress import progress
 
 QueryTower = Callable[[Sequence[str], Sequence[str]], Tensor]  # reference ids and texts → (B, D), not normalised
 ImageTower = Callable[[Sequence[str]], Tensor]  # ids → normalised (B, D) or (B, Q, D)
@@ -147,7 +147,7 @@ class LastStage(nn.Module):
     def read(towers: TwoTowers, files: Sequence[Path]) -> Tensor:
         """What is frozen, of pictures: EfficientNet's features (B, 320, S, S) before its last convolution, float16."""
         trunk, parts = towers.model.visual.trunk, []
-        for start in tqdm(range(0, len(files), 64), "image tower", leave=False, disable=len(files) < 999):
+        for start in progress(range(0, len(files), 64), "image tower", leave=False, disable=len(files) < 999):
             pixels = torch.stack([towers.transform(open_rgb(file)) for file in files[start : start + 64]])
             pixels = pixels.to(towers.device, memory_format=torch.channels_last)
             with autocast(towers.device, towers.dtype):

@@ -9,7 +9,6 @@ import pandas as pd
 import torch
 from IPython.display import DisplayObject
 from matplotlib.figure import Figure
-from tqdm.auto import tqdm
 
 from cirlib import figures
 from cirlib.analysis.dpo import grid
@@ -24,6 +23,7 @@ from cirlib.retrieval.scoring import Scored, protocol_name
 from cirlib.retrieval.statistics import against_chance, clopper_pearson
 from cirlib.study.files import write_table
 from cirlib.study.parameters import DPO
+from cirlib.study.progress import progress
 from cirlib.training.loop import shuffled_batches
 from cirlib.training.qformer_training import DEV_RULES
 
@@ -135,7 +135,7 @@ class Experiment:
             labels
             | measured_run(self.context, params, with_dev=with_dev)
             | labels  # first, before parameters of the same name
-            for labels, params in tqdm(runs, desc=title, unit="run")
+            for labels, params in progress(runs, desc=title, unit="run")
         ]
 
     def sweep(self) -> pd.DataFrame:
@@ -153,7 +153,7 @@ class Experiment:
         What only reads wrongly is read from the runs without a mistake.
         """
         hits, runs = [], grid.mistake_runs(self.params) if self.has_grid else []
-        for name, corruption, params in tqdm(runs, desc="mistakes", unit="run"):
+        for name, corruption, params in progress(runs, desc="mistakes", unit="run"):
             record = measured_run(self.context, params, corruption=corruption)
             own = {name: record["hits"]}
             if name == next(iter(grid.MISTAKES)):

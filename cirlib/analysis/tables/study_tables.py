@@ -10,6 +10,10 @@ from cirlib.retrieval.scoring import Scored
 from cirlib.study.method_registry import METHODS
 from cirlib.study.stage import Stage
 
+HEADLINE = {
+    "image_only": "image", "text_only": "text", "sum": "sum", "prompt_tuned": "prompts", "qformer": "qformer",
+    "qformer_hard_negatives": "mined", "retrieval_dpo": "dpo",
+}  # fmt: skip
 STAGES = tuple(dict.fromkeys(method.stage for method in METHODS.values()))  # those that score
 
 
@@ -33,6 +37,17 @@ def read_scored(stage: Stage, parts: Mapping[str, Benchmark]) -> list[Scored]:
     """
     files = [stage.require(stage.results(name) / "ranks.csv", name) for name in STAGES]
     return [one for file in files for one in read_ranks(file, parts, stage.study.evaluation)]
+
+
+def headline(summary: pd.DataFrame) -> dict[str, float]:
+    """Recall@10 in percent of the methods that tell the study in short, under short names.
+
+    >>> rows = {"method": ["sum", "slerp"], "category": "mean", "metric": "recall@10", "value": [0.2, 0.3]}
+    >>> headline(pd.DataFrame(rows))
+    {'sum': 20.0}
+    """
+    means = _mean_recall(summary)
+    return {short: round(100 * means[name], 1) for name, short in HEADLINE.items() if name in means}
 
 
 def best_method(summary: pd.DataFrame) -> str:

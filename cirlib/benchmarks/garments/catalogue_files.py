@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm.auto import tqdm
 
 from cirlib.benchmarks.base import BenchmarkError
 from cirlib.benchmarks.garments.attributes import CATEGORIES
@@ -31,6 +30,7 @@ from cirlib.benchmarks.garments.drawing import render_garment
 from cirlib.study.files import write_bytes
 from cirlib.study.parameters import Drawing
 from cirlib.study.processes import process_pool
+from cirlib.study.progress import progress
 
 JPEG_QUALITY = 92
 IMAGE_NAME = re.compile(r"G[A-Z2-7]{9}\.jpg(\.tmp)?")
@@ -135,7 +135,7 @@ def _write_images(folder: Path, images: list[CatalogueImage], size: int, workers
             path.unlink()
     with _mapper(workers) as spread:
         done = spread(partial(_write_image, folder, size), images)
-        for _ in tqdm(done, total=len(images), desc="drawing garments", unit="image"):
+        for _ in progress(done, total=len(images), desc="drawing garments", unit="image"):
             pass
 
 

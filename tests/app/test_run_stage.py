@@ -1,0 +1,61 @@
+"""The runner of a stage: what a terminal shows meanwhile, what came out, and what went wrong."""
+
+import io
+
+import nbformat
+import pytest
+from small_studies import compose
+
+from cirlib.app import run_stage
+from cirlib.study.progress import STATUS
+
+COUNTS = """\
+import time, warnings
+from cirlib.study.progress import progress
+warnings.warn("noise")
+for _ in progress(range(4), "counting"):
+    time.sleep(0.4)"""
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_stage, "EVERY", (0.1, 0.1))
+    compose(tmp_path / "params.yaml")
+    (tmp_path / "notebooks").mkdir()
+
+    def execute(terminal: io.StringIO, *cells: str) -> tuple[bool, list[str]]:
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+        nbformat.write(notebook, tmp_path / "notebooks" / "02_zero_shot.ipynb")
+        went_well = run_stage.run_stage(tmp_path, "02_zero_shot", terminal)
+        return went_well, terminal.getvalue().removesuffix("\n").split("\n")
+
+    return execute
+
+
+def test_one_line_tells_how_far_it_is_and_in_the_end_what_was_found(run, tmp_path, monkeypatch):
+    went_well, lines = run(Terminal(), COUNTS, "print('All counted.\\nAnd more.')", "1 + 1")
+    assert went_well
+    *live, last = lines[0].split("\r")  # one line, written over
+    assert len(lines) == 1 and last.startswith("[2/5] zero_shot     0:0") and last.rstrip().endswith("  All counted.")
+    counted = [line for line in live if "counting" in line]
+    assert counted and all(len(line) == run_stage.WIDTH and " left" in line for line in counted)
+    assert (tmp_path / "results" / "garments" / "notebooks" / "02_zero_shot.ipynb").is_file()
+    assert STATUS not in run_stage.os.environ
+
+
+def test_where_lines_are_kept_each_is_one_of_its_own(run):
+    _, lines = run(io.StringIO(), COUNTS)
+    assert len(lines) > 3 and not any("noise" in line for line in lines)
+
+
+def test_a_stage_that_fails_says_why_and_where_to_look(run):
+    went_well, lines = run(io.StringIO(), "raise ValueError('zero_shot needs a picture')")
+    assert not went_well
+    assert lines[-2].endswith("  ValueError: zero_shot needs a picture")
+    assert lines[-1].endswith("results/garments/notebooks/02_zero_shot.ipynb  ·  the log: " + lines[-1].split(": ")[-1])
+    assert lines[-1].endswith("runs/garments/logs/02_zero_shot.log")
