@@ -12,11 +12,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cirlib.study.errors import ParameterError, StageError, StudyError
-from cirlib.study.parameters import Study, load_study, override
+from cirlib.study.parameters import Study, load_study, overridable, override
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+NOTEBOOK = "this notebook"
 PARAMETERS_MARK = "# Parameters"  # begins the notebooks' parameters cells, and those that papermill injects
 _held: dict[Path, int] = {}  # folder → its open descriptor, in this process: others are locked out until it ends
 
@@ -36,6 +40,17 @@ class Stage:
     def params(self) -> Any:
         """The stage's own block of parameters."""
         return getattr(self.study, self.name)
+
+    def in_force(self) -> "pd.DataFrame":
+        """Every parameter of the stage: its value, and whether the notebook or ``params.yaml`` says so."""
+        import pandas as pd
+
+        study = self.study.model_dump()
+        rows = [
+            (name, str((study[block] if block else study)[name]), NOTEBOOK if name in self.overrides else "params.yaml")
+            for name, block in overridable(self.name).items()
+        ]
+        return pd.DataFrame(rows, columns=["parameter", "value", "set in"]).set_index("parameter")
 
     @property
     def data(self) -> Path:

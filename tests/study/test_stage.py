@@ -86,6 +86,13 @@ def test_an_override_writes_to_a_folder_that_says_it(project, run_cells):
     assert {path.name for path in project.iterdir()} == {"params.yaml", "dvc.yaml", "notebooks", "runs"}
 
 
+def test_the_values_in_force_are_told_with_where_they_are_set(run_cells):
+    table = run_cells("# Parameters\nweights = [0.5]\nseed = None", name="zero_shot").in_force()
+    assert table.loc["weights"].tolist() == ["[0.5]", "this notebook"]
+    assert table.loc["seed"].tolist() == ["3", "params.yaml"]
+    assert table.loc["gallery", "value"] == "original"
+
+
 @pytest.mark.parametrize("value", ["'a/b'", "'x' * 90"])
 def test_an_odd_or_long_value_becomes_a_short_name_of_its_own(project, run_cells, value):
     cells = [f"# Parameters\nmethod = {value} * {times}\n" for times in (1, 2)]
