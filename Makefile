@@ -72,7 +72,7 @@ search: $(RUNTIME) ## serve the search page on http://localhost:8866
 	@voila notebooks/06_search.ipynb --no-browser --port=8866
 
 lab: $(RUNTIME) ## open the notebooks in JupyterLab
-	@jupyter lab notebooks
+	@jupyter lab --LabApp.default_url=/lab/tree/notebooks/02_zero_shot.ipynb
 
 clean: ## remove the environment and the caches; data and results stay
 	@rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -30,7 +30,7 @@ class Triplet:
     subset: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Benchmark:
     """The queries of one split and the gallery they search.
 
@@ -46,6 +46,11 @@ class Benchmark:
     images: dict[str, Path | str]
     protocol: str = "original"
     complete: bool = True
+
+    def __repr__(self) -> str:
+        sizes = f"{len(self.triplets):,} queries, {len(self.gallery):,} gallery images, {len(self.missing):,} missing"
+        named = ", ".join([self.name, self.split, *self.categories])
+        return f"<Benchmark {named}: {sizes}; {self.protocol.replace('_', ' ')} gallery>"
 
     @cached_property
     def missing(self) -> dict[str, str]:

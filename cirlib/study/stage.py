@@ -174,6 +174,13 @@ def _release(folder: Path) -> None:
         os.close(_held.pop(folder))
 
 
+def _release_after_an_error(result: Any) -> None:
+    """A notebook that failed keeps nobody waiting while it is looked at."""
+    if not result.success:
+        for folder in list(_held):
+            _release(folder)
+
+
 # A forked worker may outlive a killed parent: the lock is not its own.
 os.register_at_fork(after_in_child=lambda: [_release(folder) for folder in list(_held)])
 
@@ -205,6 +212,7 @@ def _notebook_parameters() -> dict[str, Any]:
         return lines
 
     shell.set_custom_exc((StudyError, FloatingPointError), show)
+    shell.events.register("post_run_cell", _release_after_an_error)
     values = shell.user_ns
     cells = [cell for cell in values["In"] if cell.lstrip().startswith(PARAMETERS_MARK)]
     names = set().union(*map(assigned_names, cells))

@@ -99,3 +99,27 @@ def test_a_folder_that_may_not_be_written_is_refused_before_any_work(project):
                 open_stage(stage)
     finally:
         subprocess.run(["umount", "-l", "results"], check=True)
+
+
+@pytest.mark.parametrize(("cell", "free"), [("1 / 0", True), ("1 / 1", False)])
+def test_a_notebook_that_failed_gives_its_folder_back_while_its_kernel_goes_on(project, cell, free):
+    shell = (
+        "from IPython.core.interactiveshell import InteractiveShell\n"
+        "shell = InteractiveShell.instance()\n"
+        "shell.run_cell('from cirlib.study.stage import open_stage; stage = open_stage(\"qformer\")')\n"
+        f"shell.run_cell('{cell}')\n"
+        "print('done', flush=True)\n"
+        "input()\n"
+    )
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", shell], text=True, **pipes) as process:
+        while process.stdout.readline().strip() != "done":
+            assert process.poll() is None, process.stderr.read()
+        try:
+            if free:
+                assert open_stage("qformer").out.is_dir()
+            else:
+                with pytest.raises(StageError, match="another run writes to"):
+                    open_stage("qformer")
+        finally:
+            process.kill()

@@ -29,6 +29,13 @@ class Shell:
     def set_custom_exc(self, *_: object) -> None:
         pass
 
+    @property
+    def events(self) -> "Shell":
+        return self
+
+    def register(self, *_: object) -> None:
+        pass
+
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch) -> Path:
