@@ -230,6 +230,9 @@ def override(study: Study, stage: str, values: dict[str, Any]) -> Study:
     """
     blocks, tree = overridable(stage), study.model_dump()
     for name, value in values.items():
+        if name not in blocks and name in Study.model_fields:
+            told = "params.yaml is read anyway: a notebook takes single parameters of its stage"
+            raise ParameterError(f"{name!r} is no parameter of {stage} but of the whole study. {told}")
         if name not in blocks:
             raise ParameterError(f"unknown parameter {name!r} for {stage}.{_hint(name, blocks)}")
         if value is not None:

@@ -25,6 +25,12 @@ def write(folder: Path, **values: object) -> Path:
     return path
 
 
+def test_a_whole_params_file_given_to_a_notebook_is_refused_with_the_reason():
+    """As `papermill -f params.yaml` gives it."""
+    text = message(override, STUDY, "qformer", {"data": {"root": "raw"}, "lr": 1e-5})
+    assert text.startswith("'data' is no parameter of qformer but of the whole study. params.yaml is read anyway")
+
+
 @pytest.mark.parametrize(
     ("name", "suggestion"),
     [("learning_rate", "lr"), ("epoch", "epochs"), ("Lr", "lr"), ("the_seed", "seed"), ("beta", None)],
