@@ -114,19 +114,22 @@ def full_table(summary: pd.DataFrame, folder: Path) -> tuple[pd.DataFrame, str]:
     return table, f" Over {count} seeds, which train anew on the same data: mean ± standard deviation (range)."
 
 
-def _finding(summary: pd.DataFrame) -> str:
-    """The best method and the best zero-shot one, with their recall@10."""
+def _finding(summary: pd.DataFrame, table: pd.DataFrame) -> str:
+    """The best method and the best zero-shot one, with their recall@10, and that over seeds where ``table`` has it."""
     means = summary[(summary["category"] == "mean") & (summary["metric"] == "recall@10")].set_index("method")["value"]
-    said = [
-        f"{percent(means[name])} % of the targets are among the first ten of {method_label(name)}"
-        for name in dict.fromkeys([best_method(summary), best_of_families(summary).get(ZERO_SHOT)])
-        if name
-    ]
-    return ", ".join([said[0], *(f"{one}, the best zero-shot method" for one in said[1:])]) + "."
+    best, zero_shot = best_method(summary), best_of_families(summary).get(ZERO_SHOT)
+    label = method_label(best)
+    said = f"{label[0].upper()}{label[1:]} has {percent(means[best])} % of the targets among its first ten images"
+    if zero_shot not in (None, best):
+        said += f", the best zero-shot method ({method_label(zero_shot)}) {percent(means[zero_shot])} %"
+    for column in table.columns[table.columns.str.endswith(" seeds")]:
+        numbers = [table.loc[name, column].split(" (")[0] for name in dict.fromkeys([best, zero_shot]) if name]
+        said += f"; over {column.split(', ')[1]}: {' and '.join(numbers)} %"
+    return f"{said}."
 
 
-def _update_page(page: Path, table: pd.DataFrame, said: str) -> None:
-    """Puts the result table between the page's two result marks, in Markdown, with what is said of it."""
+def _update_page(page: Path, table: pd.DataFrame, finding: str, said: str) -> None:
+    """Puts the finding, the table and what is said of it between the page's two result marks, in Markdown."""
     try:
         text = page.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -136,7 +139,7 @@ def _update_page(page: Path, table: pd.DataFrame, said: str) -> None:
     table = table.rename_axis("method").reset_index()
     head, *rows = (f"| {' | '.join(row)} |" for row in (table.columns, *table.values))
     lines = "\n".join([head, "|" + "---|" * table.shape[1], *rows])
-    changed = f"{text.split(BEGIN)[0]}{BEGIN}\n{lines}\n\n{said}\n{END}{text.split(END)[1]}"
+    changed = f"{text.split(BEGIN)[0]}{BEGIN}\n**{finding}**\n\n{lines}\n\n{said}\n{END}{text.split(END)[1]}"
     replace_file(page, lambda path: path.write_text(changed, encoding="utf-8"))
 
 
@@ -150,11 +153,11 @@ def main() -> None:
         study = load_study(root / "params.yaml").name
         summary = read_summary(root, study)
         table, of_seeds = full_table(summary, root / "results" / study)
-        said = caption(summary) + of_seeds
+        said, finding = caption(summary) + of_seeds, _finding(summary, table)
         if arguments.into:
-            _update_page(arguments.into, table, said)
+            _update_page(arguments.into, table, finding, said)
         else:
-            print(f"\n{study}: {said}\n\n{table.to_string()}\n{OPEN.format(study=study, finding=_finding(summary))}")
+            print(f"\n{study}: {said}\n\n{table.to_string()}\n{OPEN.format(study=study, finding=finding)}")
     except StudyError as error:
         parser.exit(1, f"{error}\n")
 

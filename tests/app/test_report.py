@@ -21,6 +21,7 @@ SUMMARY = pd.DataFrame(
     ],
     columns=list(SUMMARY_COLUMNS),
 )
+FINDING = "**Weighted sum has 50.0 % of the targets among its first ten images.**\n\n"
 TABLE = """| method | recall@1 | recall@10 |
 |---|---|---|
 | sum | 25.0 [20.0, 31.2] | 50.0 [40.0, 60.0] |
@@ -70,7 +71,7 @@ def test_the_command_shows_the_table_and_the_files_and_leaves_the_readme_alone(p
 def test_the_readme_changes_between_its_marks_only_however_often(project, run):
     for _ in range(2):
         assert run("--into", "../README.md") == ("", "")
-        assert (project / "README.md").read_text() == f"# Title\n\n{BEGIN}\n{TABLE}{END}\n\nThe end.\n"
+        assert (project / "README.md").read_text() == f"# Title\n\n{BEGIN}\n{FINDING}{TABLE}{END}\n\nThe end.\n"
 
 
 def seeds_of(values: dict[str, list[float]]) -> pd.DataFrame:
