@@ -95,15 +95,16 @@ def train(
     >>> [record["epoch"] for record in history.records]
     [1, 2, 3]
     """
-    key, config = _key(model, config, fingerprint), replace(config, precision=precision_here(config.precision))
+    config = replace(config, precision=precision_here(config.precision))
     shows = folder is not None and PartialState().is_main_process
     trainer = _Trainer(model, loss_of, config, hooks or Hooks(), shows)
     trainer.history.folder = folder
     if folder is not None:
+        key = _key(model, config, fingerprint)
         # weights and the best weights, and AdamW's two moments of those that learn
         size = sum(p.numel() * p.element_size() * (4 if p.requires_grad else 2) for p in model.parameters())
         _resume(trainer, folder, key, warm_start)
-        require_disk(folder, size * (2 if config.keep_epoch else 1), "make room on it, or move results/ to another")
+        require_disk(folder, size * (2 if config.keep_epoch else 1), "make room on it, or move runs/ to another")
     for epoch in range(len(trainer.history.records) + 1, config.epochs + 1):
         trainer.run_epoch(epoch, batches)
         if folder is not None:
@@ -274,7 +275,7 @@ def _save(trainer: _Trainer, folder: Path, key: str, epoch: int) -> None:
 
 def _key(model: nn.Module, config: TrainingConfig, fingerprint: object) -> str:
     """A hash of what decides a run's result, its first weights included."""
-    identity = [vars(config) | {"precision": precision_here(config.precision)}, fingerprint]
+    identity = [vars(config) | {"precision": precision_here(config.precision), "keep_epoch": None}, fingerprint]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode())
     for tensor in model.state_dict().values():
         digest.update(tensor.cpu().numpy().tobytes())

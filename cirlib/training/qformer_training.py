@@ -32,7 +32,12 @@ from cirlib.training.loop import SELECT, History, Hooks, TrainingConfig, shuffle
 from cirlib.training.mined_negatives import mine_for_triplets
 
 DEV_RULES = Evaluation()  # of every choice by dev
-NEEDS = {"processes", "chunk_size", "gradient_checkpointing", "retrain"}  # parameters that do not change a run's result
+_PLAIN = ("batch_size", "target", "fusion", "edits", "single_captions")
+DECIDES = {  # training → the parameters of its own that decide the weights, beside those in its configuration
+    "pretraining": ("batch_size", "target"),
+    "qformer": _PLAIN,
+    "qformer_hard_negatives": (*_PLAIN, "hard_negatives", "sampling", "range_max", "mine_from"),
+}
 
 
 @dataclass(frozen=True)
@@ -98,8 +103,7 @@ class QFormerTrainer:
             names=lambda batch: ", ".join(tokens.ids[row] for row in batch.targets),
             prefetch=lambda batch: tokens.prefetch(batch.rows(local_indices(len(batch))), composer.device),
         )
-        own = {name for name in type(params).model_fields if not name.startswith("prompt_")} - NEEDS
-        settings = {"seed": study.seed, "qformer": params.model_dump(include=own)}
+        settings = params.model_dump(include=set(DECIDES[run])) | {"seed": study.seed}
         fingerprint = {"tokens": tokens.key, "settings": settings, "data": data}
         folder = training_folder(self.trainings, composer, config, fingerprint, retrain=params.retrain)
         return train(

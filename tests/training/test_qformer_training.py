@@ -16,11 +16,11 @@ from cirlib.models.qformer import QFormerComposer, load_weights
 from cirlib.models.qformer_embedding import embed_gallery, embed_queries, new_composer
 from cirlib.retrieval.scoring import mean_recall
 from cirlib.study.errors import ParameterError
-from cirlib.study.parameters import Evaluation
+from cirlib.study.parameters import Evaluation, QFormer
 from cirlib.training import qformer_training
 from cirlib.training.batches import TripletSampler
 from cirlib.training.loop import KNOWN, History
-from cirlib.training.qformer_training import QFormerTrainer, save_training, score_composers, train_qformer
+from cirlib.training.qformer_training import DECIDES, QFormerTrainer, save_training, score_composers, train_qformer
 
 
 def timeless(history: History) -> list[dict]:
@@ -102,7 +102,16 @@ def test_finetuning_learns_and_keeps_the_best_dev_epoch(composer, tokens, parts,
     assert max(record["dev/recall@10"] for record in records) == pytest.approx(recall)
 
 
-@pytest.mark.parametrize("change", ["triplets", "tokens", "rules", "needs"])
+def test_every_parameter_is_known_to_decide_a_training_or_not_to():
+    in_the_weights = {"num_query_tokens", "width", "layers"}
+    in_the_configuration = {"pretraining_epochs", "pretraining_lr", "epochs", "lr", "accumulation"}
+    needs = {"processes", "chunk_size", "gradient_checkpointing", "retrain"}
+    of_prompts = {name for name in QFormer.model_fields if name.startswith("prompt_")}
+    known = set().union(*DECIDES.values()) | in_the_weights | in_the_configuration | needs | of_prompts
+    assert known == set(QFormer.model_fields)
+
+
+@pytest.mark.parametrize("change", ["triplets", "tokens", "rules", "needs", "mining"])
 def test_a_finetuning_on_something_else_is_not_gone_on_with(
     start, tokens, parts, make_study, tmp_path, make_store, make_benchmark, change, capsys
 ):
@@ -112,14 +121,14 @@ def test_a_finetuning_on_something_else_is_not_gone_on_with(
         QFormerTrainer(deepcopy(start), tokens, study, tmp_path / "run").finetune(sampler, parts)
 
     run(tokens, parts)
-    rules = {"rules": {"range_max": 40}, "needs": {"chunk_size": 2}}.get(change, {})
+    rules = {"rules": {"batch_size": 3}, "needs": {"chunk_size": 2}, "mining": {"range_max": 40}}.get(change, {})
     if change == "triplets":
         queries = [(t.reference, t.targets[0], "is new") for t in parts["hat"].triplets]
         parts = {**parts, "hat": make_benchmark(queries, parts["hat"].gallery)}
     elif change == "tokens":
         tokens = make_store(tmp_path / "other", tokens.ids, tokens[tokens.ids], key="another tower")
     run(tokens, parts, **rules)
-    assert (KNOWN in capsys.readouterr().out) == (change == "needs")
+    assert (KNOWN in capsys.readouterr().out) == (change in ("needs", "mining"))
 
 
 def test_pretraining_brings_pictures_and_their_captions_together(composer, start, tokens, make_study, tmp_path):
@@ -194,6 +203,9 @@ def test_the_stage_trains_both_runs_and_writes_what_later_stages_open(ready, min
     anew = train_qformer(ready(epochs=2, mine_from=1, retrain=True))[1]
     assert anew["loss"].tolist() == loss
     assert "loaded" not in capsys.readouterr().out
+    train_qformer(ready(epochs=2, mine_from=1, range_max=3))  # mines from fewer: only that run is another
+    lines = [line for line in capsys.readouterr().out.splitlines() if "trained before" in line]
+    assert [line.split(": ")[0] for line in lines] == ["pretraining", "qformer"]
 
 
 @pytest.mark.parametrize(
