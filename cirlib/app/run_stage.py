@@ -19,6 +19,7 @@ from typing import TextIO
 import nbformat
 import papermill
 
+from cirlib.study.errors import StudyError
 from cirlib.study.parameters import STAGES, load_study
 from cirlib.study.progress import STATUS
 from cirlib.study.stage import project_root
@@ -47,6 +48,8 @@ def run_stage(root: Path, notebook: str, terminal: TextIO) -> bool:
             papermill.execute_notebook(source, target, kernel_name="python3", cwd=root, progress_bar=False)
         except papermill.PapermillExecutionError as error:
             failure = f"{error.ename}: {error.evalue}"
+        except KeyboardInterrupt:
+            failure = "stopped: run it again to go on"
     said = failure or _last_word(target)
     _show(terminal, f"{title} {_clock(time.monotonic() - start)}  {shorten(said, 160, placeholder=' …')}", ends=True)
     if failure:
@@ -117,12 +120,19 @@ def _last_word(executed: Path) -> str:
 def main() -> None:
     """Runs one stage's notebook, with one line in the terminal."""
     parser = argparse.ArgumentParser(prog="python -m cirlib.app.run_stage", description=main.__doc__)
-    root = project_root()
+    try:
+        root = project_root()
+    except StudyError as error:
+        parser.exit(1, f"{error}\n")
     names = sorted(path.stem for path in (root / "notebooks").glob("*.ipynb") if path.stem.split("_", 1)[1] in PIPELINE)
     parser.add_argument("notebook", choices=names)
+    notebook = parser.parse_args().notebook
     with os.fdopen(os.dup(2), "w") as terminal:
-        if not run_stage(root, parser.parse_args().notebook, terminal):
-            parser.exit(1)
+        try:
+            if not run_stage(root, notebook, terminal):
+                parser.exit(1)
+        except (StudyError, OSError) as error:
+            parser.exit(1, f"{error}\n")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import pickle
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -17,12 +16,15 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from cirlib.models.devices import DTYPES, autocast, precision_here
+from cirlib.study.code_hash import code_hash
 from cirlib.study.files import replace_file
 from cirlib.study.processes import average_gradients
 from cirlib.study.progress import progress
 from cirlib.study.resources import require_disk, within_memory
+from cirlib.training.checkpoints import alone_in, read_state
 
 SELECT = "dev/recall@10"  # the score that chooses the epoch
+CODE = ("losses", "benchmarks", "models", "retrieval", "training")  # folders of cirlib that decide the weights
 KNOWN = "trained before, loaded; retrain=true trains anew"
 SMALLER_STEPS = (
     "lower batch_size and raise accumulation by the same factor; for the Q-Former, qformer.gradient_checkpointing=true "
@@ -73,6 +75,7 @@ def train(
     *,
     fingerprint: object = None,
     warm_start: Path | None = None,
+    retrain: bool = False,
 ) -> History:
     """Trains ``model`` and leaves it at its best epoch (at its last one where nothing validates), in eval mode.
 
@@ -85,6 +88,7 @@ def train(
         fingerprint: whatever else than weights and configuration decides the result (JSON-able); the checkpoint of a
             run with another one is not gone on with.
         warm_start: the checkpoint of another run, whose epochs this one shares, history included.
+        retrain: what has finished is not loaded but trained anew; what has not, goes on.
 
     Raises:
         FloatingPointError: the loss or a gradient is not finite; with step, batch, and the last good epoch.
@@ -99,41 +103,34 @@ def train(
     shows = folder is not None and PartialState().is_main_process
     trainer = _Trainer(model, loss_of, config, hooks or Hooks(), shows)
     trainer.history.folder = folder
-    if folder is not None:
-        key = _key(model, config, fingerprint)
-        # weights and the best weights, and AdamW's two moments of those that learn
-        size = sum(p.numel() * p.element_size() * (4 if p.requires_grad else 2) for p in model.parameters())
-        _resume(trainer, folder, key, warm_start)
-        require_disk(folder, size * (2 if config.keep_epoch else 1), "make room on it, or move runs/ to another")
-    for epoch in range(len(trainer.history.records) + 1, config.epochs + 1):
-        trainer.run_epoch(epoch, batches)
+    with alone_in(folder, config.run):
         if folder is not None:
-            _save(trainer, folder, key, epoch)
-    if trainer.best is not None:
-        model.load_state_dict(trainer.best)
-    if folder is not None and trainer.optimizer is not None:
-        trainer.finish()
-        _save(trainer, folder, key, config.epochs)
+            key = _key(model, config, fingerprint)
+            # weights and the best weights, and AdamW's two moments of those that learn
+            size = sum(p.numel() * p.element_size() * (4 if p.requires_grad else 2) for p in model.parameters())
+            _resume(trainer, folder, key, warm_start, retrain)
+            require_disk(folder, size * (2 if config.keep_epoch else 1), "make room on it, or move runs/ to another")
+        for epoch in range(len(trainer.history.records) + 1, config.epochs + 1):
+            trainer.run_epoch(epoch, batches)
+            if folder is not None:
+                _save(trainer, folder, key, epoch)
+        if trainer.best is not None:
+            model.load_state_dict(trainer.best)
+        if folder is not None and trainer.optimizer is not None:
+            trainer.finish()
+            _save(trainer, folder, key, config.epochs)
     model.eval()
     return trainer.history
 
 
-def training_folder(
-    trainings: Path, model: nn.Module, config: TrainingConfig, fingerprint: object, *, retrain: bool = False
-) -> Path:
+def training_folder(trainings: Path, model: nn.Module, config: TrainingConfig, fingerprint: object) -> Path:
     """Where :func:`train` keeps the training that these decide, among all that ``trainings`` keeps.
-
-    ``retrain``: what is there is removed.
 
     >>> model, config = nn.Linear(2, 1), TrainingConfig("toy", epochs=3, steps_per_epoch=1, lr=0.01)
     >>> training_folder(folder, model, config, "data").parent == folder / "toy"
     True
     """
-    folder = trainings / config.run / _key(model, config, fingerprint)[:12]
-    if retrain and PartialState().is_main_process:
-        shutil.rmtree(folder, ignore_errors=True)
-    PartialState().wait_for_everyone()
-    return folder
+    return trainings / config.run / _key(model, config, fingerprint)[:12]
 
 
 class _Trainer:
@@ -238,25 +235,21 @@ class _Trainer:
         self.history.records, self.history.steps, self.best = state["records"], state["steps"], state["best"]
 
 
-def _resume(trainer: _Trainer, folder: Path, key: str, warm_start: Path | None) -> None:
+def _resume(trainer: _Trainer, folder: Path, key: str, warm_start: Path | None, retrain: bool) -> None:
     """Puts ``trainer`` where the same run was left, else at its warm start; else nowhere, and the folder is empty."""
-    if PartialState().is_main_process and (_read(folder / "state.pt") or {}).get("key") != key:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+    if PartialState().is_main_process:
+        left = read_state(folder / "state.pt")
+        finished = left is not None and len(left["trainer"]["parts"]) == 1
+        if left is None or left["key"] != key or (retrain and finished):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
     PartialState().wait_for_everyone()
-    state = _read(folder / "state.pt") or (warm_start and _read(warm_start))
+    state = read_state(folder / "state.pt") or (warm_start and read_state(warm_start))
     if state:
         trainer.load_state_dict(state["trainer"])
         if trainer.shows:
             went_on = f"goes on after epoch {len(trainer.history.records)}"
             print(f"{trainer.config.run}: {went_on if trainer.optimizer else KNOWN}", flush=True)
-
-
-def _read(path: Path) -> dict | None:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
-        return None
 
 
 def _save(trainer: _Trainer, folder: Path, key: str, epoch: int) -> None:
@@ -275,7 +268,8 @@ def _save(trainer: _Trainer, folder: Path, key: str, epoch: int) -> None:
 
 def _key(model: nn.Module, config: TrainingConfig, fingerprint: object) -> str:
     """A hash of what decides a run's result, its first weights included."""
-    identity = [vars(config) | {"precision": precision_here(config.precision), "keep_epoch": None}, fingerprint]
+    own = vars(config) | {"precision": precision_here(config.precision), "keep_epoch": None}
+    identity = [own, fingerprint, code_hash(*CODE)]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode())
     for tensor in model.state_dict().values():
         digest.update(tensor.cpu().numpy().tobytes())

@@ -55,8 +55,11 @@ def tune_prompts(prepared: Prepared) -> tuple[dict[str, PromptTunedTowers], pd.D
     settings = {"seed": study.seed} | params.model_dump(include={"batch_size", "prompt_edits", "single_captions"})
     data = annotations_key([*splits.train.values(), *splits.dev.values()])
     fingerprint = {"features": store.key, "towers": composer.towers.key, "settings": settings, "data": data}
-    folder = training_folder(stage.trainings, composer, config, fingerprint, retrain=params.retrain)
-    history = train(composer, sampler.batches, loss_of, config, folder, Hooks(validate), fingerprint=fingerprint)
+    folder = training_folder(stage.trainings, composer, config, fingerprint)
+    history = train(
+        composer, sampler.batches, loss_of, config, folder, Hooks(validate), fingerprint=fingerprint,
+        retrain=params.retrain,
+    )  # fmt: skip
     return {config.run: composer}, pd.DataFrame(history.records)
 
 

@@ -105,10 +105,10 @@ class QFormerTrainer:
         )
         settings = params.model_dump(include=set(DECIDES[run])) | {"seed": study.seed}
         fingerprint = {"tokens": tokens.key, "settings": settings, "data": data}
-        folder = training_folder(self.trainings, composer, config, fingerprint, retrain=params.retrain)
+        folder = training_folder(self.trainings, composer, config, fingerprint)
         return train(
             composer, batches, lambda batch: (batch_loss(composer, tokens, batch, params.chunk_size), {}),
-            config, folder, hooks, fingerprint=fingerprint, warm_start=warm_start,
+            config, folder, hooks, fingerprint=fingerprint, warm_start=warm_start, retrain=params.retrain,
         )  # fmt: skip
 
 

@@ -1,6 +1,8 @@
 """The runner of a stage: what a terminal shows meanwhile, what came out, and what went wrong."""
 
 import io
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -59,3 +61,16 @@ def test_a_stage_that_fails_says_why_and_where_to_look(run):
     assert lines[-2].endswith("  ValueError: zero_shot needs a picture")
     assert lines[-1].endswith("results/garments/notebooks/02_zero_shot.ipynb  ·  the log: " + lines[-1].split(": ")[-1])
     assert lines[-1].endswith("runs/garments/logs/02_zero_shot.log")
+
+
+def test_a_wrong_parameter_is_one_sentence_before_anything_runs(tmp_path):
+    compose(tmp_path / "params.yaml", "qformer.lr=-3")
+    (tmp_path / "dvc.yaml").touch()
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(nbformat.v4.new_notebook(), tmp_path / "notebooks" / "03_qformer.ipynb")
+    command = [sys.executable, "-m", "cirlib.app.run_stage", "03_qformer"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    (sentence,) = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "'qformer.lr'" in sentence and "greater than 0" in sentence
+    assert not (tmp_path / "results").exists()

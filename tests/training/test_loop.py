@@ -2,8 +2,11 @@
 
 import math
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
@@ -133,6 +136,43 @@ def test_a_state_that_was_cut_off_is_started_over(tmp_path, bytes_left):
     again = Job(tmp_path)
     again()
     assert again.epochs == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("left", [b"hello garbage", b"", torch.zeros(1).numpy().tobytes() * 500])
+def test_a_state_that_is_no_state_is_started_over(tmp_path, left):
+    Job(tmp_path)()
+    (tmp_path / "state.pt").write_bytes(left)
+    again = Job(tmp_path)
+    again()
+    assert again.epochs == [1, 2, 3, 4]
+
+
+def test_a_training_anew_discards_what_has_finished_and_goes_on_with_what_has_not(tmp_path):
+    Job(tmp_path)()
+    Job(tmp_path, retrain=True, stop=("batches", 3)).killed()
+    again = Job(tmp_path, retrain=True)
+    again()
+    assert again.epochs == [3, 4]
+
+
+def test_two_runs_of_one_training_take_turns_and_the_second_only_loads(tmp_path):
+    """In threads, as a lock of the file is that of its opening, not of the process."""
+    first, second = Job(tmp_path / "run"), Job(tmp_path / "run")
+    started, loss_of = Event(), first.loss_of
+
+    def slow(rows: Tensor) -> tuple[Tensor, dict]:
+        started.set()
+        time.sleep(0.02)
+        return loss_of(rows)
+
+    first.loss_of = slow
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(first)
+        started.wait()
+        two = pool.submit(second)
+        assert timeless(one.result()) == timeless(two.result())
+    assert (first.epochs, second.epochs) == ([1, 2, 3, 4], [])
+    assert same(weights(first.model), weights(second.model))
 
 
 def test_a_warm_start_goes_on_from_the_epoch_that_the_other_run_kept(tmp_path, capsys):

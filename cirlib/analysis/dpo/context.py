@@ -1,14 +1,12 @@
 """What every run of a study shares: models, frozen features, edits, the queries that are scored."""
 
-import hashlib
 from collections.abc import Sequence
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-import cirlib
 from cirlib.analysis.dpo.dual_encoder import DualEncoder, LastStage, Memo, QFormerTower, TextTower, WholeTower
 from cirlib.analysis.dpo.negatives import Edits
 from cirlib.models.clip import TwoTowers
@@ -16,6 +14,7 @@ from cirlib.models.prepared import Prepared
 from cirlib.models.qformer import QFormerComposer, load_weights
 from cirlib.models.qformer_embedding import embed_gallery, embed_queries, new_composer
 from cirlib.models.weights import fingerprint
+from cirlib.study.code_hash import code_hash
 from cirlib.study.parameters import DPO
 
 # The folders of cirlib that decide a run's numbers: those that dvc.yaml names for the stage, which a test compares.
@@ -94,7 +93,7 @@ class RunContext:
 
     def identity(self, params: DPO) -> str:
         """Changes with all that decides a run's numbers beside ``params``: code, protocol, study, data, models."""
-        return " ".join([_code_hash(), self.evaluation.model_dump_json(), self.start(params)])
+        return " ".join([code_hash(*CODE), self.evaluation.model_dump_json(), self.start(params)])
 
     def start(self, params: DPO) -> str:
         """Changes with all that decides what a run with ``params`` starts from and learns from."""
@@ -104,11 +103,3 @@ class RunContext:
         else:
             models = f"{self.prepared.clip.key} {self._towers_key} {self._weight(params)}"
         return " ".join([study, self.prepared.annotations, models])
-
-
-@cache
-def _code_hash() -> str:
-    """Of the code that decides a run's numbers: what was measured by other code is never read."""
-    root = Path(cirlib.__file__).parent
-    files = sorted(file for folder in CODE for file in (root / folder).rglob("*.py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cirlib.analysis.dpo.context import RunContext
+from cirlib.analysis.dpo.context import CODE, RunContext
 from cirlib.analysis.dpo.dual_encoder import DualEncoder
 from cirlib.analysis.dpo.embedded_splits import embed_splits, embedding_statistics
 from cirlib.analysis.dpo.grid import READINGS, at_grid_size
 from cirlib.analysis.dpo.preferences import Preferences
 from cirlib.retrieval.recall_and_precision import median_rank
 from cirlib.retrieval.scoring import Scored, mean_recall
+from cirlib.study.code_hash import code_hash
 from cirlib.study.files import write_bytes
 from cirlib.study.parameters import DPO, Study
 from cirlib.training.loop import History, TrainingConfig, shuffled_batches, train, training_folder
@@ -53,9 +54,10 @@ def train_preferences(
     lr, precision = PROJECTION_LR if "projection" in params.trains else params.lr, context.study.models.precision
     name = kept_as or "retrieval_dpo"
     config = TrainingConfig(name, params.epochs, steps, lr, precision=precision, unit="edits")
-    identity = {"dpo": params.model_dump(exclude=OF_THE_GRID), "start": kept_as and context.start(params)}
+    identity = {"dpo": params.model_dump(exclude=OF_THE_GRID)}
     if kept_as:
-        folder = training_folder(context.stage.trainings, encoder, config, identity, retrain=params.retrain)
+        identity |= {"start": context.start(params), "code": code_hash(*CODE)}
+        folder = training_folder(context.stage.trainings, encoder, config, identity)
     preferences = Preferences(context, params, corruption, folder)
 
     def batches(epoch: int) -> list[Tensor]:
@@ -78,7 +80,7 @@ def train_preferences(
         return loss, rewards | tracked
 
     torch.manual_seed(seed)
-    history = train(encoder, batches, loss_of, config, folder, fingerprint=identity)
+    history = train(encoder, batches, loss_of, config, folder, fingerprint=identity, retrain=params.retrain)
     track = [step["tracked"] for step in history.steps if "tracked" in step]
     return TrainedRun(encoder, preferences, history, [*track, measured(params.epochs * steps)] if measure else [])
 

@@ -1,0 +1,42 @@
+"""The checkpoint of a training: read where it is whole, and used by one run at a time."""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+
+
+@contextmanager
+def alone_in(folder: Path | None, run: str) -> Iterator[None]:
+    """Inside, no other run trains in ``folder`` (None: it is kept nowhere): a second one waits, and says so.
+
+    >>> with alone_in(folder / "toy", "toy"):
+    ...     pass
+    """
+    if folder is None or not PartialState().is_main_process:
+        yield
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{run}: another run trains the same, waits for it", flush=True)
+            fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
+def read_state(path: Path) -> dict | None:
+    """The state that a training wrote; None where there is nothing, or nothing whole.
+
+    >>> (folder / "state.pt").write_bytes(b"garbage"), read_state(folder / "state.pt")
+    (7, None)
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # a damaged file gives nearly any
+        return None
+    return state if isinstance(state, dict) and {"key", "trainer"} <= state.keys() else None
