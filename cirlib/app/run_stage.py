@@ -84,7 +84,8 @@ def _followed(title: str, start: float, terminal: TextIO) -> Iterator[None]:
 def _stderr_into(log: Path) -> Iterator[None]:
     """Inside, this process and those that it starts write their errors and warnings to the file ``log``."""
     kept = os.dup(2)
-    with log.open("w") as stream:
+    log.unlink(missing_ok=True)
+    with log.open("a") as stream:
         os.dup2(stream.fileno(), 2)
         try:
             yield

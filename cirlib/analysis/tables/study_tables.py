@@ -47,7 +47,7 @@ def headline(summary: pd.DataFrame) -> dict[str, float]:
     {'sum': 20.0}
     """
     means = _mean_recall(summary)
-    return {short: round(100 * means[name], 1) for name, short in HEADLINE.items() if name in means}
+    return {short: round(100 * float(means[name]), 1) for name, short in HEADLINE.items() if name in means}
 
 
 def best_method(summary: pd.DataFrame) -> str:
