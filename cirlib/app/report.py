@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cirlib.analysis.tables.study_tables import best_method, best_of_families
+from cirlib.analysis.tables.study_tables import best_method, best_of_families, recall_by_method
 from cirlib.retrieval.scoring import SUMMARY_COLUMNS, result_table
 from cirlib.study.errors import StudyError
 from cirlib.study.files import replace_file
@@ -116,7 +116,7 @@ def full_table(summary: pd.DataFrame, folder: Path) -> tuple[pd.DataFrame, str]:
 
 def _finding(summary: pd.DataFrame, table: pd.DataFrame) -> str:
     """The best method and the best zero-shot one, with their recall@10, and that over seeds where ``table`` has it."""
-    means = summary[(summary["category"] == "mean") & (summary["metric"] == "recall@10")].set_index("method")["value"]
+    means = recall_by_method(summary)
     best, zero_shot = best_method(summary), best_of_families(summary).get(ZERO_SHOT)
     label = method_label(best)
     said = f"{label[0].upper()}{label[1:]} has {percent(means[best])} % of the targets among its first ten images"

@@ -230,10 +230,10 @@ def override(study: Study, stage: str, values: dict[str, Any]) -> Study:
     """
     blocks, tree = overridable(stage), study.model_dump()
     for name, value in values.items():
-        if name not in blocks and name in Study.model_fields:
-            told = "params.yaml is read anyway: a notebook takes single parameters of its stage"
-            raise ParameterError(f"{name!r} is no parameter of {stage} but of the whole study. {told}")
         if name not in blocks:
+            if name in Study.model_fields:
+                told = "params.yaml is read anyway: a notebook takes single parameters of its stage"
+                raise ParameterError(f"{name!r} is no parameter of {stage} but of the whole study. {told}")
             raise ParameterError(f"unknown parameter {name!r} for {stage}.{_hint(name, blocks)}")
         if value is not None:
             (tree[blocks[name]] if blocks[name] else tree)[name] = value

@@ -174,15 +174,19 @@ def _release(folder: Path) -> None:
         os.close(_held.pop(folder))
 
 
+def _release_all() -> None:
+    for folder in list(_held):
+        _release(folder)
+
+
 def _release_after_an_error(result: Any) -> None:
     """A notebook that failed keeps nobody waiting while it is looked at."""
     if not result.success:
-        for folder in list(_held):
-            _release(folder)
+        _release_all()
 
 
 # A forked worker may outlive a killed parent: the lock is not its own.
-os.register_at_fork(after_in_child=lambda: [_release(folder) for folder in list(_held)])
+os.register_at_fork(after_in_child=_release_all)
 
 
 def _label(given: Mapping[str, Any]) -> str:

@@ -102,9 +102,8 @@ class TextTower(nn.Module):
     def __init__(self, towers: TwoTowers) -> None:
         super().__init__()
         self.towers = copy(towers)
-        text_only = copy(towers.model)
-        text_only._modules = text_only._modules | {"visual": nn.Identity()}
-        self.model = self.towers.model = deepcopy(text_only).requires_grad_(True)
+        without = {id(towers.model.visual): nn.Identity()}
+        self.model = self.towers.model = deepcopy(towers.model, without).requires_grad_(True)
         self.model.logit_scale.requires_grad_(False)
 
     def forward(self, references: Sequence[str], texts: Sequence[str]) -> Tensor:

@@ -46,7 +46,7 @@ def headline(summary: pd.DataFrame) -> dict[str, float]:
     >>> headline(pd.DataFrame(rows))
     {'sum': 20.0}
     """
-    means = _mean_recall(summary)
+    means = recall_by_method(summary)
     return {short: round(100 * float(means[name]), 1) for name, short in HEADLINE.items() if name in means}
 
 
@@ -57,7 +57,7 @@ def best_method(summary: pd.DataFrame) -> str:
     >>> best_method(pd.DataFrame(rows))
     'slerp'
     """
-    return str(_mean_recall(summary).idxmax())
+    return str(recall_by_method(summary).idxmax())
 
 
 def best_of_families(summary: pd.DataFrame) -> dict[str, str]:
@@ -67,9 +67,14 @@ def best_of_families(summary: pd.DataFrame) -> dict[str, str]:
     >>> best_of_families(pd.DataFrame(rows))
     {'zero-shot': 'slerp'}
     """
-    return _mean_recall(summary).groupby(lambda method: METHODS[method].family, sort=False).idxmax().to_dict()
+    return recall_by_method(summary).groupby(lambda method: METHODS[method].family, sort=False).idxmax().to_dict()
 
 
-def _mean_recall(summary: pd.DataFrame) -> pd.Series:
-    """Recall@10 of each method, mean of the categories."""
+def recall_by_method(summary: pd.DataFrame) -> pd.Series:
+    """Recall@10 of each method, mean of the categories, in [0, 1].
+
+    >>> rows = {"method": ["sum", "slerp"], "category": "mean", "metric": "recall@10", "value": [0.2, 0.3]}
+    >>> recall_by_method(pd.DataFrame(rows)).to_dict()
+    {'sum': 0.2, 'slerp': 0.3}
+    """
     return summary[(summary["category"] == "mean") & (summary["metric"] == "recall@10")].set_index("method")["value"]
