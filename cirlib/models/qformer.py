@@ -92,7 +92,7 @@ class QFormerComposer(nn.Module):
         self.qformer.encoder.layer[-1].__class__ = LastLayer
         self.vision_projection = nn.Linear(config.hidden_size, width)
         self.text_projection = nn.Linear(config.hidden_size, width)
-        self.log_temperature = nn.Parameter(torch.tensor(0.07).log())
+        self.raw_temperature = nn.Parameter(torch.tensor(0.07))  # not its logarithm: a rate of 1e-5 would not move that
         self.tokenizer, self.settings = tokenizer, settings
         self.dtype: torch.dtype | None = None  # of its matrix products outside of training; None: the device's best
 
@@ -102,8 +102,9 @@ class QFormerComposer(nn.Module):
 
     @property
     def temperature(self) -> Tensor:
-        """The learned temperature, kept in [0.01, 0.5]."""
-        return self.log_temperature.exp().clamp(0.01, 0.5)
+        """The learned temperature, kept in [0.01, 0.5]; outside of it the gradient still leads back."""
+        raw = self.raw_temperature
+        return raw + (raw.clamp(0.01, 0.5) - raw).detach()
 
     def embed_queries(self, reference: Tensor, texts: Sequence[str]) -> Tensor:
         """Reference tokens (B, T, C) and B texts to normalised query embeddings (B, D)."""

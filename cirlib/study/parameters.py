@@ -105,6 +105,7 @@ class QFormer(Block):
     pretraining_lr: Positive = 2e-4
     epochs: NonNegativeCount = 4
     lr: Positive = 2e-4
+    temperature_lr: Positive | None = None  # of the learned temperature itself, not its logarithm; None: lr
     batch_size: Annotated[Whole, Field(ge=2)] = 64
     accumulation: Count = 1
     edits: Count | None = None  # train edits that an epoch reads, drawn anew each time; None: all

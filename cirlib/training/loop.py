@@ -40,6 +40,7 @@ class TrainingConfig:
     epochs: int
     steps_per_epoch: int  # in batches
     lr: float
+    temperature_lr: float | None = None  # of a learned temperature; None: as the rest
     precision: str = "auto"
     accumulation: int = 1  # batches whose gradients make one step; the last batch of an epoch always makes one
     unit: str = "triplets"  # what a batch is counted in
@@ -133,6 +134,20 @@ def training_folder(trainings: Path, model: nn.Module, config: TrainingConfig, f
     return trainings / config.run / _key(model, config, fingerprint)[:12]
 
 
+def _parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict]:
+    """Matrices decay; biases, norms and scalars do not; a learned temperature has its own learning rate."""
+    groups: tuple[list[nn.Parameter], ...] = ([], [], [])
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups[2 if name.endswith("temperature") else int(parameter.ndim < 2)].append(parameter)
+    rates = config.lr, config.lr, config.temperature_lr or config.lr
+    return [
+        {"params": group, "lr": lr, "weight_decay": decay}
+        for group, lr, decay in zip(groups, rates, (0.05, 0.0, 0.0), strict=True)
+        if group
+    ]
+
+
 class _Trainer:
     """A model in training: its optimiser, its history, and the weights of its best epoch."""
 
@@ -140,13 +155,12 @@ class _Trainer:
         self.model, self.loss_of, self.config, self.hooks, self.shows = model, loss_of, config, hooks, shows
         self.history, self.best = History(config.run), None
         self.device = next(model.parameters()).device
-        learns = [p for p in model.parameters() if p.requires_grad]
-        decays = {"params": [p for p in learns if p.ndim >= 2], "weight_decay": 0.05}
-        others = {"params": [p for p in learns if p.ndim < 2], "weight_decay": 0.0}  # biases, norms and scalars
-        self.optimizer = torch.optim.AdamW([decays, others], lr=config.lr, betas=(0.9, 0.98), fused=True)
+        groups = _parameter_groups(model, config)
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
         steps = max(1, config.epochs * -(-config.steps_per_epoch // config.accumulation))
         options = {"total_steps": steps + 1, "pct_start": min(max(0.1, 1.5 / steps), 0.9), "cycle_momentum": False}
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, config.lr, **options)
+        rates = [group["lr"] for group in groups]
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, rates, **options)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.parts = self.model, self.optimizer, self.schedule, self.scaler  # whose states a checkpoint holds
 

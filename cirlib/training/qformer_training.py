@@ -97,6 +97,7 @@ class QFormerTrainer:
     ) -> History:  # fmt: skip
         composer, tokens, study, params = self.composer, self.tokens, self.study, self.study.qformer
         options |= {"precision": study.models.precision, "accumulation": params.accumulation}
+        options["temperature_lr"] = params.temperature_lr
         config = TrainingConfig(run, **options)
         hooks = Hooks(
             validate,

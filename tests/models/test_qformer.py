@@ -104,12 +104,15 @@ def test_texts_are_cut_at_max_tokens(composer):
     assert mask.sum(1).tolist() == [MAX_TOKENS, 3]
 
 
-def test_the_temperature_starts_at_7_percent_and_stays_in_range(composer):
-    start = composer.log_temperature.item()
-    assert composer.temperature.item() == pytest.approx(0.07)
-    for log, value in ((-20.0, 0.01), (5.0, 0.5), (start, 0.07)):
-        composer.log_temperature.data.fill_(log)
-        assert composer.temperature.item() == pytest.approx(value)
+def test_the_temperature_starts_at_7_percent_stays_in_range_and_comes_back_from_beyond(composer):
+    parameter, start = composer.raw_temperature, composer.raw_temperature.item()
+    assert start == pytest.approx(0.07)
+    for raw, value in ((start, 0.07), (-0.5, 0.01), (0.9, 0.5)):
+        parameter.data.fill_(raw)
+        with torch.enable_grad():
+            (slope,) = torch.autograd.grad(composer.temperature, parameter)
+        assert (composer.temperature.item(), slope.item()) == pytest.approx((value, 1.0), rel=1e-5)
+    parameter.data.fill_(start)
 
 
 @pytest.mark.parametrize("kernel", ["eager", "sdpa"])

@@ -30,7 +30,7 @@ def start() -> QFormerComposer:
     composer = QFormerComposer(config, 3, 8, tokenizer, QFormerSettings())
     generator = torch.Generator().manual_seed(1)
     for name, parameter in composer.named_parameters():
-        if name != "log_temperature" and not name.lower().endswith("layernorm.weight"):
+        if name != "raw_temperature" and not name.lower().endswith("layernorm.weight"):
             parameter.data.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
     return composer.to(best_device()).eval()
 

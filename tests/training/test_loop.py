@@ -316,6 +316,17 @@ def test_a_run_is_a_plain_loop_of_adamw_on_clipped_gradients(accumulation):
     assert same(weights(job.model), weights(model))
 
 
+@pytest.mark.parametrize(("rate", "moves"), [(None, 1e-4), (1e-2, 1e-2)])
+def test_a_learned_temperature_moves_by_its_own_learning_rate(rate, moves):
+    """By as much a step as the rate says, of which AdamW's first steps are."""
+    model = torch.nn.Linear(4, 1)
+    model.raw_temperature = torch.nn.Parameter(torch.tensor(0.07))
+    config = TrainingConfig("toy", epochs=1, steps_per_epoch=3, lr=1e-4, temperature_lr=rate, precision="fp32")
+    batches = [torch.ones(2, 4)] * 3
+    train(model, lambda epoch: batches, lambda rows: (model(rows).mean() + model.raw_temperature, {}), config, None)
+    assert 0.5 * moves < 0.07 - model.raw_temperature.item() < 3 * moves
+
+
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_one_cycle_works_for_the_shortest_runs(epochs):
     job = Job(None, config=replace(CONFIG, epochs=epochs), size=ROWS)

@@ -119,7 +119,7 @@ class QFormerTower(nn.Module):
     def __init__(self, composer: QFormerComposer, tokens: ImageFeatures) -> None:
         super().__init__()
         self.composer, self.tokens = deepcopy(composer), tokens
-        self.composer.log_temperature.requires_grad_(False)
+        self.composer.raw_temperature.requires_grad_(False)
 
     def forward(self, references: Sequence[str], texts: Sequence[str]) -> Tensor:
         return self.composer.embed_queries(self._read(references), list(texts))
