@@ -345,7 +345,7 @@ def _names_in_examples(request: pytest.FixtureRequest, doctest_namespace: dict[s
         "context": lambda: request.getfixturevalue("run_context"),
         "composer": lambda: new_composer(request.getfixturevalue("prepared")),
         "garment": lambda: random_garment(np.random.default_rng(0), "dress"),
-        "results": lambda: PROJECT_ROOT / "results" / "garments",  # the committed tables
+        "results": lambda: PROJECT_ROOT / "docs" / "studies" / "garments" / "results",  # the committed tables
     }
     for name in ("prepared", "make_scored", "write_image", "tiny_blip2", "unprepared"):
         names[name] = partial(request.getfixturevalue, name)

@@ -1,21 +1,65 @@
-"""What a run's numbers came from beside its parameters: machine, package versions, commit."""
+"""What a run's numbers came from beside its parameters: machine, package versions, commit, times."""
 
 import os
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 
 import psutil
+
+from cirlib.study.provenance import Provenance, write_provenance
+from cirlib.study.stage import Stage
+
+
+def finish(stage: Stage) -> None:
+    """Ends a notebook: writes down what it was computed on and when, and leaves its folder to other runs.
+
+    >>> finish(stage)
+    """
+    from cirlib.models.devices import precision_here
+
+    facts = {
+        "started": f"{stage.started:%Y-%m-%d %H:%M:%S %Z}",
+        "seconds": round((datetime.now().astimezone() - stage.started).total_seconds()),
+        "precision": precision_here(stage.study.models.precision),
+        "machine": dict(hardware()),
+        "commit": commit(stage.root),
+        "versions": dict(versions()),
+    }
+    write_provenance(stage, facts)
+    stage.finish()
+
+
+def where_computed(provenance: Mapping[str, Provenance]) -> str:
+    """The machine and precision of a study's stages in a sentence, or that they are not the same.
+
+    >>> facts = {"precision": "fp32", "machine": {"processor": "A", "cores": "2", "GPU": "none"}}
+    >>> where_computed({"zero_shot": facts})
+    'Computed on A, 2 cores, fp32.'
+    >>> where_computed({"zero_shot": facts, "qformer": facts | {"precision": "bf16"}})
+    '**Not computed in one place:** zero_shot on A, 2 cores, fp32; qformer on A, 2 cores, bf16.'
+    """
+    places: dict[str, list[str]] = {}
+    for stage, facts in provenance.items():
+        machine = facts["machine"]
+        device = f"{machine['processor']}, {machine['cores']} cores" if machine["GPU"] == "none" else machine["GPU"]
+        places.setdefault(f"{device}, {facts['precision']}", []).append(stage)
+    if len(places) < 2:
+        return "".join(f"Computed on {place}." for place in places)
+    said = "; ".join(f"{', '.join(stages)} on {place}" for place, stages in places.items())
+    return f"**Not computed in one place:** {said}."
 
 
 def hardware() -> list[tuple[str, str]]:
     """(what, value) of this machine.
 
     >>> [what for what, _ in hardware()]
-    ['processor', 'cores', 'memory', 'GPU', 'precision', 'system', 'Python']
+    ['processor', 'cores', 'memory', 'GPU', 'bfloat16', 'system', 'Python']
     """
     import torch
 
@@ -29,7 +73,7 @@ def hardware() -> list[tuple[str, str]]:
         ("cores", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())),
         ("memory", f"{psutil.virtual_memory().total / 2**30:.0f} GB"),
         ("GPU", ", ".join(gpus) or "none"),
-        ("precision", f"{precision_here('auto')} where models.precision is auto"),
+        ("bfloat16", "in hardware" if precision_here("auto") == "bf16" else "not in hardware"),
         ("system", platform.platform()),
         ("Python", platform.python_version()),
     ]

@@ -1,20 +1,24 @@
 """The study's result table, printed or put into a page.
 
-``python -m cirlib.app.report`` prints the table and the files to open; ``--into README.md`` writes it into a page.
+``python -m cirlib.app.report`` prints the table and the files to open; ``--into README.md`` writes it into a page, and
+copies tables and figures to ``docs/studies/<study>/``.
 """
 
 import argparse
+import shutil
 from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
 
 from cirlib.analysis.tables.study_tables import best_method, best_of_families, recall_by_method
+from cirlib.app.environment import where_computed
 from cirlib.retrieval.scoring import SUMMARY_COLUMNS, result_table
 from cirlib.study.errors import StudyError
-from cirlib.study.files import replace_file
+from cirlib.study.files import replace_file, write_bytes
 from cirlib.study.method_registry import ZERO_SHOT, method_label
-from cirlib.study.parameters import load_study
+from cirlib.study.parameters import PIPELINE, load_study
+from cirlib.study.provenance import read_provenance
 from cirlib.study.stage import project_root
 from cirlib.study.units import percent
 
@@ -143,8 +147,18 @@ def _update_page(page: Path, table: pd.DataFrame, finding: str, said: str) -> No
     replace_file(page, lambda path: path.write_text(changed, encoding="utf-8"))
 
 
+def _publish(root: Path, study: str) -> None:
+    """Copies the study's tables and figures to ``docs/studies/<study>``, where git keeps what the docs show."""
+    for kind, endings in {"results": (".csv", ".json", ".md"), "figures": (".png",)}.items():
+        source, target = root / kind / study, root / "docs" / "studies" / study / kind
+        shutil.rmtree(target, ignore_errors=True)
+        for file in source.rglob("*"):
+            if file.suffix in endings and file.name not in ("ranks.csv", "misses.csv"):
+                write_bytes(file.read_bytes(), target / file.relative_to(source))
+
+
 def main() -> None:
-    """Prints the active study's table and which files to open; with ``--into`` puts it into a page instead."""
+    """Prints the active study's table and what to open; ``--into`` puts it into a page and all into docs/studies."""
     parser = argparse.ArgumentParser(prog="python -m cirlib.app.report", description=main.__doc__)
     parser.add_argument("--into", type=Path, metavar="PAGE", help="write the table between the page's result marks")
     arguments = parser.parse_args()
@@ -153,9 +167,11 @@ def main() -> None:
         study = load_study(root / "params.yaml").name
         summary = read_summary(root, study)
         table, of_seeds = full_table(summary, root / "results" / study)
-        said, finding = caption(summary) + of_seeds, _finding(summary, table)
+        where = where_computed(read_provenance(root, study, PIPELINE))
+        said, finding = f"{caption(summary)} {where}{of_seeds}", _finding(summary, table)
         if arguments.into:
             _update_page(arguments.into, table, finding, said)
+            _publish(root, study)
         else:
             print(f"\n{study}: {said}\n\n{table.to_string()}\n{OPEN.format(study=study, finding=finding)}")
     except StudyError as error:

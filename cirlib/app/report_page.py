@@ -9,7 +9,6 @@ import base64
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,14 @@ import pandas as pd
 from nbconvert import HTMLExporter
 from PIL import Image
 
-from cirlib.app.environment import commit, hardware, versions
+from cirlib.app.environment import where_computed
 from cirlib.app.report import ResultError, caption, read_summary, read_table
 from cirlib.retrieval.percent_tables import percent_table
 from cirlib.retrieval.scoring import result_table
 from cirlib.study.errors import StudyError
 from cirlib.study.files import replace_file
-from cirlib.study.parameters import Study, load_study
+from cirlib.study.parameters import PIPELINE, Study, load_study
+from cirlib.study.provenance import read_provenance
 from cirlib.study.stage import project_root
 
 TEMPLATE = Path(__file__).with_name("report_page.html")
@@ -76,7 +76,8 @@ def write_report(root: Path) -> Path:
     notebooks = Section("notebooks", "The executed notebooks", links=links, note="" if links else "None has run.")
     sections = [_results(home, summary), *_stages(root, study), notebooks, *_about(root, study)]
     page = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
-    texts = {"study": study.name, "lead": caption(summary), "complete": summary["complete"].all()}
+    where = where_computed(read_provenance(root, study.name, PIPELINE))
+    texts = {"study": study.name, "lead": f"{caption(summary)} {where}", "complete": summary["complete"].all()}
     _write(home / "report.html", page.render(texts, sections=sections))
     return home / "report.html"
 
@@ -131,16 +132,19 @@ def _stages(root: Path, study: Study) -> Iterator[Section]:
 
 
 def _about(root: Path, study: Study) -> Iterator[Section]:
-    """How the numbers came about: time, commit, machine, parameters, versions."""
-    written = f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}"
-    made = [("written", written), ("commit", commit(root)), *hardware()]
+    """How the numbers came about: machine, commit and times of each stage, parameters, versions."""
+    stages = read_provenance(root, study.name, PIPELINE)
+    kept = {stage: pd.json_normalize(facts, sep=": ").iloc[0] for stage, facts in stages.items()}
+    facts = pd.DataFrame(kept).map(str).filter(regex="^(?!parameters)", axis=0)
+    of_packages = facts.index.str.startswith("versions: ")
+    packages = facts[of_packages].T.drop_duplicates().T  # one column where all stages had the same
     parameters = pd.json_normalize(study.model_dump(mode="json")).iloc[0].map(str).replace("None", "null")
-    for id, title, said, name, rows in (
-        ("run", "The run", "When, from what, and on what.", "what", made),
-        ("parameters", "Parameters", "Every parameter.", "parameter", parameters.items()),
-        ("versions", "Versions", "Packages.", "package", versions()),
+    for id, title, said, table in (
+        ("run", "The run", "When, from what, and on what each stage was computed.", facts[~of_packages]),
+        ("parameters", "Parameters", "Every parameter.", parameters.to_frame("value")),
+        ("versions", "Versions", "Packages.", packages),
     ):
-        yield Section(id, title, [(said, pd.DataFrame(rows, columns=[name, "value"]))])
+        yield Section(id, title, [(said, table.rename_axis("what").reset_index())])
 
 
 def _table(table: pd.DataFrame, said: str) -> tuple[str, pd.DataFrame]:

@@ -38,7 +38,7 @@ def repeat_study(root: Path, count: int) -> pd.DataFrame:
     study = load_study(root / "params.yaml")
     tables = [_rows(read_summary(root, study.name), study.seed)]
     contents = root / "results" / study.name / "data_prep" / "contents.json"
-    for needed in (contents, root / "data" / study.name / "clip"):
+    for needed in (contents, root / "data" / study.name / "prepared" / "clip"):
         if not needed.exists():
             raise StageError(f"seeds need {needed.relative_to(root)}, which is missing: run `dvc repro` first")
     for seed in range(study.seed + 1, study.seed + count):
@@ -66,7 +66,7 @@ def _open_home(root: Path, study: Study, contents: str) -> Path:
         shutil.copytree(root / "notebooks", home / "notebooks")
         shutil.copy(root / "dvc.yaml", home)
         write_bytes(yaml.safe_dump(params).encode(), home / "params.yaml")
-        _link_data(root / "data" / study.name, home / "data" / study.name)
+        _link_data(root / "data" / study.name / "prepared", home / "data" / study.name / "prepared")
         write_bytes(state.encode(), home / "state.txt")
     _align(home)
     return home
@@ -110,7 +110,7 @@ def _align(home: Path) -> None:
     from cirlib.models.prepared import Prepared
 
     study = load_study(home / "params.yaml")
-    if not (home / "data" / study.name / "clip").exists():
+    if not (home / "data" / study.name / "prepared" / "clip").exists():
         set_seed(study.seed)
         out = home / "results" / study.name / "data_prep"
         prepared = Prepared(Stage("data_prep", study, home, out, out, {}))

@@ -1,5 +1,6 @@
 """The data preparation stage: the two towers aligned, every image encoded once, and what was made counted."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from cirlib.models.image_encoding import ImageEncoder, LiveFeatures, encode_imag
 from cirlib.models.mini import align, mini_towers, save_heads
 from cirlib.models.prepared import Prepared
 from cirlib.study import processes
-from cirlib.study.files import write_json, write_table
+from cirlib.study.files import link_folder, write_json, write_table
 from cirlib.study.stage import Stage
 
 
@@ -74,23 +75,38 @@ def encode_two_towers(prepared: Prepared) -> FeatureStore:
             pooled = _pooled_tokens(prepared.tokens, ids[rows]).to(towers.device)
             yield F.normalize(towers.model.visual.head(pooled), dim=-1)
 
-    folder, key = prepared.stage.data / "clip", f"{towers.key} on {prepared.tokens.key}"
-    return build_store(folder, key, ids, towers.shape, encode, description="image embeddings")
+    key = hashlib.sha256(f"{towers.key} on {prepared.tokens.key}".encode()).hexdigest()
+    folder = _kept(prepared.stage, "clip", key)
+    build_store(folder, key, ids, towers.shape, encode, description="image embeddings")
+    return _published(prepared.stage, "clip", folder)
 
 
 def _encode(
     prepared: Prepared, tower: Callable[[Prepared], ImageEncoder], name: str, what: str, advice: str
 ) -> FeatureStore:
     """Encodes what is not encoded yet, on as many processes as the study says."""
-    stage, encoder, folder = prepared.stage, tower(prepared), prepared.stage.data / name
+    stage, encoder = prepared.stage, tower(prepared)
     key = contents_key(encoder.key, list(prepared.images.values()))
+    folder = _kept(stage, name, key)
     if begin_store(folder, key, list(prepared.images), encoder.shape, advice):
         count = processes.process_count(stage.study.data_prep.processes, "data_prep.processes")
         if count > 1:
             del encoder  # the GPU's memory is for the processes
             processes.launch(_encode_shards, (stage, tower, folder, key, what), count)
-            return FeatureStore(folder)
-    return _encode_shards((stage, lambda _: encoder, folder, key, what))
+            return _published(stage, name, folder)
+    _encode_shards((stage, lambda _: encoder, folder, key, what))
+    return _published(stage, name, folder)
+
+
+def _kept(stage: Stage, name: str, key: str) -> Path:
+    """Where the features of ``key`` are made, and found again by every data preparation that asks for the same."""
+    return stage.features / f"{name}-{key[:12]}"
+
+
+def _published(stage: Stage, name: str, folder: Path) -> FeatureStore:
+    """The finished store in ``folder`` as what this data preparation hands on."""
+    link_folder(folder, stage.data / name)
+    return FeatureStore(stage.data / name)
 
 
 def _encode_shards(task: tuple[Stage, Callable[[Prepared], ImageEncoder], Path, str, str]) -> FeatureStore:

@@ -193,7 +193,8 @@ class Study(Block):
     search: Search = Search()
 
 
-STAGES = ("data_prep", "zero_shot", "qformer", "dpo", "failure_cases", "search")  # blocks that are a notebook's own
+PIPELINE = ("data_prep", "zero_shot", "qformer", "dpo", "failure_cases")
+STAGES = (*PIPELINE, "search")  # blocks that are a notebook's own
 
 
 def load_study(path: Path) -> Study:

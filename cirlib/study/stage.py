@@ -8,8 +8,8 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 NOTEBOOK = "this notebook"
 PARAMETERS_MARK = "# Parameters"  # begins the notebooks' parameters cells, and those that papermill injects
-_held: dict[Path, int] = {}  # folder → its open descriptor, in this process: others are locked out until it ends
+_held: dict[Path, int | None] = {}  # lock of a run in this process → its open descriptor; None between two cells
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Stage:
     out: Path  # where this run writes tables and checkpoints
     figures: Path  # where this run writes its PNG figures
     overrides: Mapping[str, Any]  # what was set by the notebook's parameters, empty in the pipeline
+    started: datetime = field(default_factory=lambda: datetime.now().astimezone())
 
     @property
     def params(self) -> Any:
@@ -54,15 +55,20 @@ class Stage:
 
     @property
     def data(self) -> Path:
-        """The folder with the study's features, one for every run; a changed data preparation has its own."""
+        """What data preparation makes: features, aligned heads, drawings. A changed data preparation has its own."""
         anew = self.name == "data_prep" and self.overrides
-        return self.out / "data" if anew else self.root / "data" / self.study.name
+        return self.out / "data" if anew else self.root / "data" / self.study.name / "prepared"
+
+    @property
+    def features(self) -> Path:
+        """Where features are made and kept, each under what decides them, for every data preparation that asks."""
+        return self.root / "runs" / self.study.name / "features"
 
     @property
     def images(self) -> Path:
         """The folder with ``captions/``, ``image_splits/`` and ``images/``."""
         drawn_anew = self.study.data_prep.drawing and self.data.is_relative_to(self.out)
-        return self.data / "raw" if drawn_anew else self.root / self.study.data.root
+        return self.data / "drawn" if drawn_anew else self.root / self.study.data.root
 
     @property
     def trainings(self) -> Path:
@@ -91,7 +97,12 @@ class Stage:
 
     def finish(self) -> None:
         """Leaves the folder to other runs."""
-        _release(self.out)
+        _release(self.lock)
+
+    @property
+    def lock(self) -> Path:
+        """The file that the run which writes to ``out`` holds; beside it, for DVC takes the folder away."""
+        return self.root / "runs" / self.study.name / "locks" / f"{self.out.name}.lock"
 
 
 def open_stage(name: str) -> Stage:
@@ -117,11 +128,12 @@ def open_stage(name: str) -> Stage:
         out = root / "runs" / study.name / f"{name}-{_label(given)}"
         figures = out / "figures"
     heading, target = f"{study.name} · {name}", os.path.relpath(out, root)
+    stage = Stage(name, study, root, out, figures, given)
     if name != "search":
-        _take(target, out, figures)
+        _take(stage)
         heading += f" → {target}"
     print(f"{heading}   {given}" if given else heading)
-    return Stage(name, study, root, out, figures, given)
+    return stage
 
 
 def project_root() -> Path:
@@ -150,39 +162,56 @@ def assigned_names(source: str) -> set[str]:
     return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
 
-def _take(where: str, out: Path, figures: Path) -> None:
-    """Makes a run's folders and holds the first, ``where`` in words, against other runs."""
+def _take(stage: Stage) -> None:
+    """Makes a run's folders and holds them against other runs while a cell runs."""
+    where = os.path.relpath(stage.out, stage.root)
     try:
-        figures.mkdir(parents=True, exist_ok=True)
-        out.mkdir(parents=True, exist_ok=True)
-        TemporaryFile(dir=out).close()
+        for folder in (stage.out, stage.figures, stage.lock.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=stage.out).close()
     except OSError as error:
         raise StageError(f"{where} may not be written: {error.strerror}: move the project elsewhere") from None
-    _release(out)  # held already where the same cell runs again
-    _held[out] = os.open(out, os.O_RDONLY)
-    with suppress(OSError):  # of file systems that know no locks
-        try:
-            fcntl.flock(_held[out], fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            _release(out)
-            advice = "wait for it, or stop it (JupyterLab: shut its kernel down)"
-            raise StageError(f"another run writes to {where}: {advice}") from None
+    _release(stage.lock)  # held already where the same cell runs again
+    if not _lock(stage.lock):
+        raise StageError(f"another run writes to {where}: wait for it, or stop it")
 
 
-def _release(folder: Path) -> None:
-    if folder in _held:
-        os.close(_held.pop(folder))
+def _lock(lock: Path, *, wait: bool = False) -> bool:
+    """Whether this process holds ``lock`` now."""
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except (BlockingIOError, PermissionError):
+        os.close(descriptor)
+        return False
+    except OSError:  # a file system that knows no locks
+        pass
+    _held[lock] = descriptor
+    return True
+
+
+def _release(lock: Path) -> None:
+    if (descriptor := _held.pop(lock, None)) is not None:
+        os.close(descriptor)
 
 
 def _release_all() -> None:
-    for folder in list(_held):
-        _release(folder)
+    for lock in list(_held):
+        _release(lock)
 
 
-def _release_after_an_error(result: Any) -> None:
-    """A notebook that failed keeps nobody waiting while it is looked at."""
-    if not result.success:
-        _release_all()
+def _before_a_cell(_info: Any) -> None:
+    for lock in [lock for lock, descriptor in _held.items() if descriptor is None]:
+        if not _lock(lock):
+            print("another run writes what this notebook writes: waits for it", flush=True)
+            _lock(lock, wait=True)
+
+
+def _after_a_cell(_result: Any) -> None:
+    """A notebook that is looked at, or that failed, keeps nobody waiting."""
+    for lock in list(_held):
+        _release(lock)
+        _held[lock] = None
 
 
 # A forked worker may outlive a killed parent: the lock is not its own.
@@ -216,7 +245,8 @@ def _notebook_parameters() -> dict[str, Any]:
         return lines
 
     shell.set_custom_exc((StudyError, FloatingPointError), show)
-    shell.events.register("post_run_cell", _release_after_an_error)
+    shell.events.register("pre_run_cell", _before_a_cell)
+    shell.events.register("post_run_cell", _after_a_cell)
     values = shell.user_ns
     cells = [cell for cell in values["In"] if cell.lstrip().startswith(PARAMETERS_MARK)]
     names = set().union(*map(assigned_names, cells))

@@ -54,6 +54,6 @@ def test_where_the_study_has_not_run_the_command_is_named(tmp_path):
     (tmp_path / "params.yaml").write_text("name: small\ndata: {root: raw}\n")
     results = tmp_path / "results" / "small"
     results.mkdir(parents=True)
-    shutil.copy(Path(__file__).parents[2] / "results" / "garments" / "summary.csv", results)
+    shutil.copy(Path(__file__).parents[2] / "docs" / "studies" / "garments" / "results" / "summary.csv", results)
     with pytest.raises(StageError, match=r"small/data_prep/contents.json, .*: run `dvc repro` first"):
         repeat_study(tmp_path, 2)

@@ -16,7 +16,7 @@ from PIL import Image
 from cirlib import figures
 from cirlib.figures import style
 
-RESULTS = Path(__file__).resolve().parents[2] / "results" / "garments"
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "studies" / "garments" / "results"
 TABLES: dict[str, tuple[Callable[[pd.DataFrame], Figure], str]] = {  # drawn by, from a committed table
     "recall_bars": (figures.recall_bars, "summary.csv"),
     "recall_before_after": (lambda t: figures.recall_before_after(t, "text_only", "retrieval_dpo"), "summary.csv"),

@@ -8,6 +8,7 @@ from cirlib.benchmarks import Benchmark
 from cirlib.retrieval.result_files import read_ranks
 from cirlib.retrieval.scoring import Scored
 from cirlib.study.method_registry import METHODS
+from cirlib.study.provenance import require_same
 from cirlib.study.stage import Stage
 
 HEADLINE = {
@@ -18,12 +19,16 @@ STAGES = tuple(dict.fromkeys(method.stage for method in METHODS.values()))  # th
 
 
 def read_summaries(stage: Stage) -> pd.DataFrame:
-    """The summaries of the study's stages one after the other; a StageError where one has not run.
+    """The summaries of the study's stages one after the other.
+
+    StageError: one has not run, or was computed with other parameters.
 
     >>> read_summaries(stage)
     Traceback (most recent call last):
-    cirlib.study.errors.StageError: qformer needs results/small/zero_shot/summary.csv, which is missing: ...
+    cirlib.study.errors.StageError: qformer needs results/small/provenance/zero_shot.json, which is missing: ...
     """
+    for name in STAGES:
+        require_same(stage, name)
     files = [stage.require(stage.results(name) / "summary.csv", name) for name in STAGES]
     return pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
 
