@@ -1,7 +1,9 @@
 """What a notebook opens first: parameters found in its cells, folders from anywhere, inputs asked for by name."""
 
+import fcntl
 import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -79,7 +81,7 @@ def test_with_nothing_overridden_a_stage_writes_the_pipelines_results(project, r
     assert stage.out == project / "results" / "small" / "qformer"
     assert stage.figures == project / "figures" / "small" / "qformer"
     assert stage.params == stage.study.qformer
-    assert stage.data == project / "data" / "small"
+    assert stage.data == project / "data" / "small" / "prepared"
     assert stage.images == project / "data" / "small" / "raw"
     assert stage.results("dpo") == project / "results" / "small" / "dpo"
 
@@ -146,7 +148,30 @@ def test_what_an_earlier_stage_chose_is_read_and_missing_the_command_that_makes_
     assert stage.read_choice("qformer", "best_run.json") == {"run": "qformer"}
     with pytest.raises(StageError) as caught:
         stage.require(stage.data / "tokens", "data_prep")
-    assert str(caught.value) == "qformer needs data/small/tokens, which is missing: run `dvc repro data_prep` first"
+    assert (
+        str(caught.value)
+        == "qformer needs data/small/prepared/tokens, which is missing: run `dvc repro data_prep` first"
+    )
+
+
+def test_a_notebook_between_two_cells_lets_others_write_and_waits_for_them_before_its_next(run_cells, capsys):
+    stage, taken = run_cells(OWN), fcntl.LOCK_EX | fcntl.LOCK_NB
+    with stage.lock.open("a") as other:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, taken)
+        stage_module._after_a_cell(None)
+        fcntl.flock(other, taken)
+        with ThreadPoolExecutor(1) as pool:
+            next_cell = pool.submit(stage_module._before_a_cell, None)
+            with pytest.raises(TimeoutError):
+                next_cell.result(timeout=0.3)
+            fcntl.flock(other, fcntl.LOCK_UN)
+            next_cell.result(timeout=60)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, taken)
+        stage.finish()
+        fcntl.flock(other, taken)
+    assert "another run writes what this notebook writes: waits for it" in capsys.readouterr().out
 
 
 CODE = """from cirlib.study.stage import open_stage
@@ -165,5 +190,5 @@ def test_papermill_overrides_reach_the_stage_and_errors_are_one_sentence(project
     assert "1e-05 2" in (project / "out.ipynb").read_text()
     assert (project / "runs" / "small" / "qformer-epochs=2,lr=1e-05").is_dir()
     text = str(caught.value)
-    assert "qformer needs data/small/tokens, which is missing: run `dvc repro data_prep` first" in text
+    assert "qformer needs data/small/prepared/tokens, which is missing: run `dvc repro data_prep` first" in text
     assert "Traceback" not in text
