@@ -36,13 +36,13 @@ def finish(stage: Stage) -> None:
 
 
 def where_computed(provenance: Mapping[str, Provenance]) -> str:
-    """The machine and precision of a study's stages in a sentence, or that they are not the same.
+    """The machine and precision of a study's stages in a sentence to add, or that they are not the same.
 
     >>> facts = {"precision": "fp32", "machine": {"processor": "A", "cores": "2", "GPU": "none"}}
     >>> where_computed({"zero_shot": facts})
-    'Computed on A, 2 cores, fp32.'
+    ' Computed on A, 2 cores, fp32.'
     >>> where_computed({"zero_shot": facts, "qformer": facts | {"precision": "bf16"}})
-    '**Not computed in one place:** zero_shot on A, 2 cores, fp32; qformer on A, 2 cores, bf16.'
+    ' **Not computed in one place:** zero_shot on A, 2 cores, fp32; qformer on A, 2 cores, bf16.'
     """
     places: dict[str, list[str]] = {}
     for stage, facts in provenance.items():
@@ -50,9 +50,9 @@ def where_computed(provenance: Mapping[str, Provenance]) -> str:
         device = f"{machine['processor']}, {machine['cores']} cores" if machine["GPU"] == "none" else machine["GPU"]
         places.setdefault(f"{device}, {facts['precision']}", []).append(stage)
     if len(places) < 2:
-        return "".join(f"Computed on {place}." for place in places)
+        return "".join(f" Computed on {place}." for place in places)
     said = "; ".join(f"{', '.join(stages)} on {place}" for place, stages in places.items())
-    return f"**Not computed in one place:** {said}."
+    return f" **Not computed in one place:** {said}."
 
 
 def hardware() -> list[tuple[str, str]]:

@@ -168,7 +168,7 @@ def main() -> None:
         summary = read_summary(root, study)
         table, of_seeds = full_table(summary, root / "results" / study)
         where = where_computed(read_provenance(root, study, PIPELINE))
-        said, finding = f"{caption(summary)} {where}{of_seeds}", _finding(summary, table)
+        said, finding = f"{caption(summary)}{where}{of_seeds}", _finding(summary, table)
         if arguments.into:
             _update_page(arguments.into, table, finding, said)
             _publish(root, study)

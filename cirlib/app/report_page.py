@@ -77,7 +77,7 @@ def write_report(root: Path) -> Path:
     sections = [_results(home, summary), *_stages(root, study), notebooks, *_about(root, study)]
     page = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
     where = where_computed(read_provenance(root, study.name, PIPELINE))
-    texts = {"study": study.name, "lead": f"{caption(summary)} {where}", "complete": summary["complete"].all()}
+    texts = {"study": study.name, "lead": f"{caption(summary)}{where}", "complete": summary["complete"].all()}
     _write(home / "report.html", page.render(texts, sections=sections))
     return home / "report.html"
 
@@ -135,16 +135,17 @@ def _about(root: Path, study: Study) -> Iterator[Section]:
     """How the numbers came about: machine, commit and times of each stage, parameters, versions."""
     stages = read_provenance(root, study.name, PIPELINE)
     kept = {stage: pd.json_normalize(facts, sep=": ").iloc[0] for stage, facts in stages.items()}
-    facts = pd.DataFrame(kept).map(str).filter(regex="^(?!parameters)", axis=0)
-    of_packages = facts.index.str.startswith("versions: ")
-    packages = facts[of_packages].T.drop_duplicates().T  # one column where all stages had the same
+    facts = pd.DataFrame(kept, dtype=str)
+    made, packages = (facts.filter(regex=pattern, axis=0) for pattern in ("^(?!parameters|versions)", "^versions"))
+    packages = packages.T.drop_duplicates().T  # one column where all stages had the same
     parameters = pd.json_normalize(study.model_dump(mode="json")).iloc[0].map(str).replace("None", "null")
     for id, title, said, table in (
-        ("run", "The run", "When, from what, and on what each stage was computed.", facts[~of_packages]),
+        ("run", "The run", "When, from what, and on what each stage was computed.", made),
         ("parameters", "Parameters", "Every parameter.", parameters.to_frame("value")),
         ("versions", "Versions", "Packages.", packages),
     ):
-        yield Section(id, title, [(said, table.rename_axis("what").reset_index())])
+        tables = [(said, table.rename_axis("what").reset_index())] if len(table) else []
+        yield Section(id, title, tables, note="" if tables else "No stage has run that says where.")
 
 
 def _table(table: pd.DataFrame, said: str) -> tuple[str, pd.DataFrame]:

@@ -18,7 +18,6 @@ from typing import TextIO
 
 import nbformat
 import papermill
-from dvc.repo import Repo
 
 from cirlib.study.errors import StudyError
 from cirlib.study.parameters import PIPELINE, load_study
@@ -42,7 +41,6 @@ def run_stage(root: Path, notebook: str, terminal: TextIO) -> bool:
     log = root / "runs" / study / "logs" / f"{notebook}.log"
     for folder in (target.parent, log.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    _keep_other_studies(root)
     start, failure = time.monotonic(), None
     with _followed(title, start, terminal), _stderr_into(log):
         try:
@@ -56,12 +54,6 @@ def run_stage(root: Path, notebook: str, terminal: TextIO) -> bool:
     if failure:
         print(f"The executed notebook: {os.path.relpath(target)}  ·  the log: {os.path.relpath(log)}", file=terminal)
     return failure is None
-
-
-def _keep_other_studies(root: Path) -> None:
-    """DVC forgets which outputs it put there, else it takes those of one study away when it runs another."""
-    with Repo(str(root)) as repo, repo.state.links as links:
-        links.clear()
 
 
 @contextmanager

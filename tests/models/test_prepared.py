@@ -24,11 +24,15 @@ def test_every_image_of_queries_galleries_and_pairs_is_needed(custom_stage):
 def test_before_data_preparation_the_command_is_named(unprepared, make_store):
     stage = unprepared.stage
     for name in ("tokens", "clip"):
-        with pytest.raises(StageError, match=f"needs data/small/{name}/store.json, .*run `dvc repro data_prep` first"):
+        with pytest.raises(
+            StageError, match=f"needs data/small/prepared/{name}/store.json, .*run `dvc repro data_prep` first"
+        ):
             open_prepared(stage)
         make_store(stage.data / name, ["a"], torch.zeros(1, 3))
     assert len(open_prepared(stage).clip) == 1
-    with pytest.raises(StageError, match=r"needs data/small/two_towers\.safetensors, which is missing: run `dvc repro"):
+    with pytest.raises(
+        StageError, match=r"needs data/small/prepared/two_towers\.safetensors, which is missing: run `dvc repro"
+    ):
         unprepared.towers()
 
 
