@@ -1,4 +1,4 @@
-"""Before an experiment DVC takes away the outputs of every other study; with this, which it loads with Hydra, they stay."""
+"""Before an experiment DVC takes away the outputs of all other studies; with this, loaded with Hydra, they stay."""
 
 from dvc.repo import checkout
 
