@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy, deepcopy
 from dataclasses import dataclass
 
 import open_clip
@@ -80,6 +81,19 @@ class TwoTowers:
         finally:
             if hook is not None:
                 hook.remove()
+
+
+def trainable_texts(towers: TwoTowers) -> TwoTowers:
+    """A copy of ``towers`` whose text side learns; it has no picture side, and the logit scale is frozen.
+
+    >>> trainable_texts(prepared.towers()).model.logit_scale.requires_grad
+    False
+    """
+    copied = copy(towers)
+    copied.model = deepcopy(towers.model, {id(towers.model.visual): nn.Identity()}).requires_grad_(True)
+    copied.model.logit_scale.requires_grad_(False)
+    copied.__post_init__()
+    return copied
 
 
 def load_clip(model: str, pretrained: str | None, *, device: torch.device, dtype: torch.dtype) -> TwoTowers:

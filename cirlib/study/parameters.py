@@ -118,6 +118,9 @@ class QFormer(Block):
     sampling: Literal["band", "margin"] = "band"
     range_max: Count = 50  # of band
     mine_from: NonNegativeCount = 2  # epochs of plain in-batch training first
+    method_epochs: Count = 4  # of the Combiner, a tuned text tower and textual inversion
+    combiner_lr: Positive = 1e-3
+    text_lr: Positive = 1e-4  # of a text tower
     prompt_vectors: Annotated[Whole, Field(ge=1, le=32)] = 4  # learned before the edit, in the two-tower model
     prompt_epochs: NonNegativeCount = 1  # 0: no prompts are tuned
     prompt_edits: Count | None = 1_000  # train edits that an epoch reads; None: all

@@ -1,5 +1,6 @@
 """A small Q-Former with the tokens of random pictures, and triplets to train it on."""
 
+import json
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -9,6 +10,8 @@ import torch
 from transformers import AutoTokenizer, Blip2QFormerConfig
 
 from cirlib.models.devices import best_device
+from cirlib.models.mini import mini_towers, save_heads
+from cirlib.models.prepared import Prepared
 from cirlib.models.qformer import QFormerComposer, QFormerSettings
 from cirlib.models.weights import minilm_folder
 from cirlib.study.parameters import Data, Models, QFormer, Study
@@ -63,3 +66,28 @@ def make_study() -> Callable[..., Study]:
         return Study(name="t", seed=seed, data=data, models=Models(precision="fp32"), qformer=QFormer(**block))
 
     return make
+
+
+@pytest.fixture
+def two_tower_study(custom_stage, cpu, make_store) -> Callable[..., Prepared]:
+    """Makes the small study; the image of each query's target is embedded as the edit's words are, from other words on.
+
+    Its arguments are parameters of `qformer`.
+    """
+
+    def prepare(**qformer) -> Prepared:
+        block = {"prompt_epochs": 8, "prompt_lr": 0.02, "batch_size": 4, "hard_negatives": 1, **qformer}
+        prepared = Prepared(custom_stage("qformer", models={"image_size": 64, "precision": "fp32"}, qformer=block))
+        stage = prepared.stage
+        if not (stage.data / "clip").is_dir():
+            torch.manual_seed(0)
+            stage.data.mkdir(parents=True)
+            save_heads(mini_towers(64, width=16, **cpu), stage.data / "two_towers.safetensors")
+            ids = list(prepared.images)
+            words = [f"a photo of a thing that is {int(image.split('-')[-1]) - 1} sizes bigger" for image in ids]
+            make_store(stage.data / "clip", ids, prepared.towers().encode_texts(words))
+            (weights := stage.results("zero_shot") / "weights.json").parent.mkdir(parents=True)
+            weights.write_text(json.dumps({"sum": 0.5, "slerp": 0.5}))
+        return prepared
+
+    return prepare

@@ -5,14 +5,14 @@ the identity. Shapes: B queries or images, D embedding width, Q query tokens.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from copy import copy, deepcopy
+from copy import deepcopy
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cirlib.models.clip import TwoTowers
+from cirlib.models.clip import TwoTowers, trainable_texts
 from cirlib.models.devices import autocast
 from cirlib.models.feature_store import ImageFeatures
 from cirlib.models.length_groups import by_length, halves
@@ -101,10 +101,8 @@ class TextTower(nn.Module):
 
     def __init__(self, towers: TwoTowers) -> None:
         super().__init__()
-        self.towers = copy(towers)
-        without = {id(towers.model.visual): nn.Identity()}
-        self.model = self.towers.model = deepcopy(towers.model, without).requires_grad_(True)
-        self.model.logit_scale.requires_grad_(False)
+        self.towers = trainable_texts(towers)
+        self.model = self.towers.model
 
     def forward(self, references: Sequence[str], texts: Sequence[str]) -> Tensor:
         def embed(rows: list[int]) -> Tensor:

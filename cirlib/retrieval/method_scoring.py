@@ -1,0 +1,98 @@
+"""Any method scored: an object that embeds queries and images, and may re-rank what it finds first.
+
+``embed_queries(images, texts)`` gives (B, D), ``embed_targets(images)`` (B, D) or (B, T, D), tensors or arrays, scored
+by dot product. ``rerank(images, texts, candidates)``, where there is one, gives scores (B, K) of the first K images found
+of each query, whose ids are ``candidates``.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from cirlib.benchmarks import Benchmark, query_texts
+from cirlib.retrieval.ranks import top_rows
+from cirlib.retrieval.scoring import Scored, average_texts, protocol_name, score, score_run
+from cirlib.study.parameters import Evaluation
+
+BATCH = 256  # queries or images that a method is given at a time
+DEPTH = 50  # images that a second stage puts in order
+RERANKED = 32  # queries that a second stage is given at a time
+Read = Callable[[Sequence[str]], Any]  # ids → the images as methods read them
+
+
+def embed(method: Any, read: Read, ids: Sequence[str], texts: Sequence[str] | None = None) -> Tensor:
+    """A method's targets (M, D) or (M, T, D) of the images ``ids``; with ``texts`` its queries (N, D), of length one.
+
+    >>> class Mine:
+    ...     def embed_targets(self, images):
+    ...         return np.ones((len(images), 2))
+    >>> embed(Mine(), list, ["hat-0", "hat-1"]).shape
+    torch.Size([2, 2])
+    """
+    parts = []
+    for start in range(0, len(ids), BATCH):
+        images, own = read(ids[start : start + BATCH]), slice(start, start + BATCH)
+        given = method.embed_targets(images) if texts is None else method.embed_queries(images, list(texts[own]))
+        parts.append(torch.as_tensor(given).detach().float().cpu())
+    return torch.cat(parts) if texts is None else normalize(torch.cat(parts), dim=-1)
+
+
+@torch.no_grad()
+def score_methods(
+    methods: Mapping[str, Any], read: Read, parts: Mapping[str, Benchmark], rules: Evaluation
+) -> list[Scored]:
+    """Every method on every category; the embeddings of a query's several texts are averaged.
+
+    >>> class Mine:
+    ...     def embed_queries(self, images, texts):
+    ...         return images.embeddings
+    ...     def embed_targets(self, images):
+    ...         return images.embeddings
+    >>> def read(ids):  # cirlib.models.images.Images, in a study
+    ...     return type(images)(prepared, ids)
+    >>> scored = score_methods({"mine": Mine()}, read, prepared.splits.reported, Evaluation())
+    >>> [one.category for one in scored]
+    ['hat', 'shoe']
+    """
+    scored = []
+    for name, method in methods.items():
+        for category, part in parts.items():
+            texts, rows = query_texts(part, rules.captions)
+            references = [part.triplets[row].reference for row in rows]
+            queries = average_texts(embed(method, read, references, texts), rows, len(part.triplets))
+            gallery = embed(method, read, part.gallery)
+            if hasattr(method, "rerank"):
+                run = _reranked(method, read, part, queries, gallery, texts, rows, rules.reference == "removed")
+                one = score_run(run, part, method=name, reference=rules.reference)
+                scored.append(replace(one, category=category, protocol=protocol_name(rules)))
+            else:
+                scored.append(score(name, category, queries, gallery, part, rules))
+    return scored
+
+
+def _reranked(
+    method: Any, read: Read, part: Benchmark, queries: Tensor, gallery: Tensor, texts: Sequence[str], rows: np.ndarray,
+    removed: bool,
+) -> dict[str, list[str]]:  # fmt: skip
+    """Query id → the gallery's ids, best first: the first stage's order, its first images in the second stage's."""
+    references = [triplet.reference for triplet in part.triplets]
+    exclude = [part.gallery_index[image] for image in references] if removed else None
+    ranking = [[part.gallery[i] for i in best] for best in top_rows(queries, gallery, exclude, len(part.gallery))]
+    total = torch.zeros(len(references), min(DEPTH, len(ranking[0])))  # over a query's texts
+    for start in range(0, len(rows), RERANKED):
+        own = rows[start : start + RERANKED]
+        candidates = [ranking[row][:DEPTH] for row in own]
+        scores = method.rerank(
+            read([references[row] for row in own]), list(texts[start : start + RERANKED]), candidates
+        )
+        total.index_add_(0, torch.from_numpy(own), torch.as_tensor(scores).detach().float().cpu())
+    order = total.argsort(dim=1, descending=True, stable=True).tolist()
+    return {
+        triplet.id: [ids[i] for i in first] + ids[DEPTH:]
+        for triplet, ids, first in zip(part.triplets, ranking, order, strict=True)
+    }

@@ -1,0 +1,119 @@
+"""What methods on the two-tower embeddings share: a training on triplets, embedding, saving."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from cirlib.benchmarks.splits import annotations_key
+from cirlib.losses.info_nce import info_nce
+from cirlib.models.clip import TwoTowers
+from cirlib.models.images import Images
+from cirlib.models.length_groups import by_length, halves
+from cirlib.models.prepared import Prepared
+from cirlib.models.weights import ModelError
+from cirlib.retrieval.method_scoring import score_methods
+from cirlib.retrieval.scoring import mean_recall
+from cirlib.study.files import replace_file
+from cirlib.training.batches import Batch, TripletSampler
+from cirlib.training.loop import SELECT, History, Hooks, TrainingConfig, train, training_folder
+from cirlib.training.qformer_training import DEV_RULES
+
+
+class TwoTowerMethod(nn.Module):
+    """A method whose targets are the stored image embeddings; :meth:`compose` is its own. B queries, D width."""
+
+    towers: TwoTowers  # no part of the state, unless it learns
+
+    def build(self, prepared: Prepared) -> None:
+        """Makes the untrained parts."""
+        raise NotImplementedError
+
+    def fit(self, prepared: Prepared) -> None:
+        """Makes the parts and trains them, or finds them trained."""
+        raise NotImplementedError
+
+    def compose(self, references: Tensor, texts: list[str]) -> Tensor:
+        """Normalised queries (B, D) with gradients, of reference embeddings (B, D) on the towers' device and texts."""
+        raise NotImplementedError
+
+    @property
+    def temperature(self) -> float:
+        """The two towers' own: one over their logit scale."""
+        return 1 / self.towers.model.logit_scale.exp().item()
+
+    def embed_queries(self, images: Any, texts: list[str]) -> Tensor:
+        """Queries (B, D) of reference images and edits."""
+        return self.compose(images.embeddings.to(self.towers.device), texts)
+
+    def embed_targets(self, images: Any) -> Tensor:
+        """The images' embeddings (B, D)."""
+        return images.embeddings
+
+    def read_texts(self, texts: list[str], towers: TwoTowers | None = None) -> Tensor:
+        """Normalised text embeddings (B, D) with gradients; in training the shorter half goes through first."""
+        towers = towers or self.towers
+        size = halves(texts) if self.training else len(texts)
+        return by_length(lambda rows: towers.text_features([texts[i] for i in rows]), texts, size)
+
+    def save(self, file: Path) -> None:
+        """Writes what was learned as safetensors."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(file, lambda part: save_file(self.state_dict(), part))
+
+    def load(self, prepared: Prepared, file: Path) -> None:
+        """What :meth:`save` wrote, in :meth:`fit`'s place; a ModelError where it does not fit."""
+        self.build(prepared)
+        try:
+            self.load_state_dict(load_file(file))
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise ModelError.because(f"no method of this study could be loaded from {file}", error) from error
+        self.eval()
+
+
+def train_on_triplets(
+    method: TwoTowerMethod, prepared: Prepared, run: str, *, epochs: int, lr: float, edits: int | None = None,
+    settings: object = None,
+) -> History:  # fmt: skip
+    """InfoNCE on the train triplets between a method's queries and the stored embeddings of their targets.
+
+    The temperature is the towers' own; the epoch with the best dev recall@10 stays.
+
+    Args:
+        edits: train edits that an epoch reads, drawn anew each time; None: all.
+        settings: what else decides the result (JSON-able).
+
+    >>> from cirlib.training.combiner import Combiner
+    >>> method = Combiner()
+    >>> method.build(prepared)
+    >>> len(train_on_triplets(method, prepared, "toy", epochs=1, lr=1e-4).records)  # doctest: +ELLIPSIS
+    toy 1/1 ...
+    1
+    """
+    study, splits, store, device = prepared.stage.study, prepared.splits, prepared.clip, method.towers.device
+    params = study.qformer
+    reads = study.model_copy(update={"qformer": params.model_copy(update={"edits": edits})})
+    sampler = TripletSampler(store, splits.train, reads)
+
+    def loss_of(batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        queries = method.compose(store.read(batch.references, device), batch.texts)
+        return info_nce(queries, store.read(batch.targets, device), temperature=method.temperature), {}
+
+    def validate() -> dict[str, float]:
+        scored = score_methods({"dev": method}, partial(Images, prepared), splits.dev, DEV_RULES)
+        return {SELECT: mean_recall(scored, 10)}
+
+    config = TrainingConfig(run, epochs, len(sampler.rows(1)), lr, study.models.precision)
+    data = annotations_key([*splits.train.values(), *splits.dev.values()])
+    own = {"seed": study.seed, "edits": edits, "more": settings} | params.model_dump(
+        include={"batch_size", "single_captions"}
+    )
+    fingerprint = {"features": store.key, "towers": method.towers.key, "settings": own, "data": data}
+    folder = training_folder(prepared.stage.trainings, method, config, fingerprint)
+    return train(
+        method, sampler.batches, loss_of, config, folder, Hooks(validate), fingerprint=fingerprint,
+        retrain=params.retrain,
+    )  # fmt: skip
