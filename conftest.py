@@ -335,7 +335,6 @@ def _names_in_examples(request: pytest.FixtureRequest, doctest_namespace: dict[s
     import torch
 
     from cirlib.benchmarks.garments.attributes import random_garment
-    from cirlib.models.images import Images
     from cirlib.models.qformer_embedding import new_composer
 
     used = " ".join(example.source for example in request.node.dtest.examples)
@@ -345,7 +344,7 @@ def _names_in_examples(request: pytest.FixtureRequest, doctest_namespace: dict[s
         "stage": lambda: request.getfixturevalue("prepared").stage,
         "context": lambda: request.getfixturevalue("run_context"),
         "composer": lambda: new_composer(request.getfixturevalue("prepared")),
-        "images": lambda: Images(request.getfixturevalue("prepared"), ["hat-val-0", "hat-val-1"]),
+        "images": lambda: request.getfixturevalue("prepared").read(["hat-val-0", "hat-val-1"]),
         "garment": lambda: random_garment(np.random.default_rng(0), "dress"),
         "results": lambda: PROJECT_ROOT / "docs" / "studies" / "garments" / "results",  # the committed tables
     }

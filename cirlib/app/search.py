@@ -6,9 +6,11 @@ from the picture alone, 1 from the words alone, and in between the two nearest o
 
 import io
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +21,11 @@ from torch.nn.functional import normalize
 from cirlib.analysis import zero_shot
 from cirlib.models.clip import TwoTowers
 from cirlib.models.devices import autocast
+from cirlib.models.fitted_methods import fitted_methods
 from cirlib.models.image_encoding import ImageEncoder
-from cirlib.models.prepared import Prepared
-from cirlib.models.prompts import PromptTunedTowers, load_prompts
-from cirlib.models.qformer import QFormerComposer
+from cirlib.models.prepared import Images, Prepared
 from cirlib.models.qformer_embedding import embed_gallery, trained_composer
+from cirlib.retrieval.method_scoring import DEPTH, embed
 from cirlib.retrieval.similarity import similarity
 from cirlib.study.errors import StudyError
 from cirlib.study.method_registry import METHODS, QFORMER, ZERO_SHOT
@@ -64,7 +66,7 @@ class Search:
     """A study's gallery and models, opened once; every method answers from cached embeddings.
 
     Attributes:
-        methods: the zero-shot baselines, and the trained Q-Formers there are.
+        methods: the zero-shot baselines, what else the study was asked for, and the trained Q-Formers there are.
         galleries: category → its image ids. files: every image id → its file.
     """
 
@@ -79,9 +81,12 @@ class Search:
         trained = [name for name, method in METHODS.items() if method.family == QFORMER]
         self._trained = [name for name in trained if (checkpoints / name).is_dir()]
         baselines = [name for name, method in METHODS.items() if method.family == ZERO_SHOT]
-        self._prompts = prepared.stage.results("qformer") / "prompts.safetensors"
-        self.methods = baselines + ["prompt_tuned"] * self._prompts.is_file() + self._trained
-        self._composers: dict[str, tuple[QFormerComposer, Tensor]] = {}
+        self._more: dict[str, Callable[[], Any]] = {}  # name → what opens it
+        for stage in ("zero_shot", "qformer"):
+            names = getattr(self.study, stage).methods
+            self._more |= fitted_methods(prepared, names, prepared.stage.results(stage))
+        self.methods = [*baselines, *self._more, *self._trained]
+        self._opened: dict[str, tuple[Any, Tensor]] = {}  # with the gallery as the method embeds it
 
     @property
     def best_trained(self) -> str:
@@ -110,8 +115,11 @@ class Search:
         return zero_shot.baselines(self.prepared.stage.read_choice("zero_shot", "weights.json"))
 
     @cached_property
-    def _prompt_tuned(self) -> PromptTunedTowers:
-        return load_prompts(self._towers, self._prompts)
+    def _blank(self) -> Reference:
+        """A white picture, in the reference's place where the words are to count alone."""
+        content = io.BytesIO()
+        Image.new("RGB", (64, 64), "white").save(content, "PNG")
+        return self.upload(content.getvalue())
 
     def reference(self, image: str) -> Reference:
         """A gallery image to start from."""
@@ -143,7 +151,8 @@ class Search:
         pool = [image for image in self.galleries.get(category, self.images) if image != reference.image]
         candidates = gallery[[self._row[image] for image in pool]]  # (M, D) or (M, Q, D)
         scores = similarity(torch.stack([mixed, picture, words]), candidates)  # (3, M)
-        best = scores[0].topk(min(count, len(pool))).indices
+        best = scores[0].topk(min(max(count, DEPTH), len(pool))).indices
+        best = self._second_stage(method, reference, text, best, pool)[:count]
         return [
             Hit(pool[row], self.files[pool[row]], *three)
             for row, three in zip(best.tolist(), scores[:, best].T.tolist(), strict=True)
@@ -153,7 +162,7 @@ class Search:
         """Mean attention over the reference with the edit, and over ``image``, (S, S); None without query tokens."""
         if method not in self._trained:
             return None
-        composer, _ = self._composer(method)
+        composer, _ = self._open(method)
         device, tokens = composer.device, self.prepared.tokens
         over = composer.attention_maps(reference.tokens[None].to(device), [text])
         found = composer.attention_maps(tokens.read(tokens.rows([image]), device))
@@ -175,26 +184,50 @@ class Search:
     def _queries(self, method: str, reference: Reference, text: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A method's query from the picture alone, as the study scores it, from the words alone, (D,); its gallery."""
         if method in self._trained:
-            composer, gallery = self._composer(method)
+            composer, gallery = self._open(method)
             with autocast(composer.device, composer.dtype):
                 tokens = reference.tokens[None].to(composer.device)
                 picture, own = composer.embed_queries(tokens.expand(2, -1, -1), ["", text]).float().cpu()
                 words = composer.embed_texts([text])[0].float().cpu()
+        elif method in self._more:
+            made, gallery = self._open(method)
+            asked = ((reference, ""), (reference, text), (self._blank, text))
+            picture, own, words = (
+                embed(made, lambda _, one=one: self._images(one), [""], [say])[0] for one, say in asked
+            )
         else:
-            tuned = method == "prompt_tuned"
-            towers = self._prompt_tuned.towers if tuned else self._towers
-            compose = self._prompt_tuned.compose if tuned else self._baselines[method]
-            picture, words, gallery = reference.embedding, towers.encode_texts([text])[0], self._embeddings
-            own = compose(picture[None], words[None])[0]
+            picture, words, gallery = reference.embedding, self._towers.encode_texts([text])[0], self._embeddings
+            own = self._baselines[method](picture[None], words[None])[0]
         # what comes out of bf16 or float16 has length 1 only nearly
         return *(normalize(query, dim=-1) for query in (picture, own, words)), gallery
 
-    def _composer(self, method: str) -> tuple[QFormerComposer, Tensor]:
-        """A trained Q-Former and the gallery as it embeds it; made when first asked for."""
-        if method not in self._composers:
-            composer, tokens = trained_composer(self.prepared, method), self.prepared.tokens
-            self._composers[method] = (composer, embed_gallery(composer, tokens, tokens.rows(self.images)))
-        return self._composers[method]
+    @torch.inference_mode()
+    def _second_stage(
+        self, method: str, reference: Reference, text: str, best: Tensor, pool: Sequence[str]
+    ) -> Tensor:  # fmt: skip
+        """The rows of ``best`` in the order of the method's second stage, where it has one."""
+        if method not in self._more or not hasattr(made := self._open(method)[0], "rerank"):
+            return best
+        first = [pool[row] for row in best[:DEPTH].tolist()]
+        scores = torch.as_tensor(made.rerank(self._images(reference), [text], [first]))[0].cpu()
+        return torch.cat([best[scores.argsort(descending=True)], best[DEPTH:]])
+
+    def _images(self, one: Reference) -> Images:
+        """A reference as methods read it."""
+        views = {"pictures": [one.picture], "embeddings": one.embedding[None], "tokens": one.tokens[None]}
+        return Images(self.prepared, [one.image or ""], **views)
+
+    def _open(self, method: str) -> tuple[Any, Tensor]:
+        """A method and the gallery as it embeds it; made when first asked for."""
+        if method not in self._opened:
+            if method in self._more:
+                made = self._more[method]()
+                gallery = embed(made, self.prepared.read, self.images)
+            else:
+                made, tokens = trained_composer(self.prepared, method), self.prepared.tokens
+                gallery = embed_gallery(made, tokens, tokens.rows(self.images))
+            self._opened[method] = (made, gallery)
+        return self._opened[method]
 
 
 def open_upload(content: bytes, name: str = "The file") -> Image.Image:

@@ -26,7 +26,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from cirlib.study.errors import StudyError
 from cirlib.study.files import replace_file
-from cirlib.study.method_registry import METHODS
+from cirlib.study.method_registry import find_method
 from cirlib.study.units import percent as percent
 from cirlib.study.units import points as points
 
@@ -153,13 +153,13 @@ def panels(
 
 
 def method_colours(methods: Sequence[str]) -> dict[str, str]:
-    """Each method's own colour; methods not known share out the remaining colours in order.
+    """Each method's own colour; methods without one share out the remaining colours in order.
 
     >>> method_colours(["sum", "mine"])
     {'sum': '#0072B2', 'mine': '#CC79A7'}
     """
     spare = cycle((PINK, "#000000", "#999933", "#5B3A9B"))
-    return {name: METHODS[name].colour if name in METHODS else next(spare) for name in methods}
+    return {name: find_method(name).colour or next(spare) for name in methods}
 
 
 def value_bars(

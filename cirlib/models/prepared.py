@@ -2,11 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
+from torch import Tensor
 
 from cirlib.benchmarks.splits import Splits, annotations_key, load_splits
 from cirlib.models.blip2 import Blip2Vision
@@ -15,9 +18,43 @@ from cirlib.models.devices import DTYPES, best_device, precision_here
 from cirlib.models.feature_store import FeatureStore, ImageFeatures
 from cirlib.models.image_encoding import ImageEncoder, LiveFeatures
 from cirlib.models.mini import MiniVision, mini_towers
+from cirlib.study.pictures import open_rgb
 from cirlib.study.stage import Stage
 
 ImageAttributes = Mapping[str, Mapping[str, str]]  # image id → attribute → value
+
+
+class Images:
+    """B images of a study, by their ids; each view of them is made when first asked for.
+
+    ``known`` gives views of images that are not stored, such as an upload.
+
+    >>> images = prepared.read(["hat-val-0", "hat-val-1"])
+    >>> len(images), images.embeddings.shape, images.tokens.shape, images.pictures[0].size
+    (2, torch.Size([2, 256]), torch.Size([2, 4, 1280]), (48, 64))
+    """
+
+    def __init__(self, prepared: "Prepared", ids: Sequence[str], **known: Any) -> None:
+        self.prepared, self.ids = prepared, list(ids)
+        vars(self).update(known)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def pictures(self) -> list[Image.Image]:
+        """In RGB, as they are on the disk."""
+        return [open_rgb(self.prepared.images[image]) for image in self.ids]
+
+    @cached_property
+    def embeddings(self) -> Tensor:
+        """Of the two-tower model, normalised, (B, D)."""
+        return self.prepared.clip[self.ids]
+
+    @cached_property
+    def tokens(self) -> Tensor:
+        """What the Q-Former reads, (B, T, C)."""
+        return self.prepared.tokens[self.ids]
 
 
 @dataclass(frozen=True)
@@ -73,6 +110,10 @@ class Prepared:
     def clip(self) -> FeatureStore:
         """Image embeddings of the two-tower model."""
         return FeatureStore(self.stage.require(self.stage.data / "clip", "data_prep"))
+
+    def read(self, ids: Sequence[str]) -> Images:
+        """Images of the study as methods read them."""
+        return Images(self, ids)
 
     def vision_tower(self) -> ImageEncoder:
         """The vision tower whose tokens the Q-Former reads, freshly loaded."""

@@ -1,8 +1,8 @@
 """Any method scored: an object that embeds queries and images, and may re-rank what it finds first.
 
 ``embed_queries(images, texts)`` gives (B, D), ``embed_targets(images)`` (B, D) or (B, T, D), tensors or arrays, scored
-by dot product. ``rerank(images, texts, candidates)``, where there is one, gives scores (B, K) of the first K images found
-of each query, whose ids are ``candidates``.
+by dot product. ``rerank(images, texts, candidates)``, where there is one, gives scores (B, K) of the first K images
+found of each query, whose ids are ``candidates``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ from cirlib.study.parameters import Evaluation
 BATCH = 256  # queries or images that a method is given at a time
 DEPTH = 50  # images that a second stage puts in order
 RERANKED = 32  # queries that a second stage is given at a time
-Read = Callable[[Sequence[str]], Any]  # ids → the images as methods read them
+Read = Callable[[Sequence[str]], Any]  # ids → the images as methods read them: Prepared.read of a study
 
 
 def embed(method: Any, read: Read, ids: Sequence[str], texts: Sequence[str] | None = None) -> Tensor:
@@ -53,9 +53,7 @@ def score_methods(
     ...         return images.embeddings
     ...     def embed_targets(self, images):
     ...         return images.embeddings
-    >>> def read(ids):  # cirlib.models.images.Images, in a study
-    ...     return type(images)(prepared, ids)
-    >>> scored = score_methods({"mine": Mine()}, read, prepared.splits.reported, Evaluation())
+    >>> scored = score_methods({"mine": Mine()}, prepared.read, prepared.splits.reported, Evaluation())
     >>> [one.category for one in scored]
     ['hat', 'shoe']
     """

@@ -1,8 +1,18 @@
-"""The methods of the study: one list for tables, figures, the search page and the comparisons."""
+"""The methods, one list for tables, figures, the search page and the comparisons; one's own are put into it."""
 
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cirlib.study.errors import ParameterError
 
 ZERO_SHOT, PROMPTS, QFORMER, DPO = "zero-shot", "prompts", "Q-Former", "DPO"  # families
+COMBINER, INVERSION, RERANKED, OWN = "Combiner", "textual inversion", "re-ranked", "your own"
+Class = TypeVar("Class", bound=type)
 
 
 @dataclass(frozen=True)
@@ -11,34 +21,136 @@ class Method:
 
     name: str  # in tables and files
     label: str  # in figures, with the colour
-    colour: str
+    colour: str | None  # None: one that is left
     family: str  # methods of one family are variants of each other; the best of each family is compared
-    stage: str  # that scores it
     trained: bool  # on triplets or preferences
+    headline: str = ""  # its name in metrics.json, where it is there
+    made_by: Any = (
+        None  # the class, or its "module:name" in cirlib.training, of a method that runs where it is asked for
+    )
 
 
 # Colours of Okabe and Ito's palette and Tol's wine: colour-blind readers tell them apart.
 METHODS = {
     method.name: method
     for method in (
-        Method("image_only", "image only", "#9A9A9A", ZERO_SHOT, "zero_shot", False),
-        Method("text_only", "text only", "#56B4E9", ZERO_SHOT, "zero_shot", False),
-        Method("sum", "weighted sum", "#0072B2", ZERO_SHOT, "zero_shot", False),
-        Method("slerp", "slerp", "#882255", ZERO_SHOT, "zero_shot", False),
-        Method("prompt_tuned", "prompt-tuned", "#332288", PROMPTS, "qformer", True),
-        Method("qformer_pretrained", "Q-Former, pretrained only", "#DDCC77", QFORMER, "qformer", False),
-        Method("qformer", "Q-Former", "#E69F00", QFORMER, "qformer", True),
-        Method("qformer_hard_negatives", "Q-Former + hard negatives", "#D55E00", QFORMER, "qformer", True),
-        Method("retrieval_dpo", "Retrieval-DPO", "#009E73", DPO, "dpo", True),
-        Method("retrieval_dpo_projection", "Retrieval-DPO, projection only", "#8FD8A0", DPO, "dpo", True),
+        Method("image_only", "image only", "#9A9A9A", ZERO_SHOT, False, "image"),
+        Method("text_only", "text only", "#56B4E9", ZERO_SHOT, False, "text"),
+        Method("sum", "weighted sum", "#0072B2", ZERO_SHOT, False, "sum"),
+        Method("slerp", "slerp", "#882255", ZERO_SHOT, False),
+        Method("prompt_tuned", "prompt-tuned", "#332288", PROMPTS, True, "prompts", "prompt_tuning:PromptTuned"),
+        Method("sum_tuned", "sum, text tower tuned", None, COMBINER, True, made_by="combiner:TunedSum"),
+        Method("combiner", "Combiner", None, COMBINER, True, made_by="combiner:Combiner"),
+        Method("combiner_tuned", "Combiner, text tower tuned", None, COMBINER, True, made_by="combiner:TunedCombiner"),
+        Method("qformer_pretrained", "Q-Former, pretrained only", "#DDCC77", QFORMER, False),
+        Method("qformer", "Q-Former", "#E69F00", QFORMER, True, "qformer"),
+        Method("qformer_hard_negatives", "Q-Former + hard negatives", "#D55E00", QFORMER, True, "mined"),
+        Method("retrieval_dpo", "Retrieval-DPO", "#009E73", DPO, True, "dpo"),
+        Method("retrieval_dpo_projection", "Retrieval-DPO, projection only", "#8FD8A0", DPO, True),
     )
 }
 
 
+def register(name: str, label: str = "", *, trained: bool = False) -> Callable[[Class], Class]:
+    """Puts a class of one's own among the methods, as ``@register("mine", "my label")`` over it; again replaces it.
+
+    The class is made without arguments. ``fit(prepared)``, where there is one, is called first, with the study's data
+    and models; then ``embed_queries(images, texts)`` and ``embed_targets(images)`` as in
+    :mod:`cirlib.retrieval.method_scoring`.
+
+    Args:
+        trained: on the study's triplets; else it counts as zero-shot.
+
+    Raises:
+        ParameterError: the name is that of another method or cannot stand in a table, or the class lacks a function.
+
+    >>> @register("mine", "my method")
+    ... class Mine:
+    ...     def embed_queries(self, images, texts):
+    ...         return images.embeddings
+    ...     def embed_targets(self, images):
+    ...         return images.embeddings
+    >>> METHODS.pop("mine").label
+    'my method'
+    """
+    if not name.isidentifier() or (name in METHODS and METHODS[name].family != OWN):
+        raise ParameterError(
+            f"a method cannot be named {name!r}: letters, digits and _, not one of {', '.join(METHODS)}"
+        )
+
+    def add(made_by: Class) -> Class:
+        if lacking := [needed for needed in ("embed_queries", "embed_targets") if not hasattr(made_by, needed)]:
+            raise ParameterError(f"method {name!r} has no {lacking[0]}: it needs embed_queries and embed_targets")
+        METHODS[name] = Method(name, label or name.replace("_", " "), None, OWN, trained, name, made_by)
+        return made_by
+
+    return add
+
+
+def requested_methods(names: Sequence[str], root: Path) -> list[Method]:
+    """The methods that run beside a stage's own: those named, those of the files named, those of the running notebook.
+
+    Args:
+        names: methods that run where they are asked for, or Python files, from ``root``, that register some.
+
+    Raises:
+        ParameterError: there is no such method or file, or the file registers none.
+
+    >>> [method.name for method in requested_methods(["prompt_tuned"], folder)]
+    ['prompt_tuned']
+    """
+    found: dict[str, Method] = {}
+    for name in names:
+        own = _of_file(root / name) if name.endswith(".py") else [METHODS[name]] if name in METHODS else []
+        if not own or own[0].made_by is None:
+            allowed = ", ".join(method.name for method in METHODS.values() if method.made_by is not None)
+            raise ParameterError(
+                f"methods: {name!r} is none that can be added. Allowed: {allowed}, or a Python file (.py)"
+            )
+        found |= {method.name: method for method in own}
+    return list((found | {method.name: method for method in _of_module("__main__")}).values())
+
+
+def make_method(method: Method) -> Any:
+    """A new object of the method's class.
+
+    >>> type(make_method(METHODS["prompt_tuned"])).__name__
+    'PromptTuned'
+    """
+    if not isinstance(method.made_by, str):
+        return method.made_by()
+    module, name = method.made_by.split(":")
+    return getattr(importlib.import_module(f"cirlib.training.{module}"), name)()
+
+
+def find_method(name: str) -> Method:
+    """A method by its name in tables; one that is not in the list is somebody's own, under its name in words.
+
+    >>> find_method("sum").family, find_method("my_method").family
+    ('zero-shot', 'your own')
+    """
+    return METHODS[name] if name in METHODS else Method(name, name.replace("_", " "), None, OWN, False, name)
+
+
 def method_label(name: str) -> str:
-    """A method's name in figures; of one that the study does not know, its own name in words.
+    """A method's name in figures.
 
     >>> method_label("sum"), method_label("my_method")
     ('weighted sum', 'my method')
     """
-    return METHODS[name].label if name in METHODS else name.replace("_", " ")
+    return find_method(name).label
+
+
+def _of_file(file: Path) -> list[Method]:
+    """What running a Python file registers."""
+    if not file.is_file():
+        raise ParameterError(f"methods: there is no file {file}")
+    name = f"own_methods_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return _of_module(name)
+
+
+def _of_module(module: str) -> list[Method]:
+    return [method for method in METHODS.values() if getattr(method.made_by, "__module__", None) == module]

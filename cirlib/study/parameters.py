@@ -93,6 +93,7 @@ class DataPrep(Block):
 
 class ZeroShot(Block):
     weights: list[Annotated[float, Field(ge=0, le=1)]] = Field([n / 10 for n in range(11)], min_length=1)  # of the text
+    methods: list[str] = []  # more of them: Python files that register some
 
 
 class QFormer(Block):
@@ -118,11 +119,12 @@ class QFormer(Block):
     sampling: Literal["band", "margin"] = "band"
     range_max: Count = 50  # of band
     mine_from: NonNegativeCount = 2  # epochs of plain in-batch training first
+    methods: list[str] = ["prompt_tuned"]  # beside the Q-Former: names, or Python files that register some
     method_epochs: Count = 4  # of the Combiner, a tuned text tower and textual inversion
     combiner_lr: Positive = 1e-3
     text_lr: Positive = 1e-4  # of a text tower
     prompt_vectors: Annotated[Whole, Field(ge=1, le=32)] = 4  # learned before the edit, in the two-tower model
-    prompt_epochs: NonNegativeCount = 1  # 0: no prompts are tuned
+    prompt_epochs: Count = 1
     prompt_edits: Count | None = 1_000  # train edits that an epoch reads; None: all
     prompt_lr: Positive = 0.01
 

@@ -15,6 +15,7 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from cirlib.study.errors import ParameterError, StageError, StudyError
+from cirlib.study.method_registry import requested_methods
 from cirlib.study.parameters import Study, load_study, overridable, override
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def open_stage(name: str) -> Stage:
     pd.options.display.max_colwidth = 120  # tables show their texts whole
     root, given = project_root(), _notebook_parameters()
     study = override(load_study(root / "params.yaml"), name, given)
+    requested_methods([*study.zero_shot.methods, *study.qformer.methods], root)
     set_seed(study.seed)
     out, figures = (root / kind / study.name / name for kind in ("results", "figures"))
     if given:

@@ -1,6 +1,5 @@
 """What methods on the two-tower embeddings share: a training on triplets, embedding, saving."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from torch import Tensor, nn
 from cirlib.benchmarks.splits import annotations_key
 from cirlib.losses.info_nce import info_nce
 from cirlib.models.clip import TwoTowers
-from cirlib.models.images import Images
 from cirlib.models.length_groups import by_length, halves
 from cirlib.models.prepared import Prepared
 from cirlib.models.weights import ModelError
@@ -103,7 +101,7 @@ def train_on_triplets(
         return info_nce(queries, store.read(batch.targets, device), temperature=method.temperature), {}
 
     def validate() -> dict[str, float]:
-        scored = score_methods({"dev": method}, partial(Images, prepared), splits.dev, DEV_RULES)
+        scored = score_methods({"dev": method}, prepared.read, splits.dev, DEV_RULES)
         return {SELECT: mean_recall(scored, 10)}
 
     config = TrainingConfig(run, epochs, len(sampler.rows(1)), lr, study.models.precision)

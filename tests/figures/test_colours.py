@@ -29,7 +29,7 @@ def lab(colour: str, seen: np.ndarray) -> np.ndarray:
 
 
 NAMED = {
-    "methods": {name: method.colour for name, method in METHODS.items()},
+    "methods": {name: method.colour for name, method in METHODS.items() if method.colour},
     "sources": {name: colour for name, (_, colour) in SOURCES.items()},
 }
 

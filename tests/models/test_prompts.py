@@ -54,7 +54,7 @@ def test_too_long_an_edit_ends_in_its_end_token_within_the_towers_length(towers,
 def test_only_the_vectors_and_the_weight_learn(composer):
     assert [name for name, _ in composer.named_parameters()] == ["context", "weight_logit"]
     references = F.normalize(torch.randn(3, *composer.towers.shape), dim=-1)
-    composer.embed_queries(references, TEXTS)[:, 0].sum().backward()
+    composer.compose(references, composer.towers.text_features(TEXTS))[:, 0].sum().backward()
     assert composer.context.grad.abs().sum(1).gt(0).all() and composer.weight_logit.grad != 0
     assert all(parameter.grad is None for parameter in composer.towers.model.parameters())
 
@@ -63,4 +63,4 @@ def test_the_query_is_the_weighted_sum(composer):
     references = F.normalize(torch.randn(3, *composer.towers.shape), dim=-1)
     texts = composer.towers.encode_texts(TEXTS)
     expected = F.normalize(0.7 * references + 0.3 * texts, dim=-1)
-    torch.testing.assert_close(composer.embed_queries(references, TEXTS), expected)
+    torch.testing.assert_close(composer.compose(references, texts), expected)

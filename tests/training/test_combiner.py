@@ -3,12 +3,12 @@
 import torch
 from torch.nn import functional as F
 
-from cirlib.models.images import Images
+from cirlib.models.prepared import Images
 from cirlib.training.combiner import Combiner, TunedCombiner, TunedSum
 
 
 def images_of(prepared, count: int = 3) -> Images:
-    return Images(prepared, [f"hat-train-{i}" for i in range(count)])
+    return prepared.read([f"hat-train-{i}" for i in range(count)])
 
 
 TEXTS = ["is blue", "has stripes", "is 4 sizes bigger"]

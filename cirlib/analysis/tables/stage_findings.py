@@ -6,7 +6,7 @@ import pandas as pd
 
 from cirlib.retrieval.scoring import Scored, compare, summarise
 from cirlib.retrieval.statistics import bootstrap_ci
-from cirlib.study.method_registry import METHODS, ZERO_SHOT, method_label
+from cirlib.study.method_registry import ZERO_SHOT, find_method, method_label
 from cirlib.study.units import percent, points
 
 ALPHA = 0.05  # a difference with a larger p-value is said to be no surer than chance
@@ -45,7 +45,7 @@ def trained_finding(scored: Sequence[Scored], method: str, seed: int = 0) -> str
     if method not in means.index:
         return NOTHING
     said = f"{method_label(method)}: {_number(means.loc[method])}."
-    zero_shot = [name for name in means.index if name in METHODS and METHODS[name].family == ZERO_SHOT]
+    zero_shot = [name for name in means.index if find_method(name).family == ZERO_SHOT]
     if not zero_shot:
         return f"{said} There is no zero-shot method to compare with."
     best = str(means.loc[zero_shot, "value"].idxmax())

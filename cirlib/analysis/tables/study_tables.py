@@ -7,15 +7,11 @@ import pandas as pd
 from cirlib.benchmarks import Benchmark
 from cirlib.retrieval.result_files import read_ranks
 from cirlib.retrieval.scoring import Scored
-from cirlib.study.method_registry import METHODS
+from cirlib.study.method_registry import find_method
 from cirlib.study.provenance import require_same
 from cirlib.study.stage import Stage
 
-HEADLINE = {
-    "image_only": "image", "text_only": "text", "sum": "sum", "prompt_tuned": "prompts", "qformer": "qformer",
-    "qformer_hard_negatives": "mined", "retrieval_dpo": "dpo",
-}  # fmt: skip
-STAGES = tuple(dict.fromkeys(method.stage for method in METHODS.values()))  # those that score
+STAGES = ("zero_shot", "qformer", "dpo")  # those that score
 
 
 def read_summaries(stage: Stage) -> pd.DataFrame:
@@ -52,7 +48,9 @@ def headline(summary: pd.DataFrame) -> dict[str, float]:
     {'sum': 20.0}
     """
     means = recall_by_method(summary)
-    return {short: round(100 * float(means[name]), 1) for name, short in HEADLINE.items() if name in means}
+    return {
+        short: round(100 * float(value), 1) for name, value in means.items() if (short := find_method(name).headline)
+    }
 
 
 def best_method(summary: pd.DataFrame) -> str:
@@ -72,7 +70,7 @@ def best_of_families(summary: pd.DataFrame) -> dict[str, str]:
     >>> best_of_families(pd.DataFrame(rows))
     {'zero-shot': 'slerp'}
     """
-    return recall_by_method(summary).groupby(lambda method: METHODS[method].family, sort=False).idxmax().to_dict()
+    return recall_by_method(summary).groupby(lambda name: find_method(name).family, sort=False).idxmax().to_dict()
 
 
 def recall_by_method(summary: pd.DataFrame) -> pd.Series:
