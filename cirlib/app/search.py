@@ -152,7 +152,7 @@ class Search:
         candidates = gallery[[self._row[image] for image in pool]]  # (M, D) or (M, Q, D)
         scores = similarity(torch.stack([mixed, picture, words]), candidates)  # (3, M)
         best = scores[0].topk(min(max(count, DEPTH), len(pool))).indices
-        best = self._second_stage(method, reference, text, best, pool)[:count]
+        best = self._second_stage(method, reference, text, best, scores[0], pool)[:count]
         return [
             Hit(pool[row], self.files[pool[row]], *three)
             for row, three in zip(best.tolist(), scores[:, best].T.tolist(), strict=True)
@@ -203,13 +203,13 @@ class Search:
 
     @torch.inference_mode()
     def _second_stage(
-        self, method: str, reference: Reference, text: str, best: Tensor, pool: Sequence[str]
+        self, method: str, reference: Reference, text: str, best: Tensor, scores: Tensor, pool: Sequence[str]
     ) -> Tensor:  # fmt: skip
         """The rows of ``best`` in the order of the method's second stage, where it has one."""
         if method not in self._more or not hasattr(made := self._open(method)[0], "rerank"):
             return best
         first = [pool[row] for row in best[:DEPTH].tolist()]
-        scores = torch.as_tensor(made.rerank(self._images(reference), [text], [first]))[0].cpu()
+        scores = scores[best[:DEPTH]] + torch.as_tensor(made.rerank(self._images(reference), [text], [first]))[0].cpu()
         return torch.cat([best[scores.argsort(descending=True)], best[DEPTH:]])
 
     def _images(self, one: Reference) -> Images:

@@ -2,7 +2,7 @@
 
 ``embed_queries(images, texts)`` gives (B, D), ``embed_targets(images)`` (B, D) or (B, T, D), tensors or arrays, scored
 by dot product. ``rerank(images, texts, candidates)``, where there is one, gives scores (B, K) of the first K images
-found of each query, whose ids are ``candidates``.
+found of each query, whose ids are ``candidates``; they are added to the first stage's.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 from cirlib.benchmarks import Benchmark, query_texts
 from cirlib.retrieval.ranks import top_rows
 from cirlib.retrieval.scoring import Scored, average_texts, protocol_name, score, score_run
+from cirlib.retrieval.similarity import own_similarity
 from cirlib.study.parameters import Evaluation
 
 BATCH = 256  # queries or images that a method is given at a time
@@ -81,7 +82,11 @@ def _reranked(
     references = [triplet.reference for triplet in part.triplets]
     exclude = [part.gallery_index[image] for image in references] if removed else None
     ranking = [[part.gallery[i] for i in best] for best in top_rows(queries, gallery, exclude, len(part.gallery))]
-    total = torch.zeros(len(references), min(DEPTH, len(ranking[0])))  # over a query's texts
+    first = torch.tensor([[part.gallery_index[image] for image in best[:DEPTH]] for best in ranking])  # (N, K)
+    chunks = zip(queries.split(RERANKED), first.split(RERANKED), strict=True)
+    total = torch.cat(
+        [own_similarity(some, gallery[rows_of]) for some, rows_of in chunks]
+    )  # and then the second stage's
     for start in range(0, len(rows), RERANKED):
         own = rows[start : start + RERANKED]
         candidates = [ranking[row][:DEPTH] for row in own]

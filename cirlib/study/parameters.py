@@ -123,6 +123,9 @@ class QFormer(Block):
     method_epochs: Count = 4  # of the Combiner, a tuned text tower and textual inversion
     combiner_lr: Positive = 1e-3
     text_lr: Positive = 1e-4  # of a text tower
+    phi_lr: Positive = 1e-3  # of textual inversion
+    phi: Path | None = None  # a published φ of Pic2Word, SEARLE or LinCIR, for the method "phi"
+    rerank: str = "sum"  # the method whose first fifty "reranked" puts in order
     prompt_vectors: Annotated[Whole, Field(ge=1, le=32)] = 4  # learned before the edit, in the two-tower model
     prompt_epochs: Count = 1
     prompt_edits: Count | None = 1_000  # train edits that an epoch reads; None: all

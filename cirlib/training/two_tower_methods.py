@@ -1,5 +1,6 @@
 """What methods on the two-tower embeddings share: a training on triplets, embedding, saving."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,16 +74,12 @@ class TwoTowerMethod(nn.Module):
 
 
 def train_on_triplets(
-    method: TwoTowerMethod, prepared: Prepared, run: str, *, epochs: int, lr: float, edits: int | None = None,
-    settings: object = None,
-) -> History:  # fmt: skip
+    method: TwoTowerMethod, prepared: Prepared, run: str, *, epochs: int, lr: float, edits: int | None = None
+) -> History:
     """InfoNCE on the train triplets between a method's queries and the stored embeddings of their targets.
 
-    The temperature is the towers' own; the epoch with the best dev recall@10 stays.
-
-    Args:
-        edits: train edits that an epoch reads, drawn anew each time; None: all.
-        settings: what else decides the result (JSON-able).
+    The temperature is the towers' own; the epoch with the best dev recall@10 stays. ``edits``: train edits that an
+    epoch reads, drawn anew each time; None: all.
 
     >>> from cirlib.training.combiner import Combiner
     >>> method = Combiner()
@@ -91,9 +88,8 @@ def train_on_triplets(
     toy 1/1 ...
     1
     """
-    study, splits, store, device = prepared.stage.study, prepared.splits, prepared.clip, method.towers.device
-    params = study.qformer
-    reads = study.model_copy(update={"qformer": params.model_copy(update={"edits": edits})})
+    splits, store, device, params = prepared.splits, prepared.clip, method.towers.device, prepared.stage.study.qformer
+    reads = prepared.stage.study.model_copy(update={"qformer": params.model_copy(update={"edits": edits})})
     sampler = TripletSampler(store, splits.train, reads)
 
     def loss_of(batch: Batch) -> tuple[Tensor, dict[str, float]]:
@@ -104,14 +100,32 @@ def train_on_triplets(
         scored = score_methods({"dev": method}, prepared.read, splits.dev, DEV_RULES)
         return {SELECT: mean_recall(scored, 10)}
 
-    config = TrainingConfig(run, epochs, len(sampler.rows(1)), lr, study.models.precision)
-    data = annotations_key([*splits.train.values(), *splits.dev.values()])
-    own = {"seed": study.seed, "edits": edits, "more": settings} | params.model_dump(
-        include={"batch_size", "single_captions"}
-    )
-    fingerprint = {"features": store.key, "towers": method.towers.key, "settings": own, "data": data}
+    config = TrainingConfig(run, epochs, len(sampler.rows(1)), lr, prepared.stage.study.models.precision)
+    data = [annotations_key([*splits.train.values(), *splits.dev.values()]), edits, params.single_captions]
+    return train_method(method, prepared, sampler.batches, loss_of, config, data, validate)
+
+
+def train_method(
+    method: nn.Module, prepared: Prepared, batches: Callable[[int], Sequence], loss_of: Callable,
+    config: TrainingConfig, data: object, validate: Callable[[], dict[str, float]] | None = None,
+) -> History:  # fmt: skip
+    """The common loop (:func:`cirlib.training.loop.train`) for a method, kept among the study's trainings.
+
+    ``data`` (JSON-able) is what else decides the result.
+
+    >>> method, config = nn.Linear(2, 1), TrainingConfig("toy", epochs=1, steps_per_epoch=1, lr=0.01)
+    >>> batches, loss_of = lambda epoch: [torch.ones(4, 2)], lambda x: (method(x).mean(), {})
+    >>> train_method(method, prepared, batches, loss_of, config, "ones").run  # doctest: +ELLIPSIS
+    toy 1/1  loss ...
+    'toy'
+    """
+    study = prepared.stage.study
+    settings = {"seed": study.seed, "batch_size": study.qformer.batch_size, "data": data}
+    fingerprint = {"features": prepared.clip.key, "settings": settings}
+    if hasattr(method, "towers"):
+        fingerprint["towers"] = method.towers.key
     folder = training_folder(prepared.stage.trainings, method, config, fingerprint)
     return train(
-        method, sampler.batches, loss_of, config, folder, Hooks(validate), fingerprint=fingerprint,
-        retrain=params.retrain,
+        method, batches, loss_of, config, folder, Hooks(validate), fingerprint=fingerprint,
+        retrain=study.qformer.retrain,
     )  # fmt: skip

@@ -1,0 +1,142 @@
+"""A second stage on any first method: BLIP-2's image-text matching on its first images (Li et al., 2023, sec. 3.1).
+
+The Q-Former reads each candidate together with the edit; the head says of every query token whether the two belong
+together, and the mean of that is added to the first stage's cosine, as BLIP-2's evaluation does.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from cirlib.benchmarks.splits import annotations_key
+from cirlib.models.blip2 import load_blip2
+from cirlib.models.clip import slerp, weighted_sum
+from cirlib.models.devices import autocast
+from cirlib.models.prepared import Prepared
+from cirlib.models.qformer import QFormerComposer
+from cirlib.models.qformer_embedding import new_composer, trained_composer
+from cirlib.study.errors import ParameterError
+from cirlib.study.method_registry import METHODS, QFORMER, ZERO_SHOT, make_method
+from cirlib.training.batches import Batch, TripletSampler
+from cirlib.training.loop import TrainingConfig
+from cirlib.training.two_tower_methods import TwoTowerMethod, train_method
+
+CANDIDATES = 256  # images that go through the Q-Former at a time
+
+
+class Reranked(TwoTowerMethod):
+    """The method ``qformer.rerank``, its first images put in order by image-text matching.
+
+    BLIP-2 brings its matching head. The small models have none: head and Q-Former learn it on the train triplets, where
+    the target is to match its edit and the batch's next target is not.
+    """
+
+    def build(self, prepared: Prepared) -> None:
+        models = prepared.stage.study.models
+        self.prepared, self.stages = prepared, [_first_stage(prepared)]  # in a list: no part of this module
+        pretrained = prepared.stage.results("qformer") / "checkpoints" / "qformer_pretrained"
+        if models.fusion == "mini" and pretrained.is_dir():
+            self.composer = trained_composer(prepared, pretrained.name)
+        else:
+            self.composer = new_composer(prepared)
+        if models.fusion == "mini":
+            self.head = nn.Linear(self.composer.query_tokens.shape[-1], 2).to(self.composer.device)
+        else:
+            self.head = load_blip2(prepared.local_name(models.fusion))[0].itm_head.to(self.composer.device)
+        self.eval()
+
+    def fit(self, prepared: Prepared) -> None:
+        study, params = prepared.stage.study, prepared.stage.study.qformer
+        set_seed(study.seed)
+        self.build(prepared)
+        if study.models.fusion != "mini":
+            return
+        sampler, tokens = TripletSampler(prepared.tokens, prepared.splits.train, study), prepared.tokens
+
+        def loss_of(batch: Batch) -> tuple[Tensor, dict[str, float]]:
+            targets = tokens.read(batch.targets, self.composer.device)
+            logits = torch.cat(
+                [self.match(targets, batch.texts), self.match(targets.roll(1, 0), batch.texts)]
+            )  # (2B, 2)
+            return cross_entropy(
+                logits, torch.arange(2, device=logits.device).flip(0).repeat_interleave(len(batch))
+            ), {}
+
+        config = TrainingConfig(
+            "reranked", params.method_epochs, len(sampler.rows(1)), params.lr, study.models.precision
+        )
+        train_method(
+            self, prepared, sampler.batches, loss_of, config, [tokens.key, annotations_key([*sampler.parts.values()])]
+        )
+
+    def match(self, tokens: Tensor, texts: Sequence[str]) -> Tensor:
+        """The head's logits (B, 2), for no match and a match, of image tokens (B, T, C) and texts."""
+        return self.head(self.composer.fuse(tokens, *self.composer.tokenize(texts))).mean(1)
+
+    def rerank(self, _references: Any, texts: list[str], candidates: list[list[str]]) -> Tensor:
+        """The probability (B, K) that each candidate matches its query's edit."""
+        pairs = [(image, text) for images, text in zip(candidates, texts, strict=True) for image in images]
+        parts = []
+        with autocast(self.composer.device, self.composer.dtype):
+            for start in range(0, len(pairs), CANDIDATES):
+                images, edits = zip(*pairs[start : start + CANDIDATES], strict=True)
+                logits = self.match(self.prepared.tokens[images].to(self.composer.device), edits)
+                parts.append(logits.float().softmax(-1)[:, 1].cpu())
+        return torch.cat(parts).unflatten(0, (len(texts), -1))
+
+    def embed_queries(self, images: Any, texts: list[str]) -> Tensor:
+        return self.stages[0].embed_queries(images, texts)
+
+    def embed_targets(self, images: Any) -> Tensor:
+        return self.stages[0].embed_targets(images)
+
+
+def _first_stage(prepared: Prepared) -> Any:
+    """The method ``qformer.rerank``, ready to embed."""
+    name = prepared.stage.study.qformer.rerank
+    method = METHODS.get(name)
+    if method is not None and method.family == ZERO_SHOT:
+        return _Mix(prepared, name)
+    if method is not None and method.family == QFORMER:
+        return _QFormer(trained_composer(prepared, name))
+    if method is None or method.made_by is None or name == "reranked":
+        allowed = [m.name for m in METHODS.values() if m.family in (ZERO_SHOT, QFORMER) or m.made_by is not None]
+        raise ParameterError(f"qformer.rerank is {name!r}, allowed are {', '.join(allowed)} (but reranked itself)")
+    made = make_method(method)
+    if hasattr(made, "fit"):
+        made.fit(prepared)
+    return made
+
+
+class _Mix:
+    """A zero-shot baseline, with the weight that its stage chose."""
+
+    def __init__(self, prepared: Prepared, name: str) -> None:
+        alone = {"image_only": 0.0, "text_only": 1.0}
+        self.weight = alone[name] if name in alone else prepared.stage.read_choice("zero_shot", "weights.json")[name]
+        self.mix, self.towers = slerp if name == "slerp" else weighted_sum, prepared.towers()
+
+    def embed_queries(self, images: Any, texts: list[str]) -> Tensor:
+        return self.mix(images.embeddings, self.towers.encode_texts(texts), self.weight)
+
+    def embed_targets(self, images: Any) -> Tensor:
+        return images.embeddings
+
+
+class _QFormer:
+    """A trained Q-Former."""
+
+    def __init__(self, composer: QFormerComposer) -> None:
+        self.composer = composer
+
+    def embed_queries(self, images: Any, texts: list[str]) -> Tensor:
+        with autocast(self.composer.device, self.composer.dtype):
+            return self.composer.embed_queries(images.tokens.to(self.composer.device), texts)
+
+    def embed_targets(self, images: Any) -> Tensor:
+        with autocast(self.composer.device, self.composer.dtype):
+            return self.composer.embed_targets(images.tokens.to(self.composer.device))
