@@ -15,6 +15,7 @@ import pandas as pd
 from cirlib.benchmarks import NAMES, Benchmark, load_benchmark
 from cirlib.benchmarks.base import PROTOCOLS_OF_GALLERY
 from cirlib.benchmarks.protocols import REFERENCES
+from cirlib.figures import recall_bars
 from cirlib.retrieval.percent_tables import percent_table
 from cirlib.retrieval.run_files import RunError
 from cirlib.retrieval.scoring import Scored, compare, result_table, score_run, summarise
@@ -24,6 +25,8 @@ from cirlib.study.files import write_table
 HELP = """\
 what a run file holds:
   run.json         {query id: [image id, ...], ...}, best first, at least 50 images beside the reference
+  run.trec, .run   TREC's six columns: query Q0 image rank score tag; the higher score comes first
+  run.parquet      the columns query, image, and score (or rank)
   run.npz          queries (N, D) and gallery (M, D) or (M, T, D), scored by their dot product: give unit vectors
                    where a cosine is meant. Rows in the benchmark's order, or query_ids (N,) and gallery_ids (M,).
   run.safetensors  the same; ids that are texts go into the metadata, as JSON lists
@@ -35,6 +38,7 @@ examples:
   one category:     --benchmark fashioniq --root data/fashioniq/raw --category dress --run mine.json
   all three, and their mean:  --category dress shirt toptee --run dress.npz shirt.npz toptee.npz
   two methods:      --run mine.json --against theirs.json
+  a leaderboard:    --run ours=ours.trec --run theirs=theirs.parquet --run mine.json --out results
   a server's file:  --benchmark cirr --root data/cirr/raw --split test1 --run mine.npz --server-files out
 """
 
@@ -50,19 +54,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for c in options.category
         ]
         if options.server_files:
-            for file in write_server_files(options.run[0], benchmarks[0], options.server_files):
+            for file in write_server_files(options.run[0][0], benchmarks[0], options.server_files):
                 print(f"wrote {file}")
             return 0
-        scored = _score_files("run", options.run, benchmarks, options.reference)
-        tests = None
-        if options.against:
-            scored += _score_files("against", options.against, benchmarks, options.reference)
-            tests = compare(scored, "against", [m for m in scored[0].metrics if all(m in o.metrics for o in scored)])
+        runs = dict(map(_named, options.run)) if len(options.run) > 1 else {"run": options.run[0]}
+        if len(runs) < len(options.run):
+            raise RunError(
+                "two runs have one name: give each its own, as in --run ours=run.json --run theirs=run.json."
+            )
+        runs |= {"against": options.against} if options.against else {}
+        scored = [
+            one for name, files in runs.items() for one in _score_files(name, files, benchmarks, options.reference)
+        ]
+        metrics = [m for m in scored[0].metrics if all(m in one.metrics for one in scored)]
+        base = "against" if options.against else next(iter(runs))
+        tests = compare(scored, base, metrics) if len(runs) > 1 else None
         summary = summarise(scored)
         if options.out:
             write_table(summary.round(6), options.out / "summary.csv")
             if tests is not None:
                 write_table(tests, options.out / "tests.csv")
+                recall_bars(summary).savefig(options.out / "recall.png", bbox_inches="tight")
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -86,11 +98,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--category", nargs="+", default=[None], help="one a run file; without, all with their galleries joined")
     add("--protocol", default="original", choices=PROTOCOLS_OF_GALLERY, help="the gallery; default: original")
     add("--reference", choices=REFERENCES, help="in each query's own ranking; default: removed, for circo kept")
-    add("--run", required=True, nargs="+", metavar="FILE", help=".json of ids; .npz or .safetensors of embeddings")
-    add("--against", nargs="+", metavar="FILE", help="another run, compared with a paired test")
-    add("--out", type=Path, metavar="DIR", help="where to write summary.csv and tests.csv")
+    run = "a file of ranked ids or of embeddings, [NAME=]FILE where there are several runs"
+    add("--run", required=True, nargs="+", action="append", metavar="FILE", help=run)
+    add("--against", nargs="+", metavar="FILE", help="the run that the others are tested against; else the first")
+    add("--out", type=Path, metavar="DIR", help="where to write summary.csv, of several runs tests.csv and recall.png")
     add("--server-files", type=Path, metavar="DIR", help="of cirr and circo: write what their servers take instead")
     return parser
+
+
+def _named(files: Sequence[str]) -> tuple[str, list[str]]:
+    """A run's name, which stands before its first file or is that file's own, and its files."""
+    name, _, first = files[0].rpartition("=")
+    return name or Path(first).stem, [first, *files[1:]]
 
 
 def _score_files(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from safetensors import safe_open
@@ -21,6 +22,8 @@ from cirlib.retrieval.ranks import FeatureError, Ranks, check_shapes, checked_no
 from cirlib.study.errors import StudyError
 
 DEPTH = 50  # images a list must have, for recall@50 and map@50
+SUFFIXES = (".json", ".trec", ".run", ".parquet", ".npz", ".safetensors")
+TREC = ["query", "Q0", "image", "rank", "score", "tag"]
 NAMES = ("queries", "gallery", "query_ids", "gallery_ids")
 Lists = list[list[str]]  # per query its image ids, best first
 
@@ -73,13 +76,15 @@ def list_ranks(lists: Lists, targets: Sequence[str], sizes: Sequence[int]) -> Ra
 
 def _read(path: Path) -> Any:
     suffix = path.suffix.lower()
-    if suffix not in (".json", ".npz", ".safetensors"):
-        raise RunError("expected a file that ends in .json, .npz or .safetensors.")
+    if suffix not in SUFFIXES:
+        raise RunError(f"expected a file that ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}.")
     if not path.is_file():
         raise RunError("no such file.")
     try:
         if suffix == ".json":
             return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique_keys)
+        if suffix in (".trec", ".run", ".parquet"):
+            return _ranked_lists(path)
         if suffix == ".npz":
             zipfile.ZipFile(path).close()  # else numpy takes it for a pickle
             with np.load(path) as archive:
@@ -90,6 +95,17 @@ def _read(path: Path) -> Any:
     except Exception as error:  # a damaged file makes its reader raise nearly anything, MemoryError included
         reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
         raise RunError(f"not a readable {suffix} file ({reason}).") from None
+
+
+def _ranked_lists(path: Path) -> dict[str, list[str]]:
+    """The lists of a table with a row an image found: a TREC run file, or parquet; the higher score comes first."""
+    if path.suffix.lower() == ".parquet":
+        table = pd.read_parquet(path)
+    else:
+        table = pd.read_csv(path, sep=r"\s+", header=None, names=TREC, dtype=dict.fromkeys(TREC[:3], str))
+    rising = "score" not in table
+    order = table.sort_values("rank" if rising else "score", ascending=rising, kind="stable")
+    return order.groupby("query", sort=False)["image"].agg(list).to_dict()
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

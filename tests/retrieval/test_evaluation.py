@@ -77,6 +77,44 @@ def test_two_runs_over_several_categories_are_compared(small_fashioniq, lists_of
     assert float(row[6]) == pytest.approx(0.25, abs=0.02)  # 2 of the 8 ways to sign three changes
 
 
+def test_several_runs_give_one_table_a_figure_and_tests_against_the_first(small_fashioniq, lists_of, tmp_path, capsys):
+    runs = [
+        "--run",
+        f"ours={lists_of('dress', 0, 'a')}",
+        "--run",
+        lists_of("dress", 3, "b"),
+        "--run",
+        lists_of("dress", 2, "c"),
+    ]
+    assert main(options(small_fashioniq, "--category", "dress", *runs, "--out", str(tmp_path))) == 0
+    printed = capsys.readouterr().out
+    assert next(line.split() for line in printed.splitlines() if "ours" in line)[:2] == ["ours", "dress-b"]
+    tests = pd.read_csv(tmp_path / "tests.csv")
+    assert set(tests["method"]) == {"dress-b", "dress-c"} and set(tests["against"]) == {"ours"}
+    assert (tmp_path / "recall.png").read_bytes().startswith(b"\x89PNG")
+    assert main(options(small_fashioniq, "--category", "dress", *runs[:2], *runs[:2])) == 2
+    assert "two runs have one name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["trec", "run", "parquet", "ranked parquet"])
+def test_trec_files_and_parquet_score_as_the_lists_they_hold(small_fashioniq, lists_of, tmp_path, capsys, form):
+    lists = json.loads(Path(run := lists_of("dress", 2, "a")).read_text())
+    rows = [
+        (query, "Q0", image, rank, -rank / 3, "mine") for query in lists for rank, image in enumerate(lists[query], 1)
+    ]
+    table = pd.DataFrame(rows, columns=["query", "Q0", "image", "rank", "score", "tag"]).sample(frac=1, random_state=0)
+    file = tmp_path / f"mine.{form.split()[-1]}"
+    if form in ("trec", "run"):
+        table.assign(rank=1).to_csv(file, sep=" ", header=False, index=False)  # the score decides
+    else:
+        table.drop(columns="score" if "ranked" in form else "rank").to_parquet(file)
+    printed = [
+        main(options(small_fashioniq, "--category", "dress", "--run", one)) or capsys.readouterr().out
+        for one in (run, str(file))
+    ]
+    assert printed[0] == printed[1]
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
