@@ -52,4 +52,4 @@ def fitted_methods(prepared: Prepared, names: Sequence[str], results: Path) -> d
 
 
 def _file(results: Path, name: str) -> Path:
-    return results / "methods" / f"{name}.safetensors"
+    return results / "checkpoints" / f"{name}.safetensors"

@@ -185,6 +185,12 @@ class Search(Block):
     right: str | None = None  # None: the best trained method
 
 
+class YourMethod(Block):
+    """A notebook to copy for a method of one's own; it is no stage of the pipeline."""
+
+    against: str = "sum"  # the method beside it on the search page
+
+
 class Study(Block):
     """All parameters of one study."""
 
@@ -199,10 +205,11 @@ class Study(Block):
     dpo: DPO = DPO()
     failure_cases: FailureCases = FailureCases()
     search: Search = Search()
+    your_method: YourMethod = YourMethod()
 
 
 PIPELINE = ("data_prep", "zero_shot", "qformer", "dpo", "failure_cases")
-STAGES = (*PIPELINE, "search")  # blocks that are a notebook's own
+STAGES = (*PIPELINE, "search", "your_method")  # blocks that are a notebook's own
 
 
 def load_study(path: Path) -> Study:
