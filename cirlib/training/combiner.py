@@ -13,13 +13,7 @@ DROPOUT = 0.5
 
 
 class TunedSum(TwoTowerMethod):
-    """The sum of the two embeddings with the text tower tuned on triplets, CLIP4Cir's first stage (sec. 3.1).
-
-    >>> method = TunedSum()
-    >>> method.build(prepared)
-    >>> method.embed_queries(images, ["is blue", "is red"]).shape
-    torch.Size([2, 256])
-    """
+    """The sum of the two embeddings with the text tower tuned on triplets, CLIP4Cir's first stage (sec. 3.1)."""
 
     def build(self, prepared: Prepared) -> None:
         self.towers = trainable_texts(prepared.towers())
@@ -40,11 +34,6 @@ class Combiner(TwoTowerMethod):
 
     With ``p = [relu(W_t t); relu(W_i i)]`` of 8 D channels the query is ``W_2 relu(W_1 p) + s t + (1 - s) i``,
     normalised, where ``s`` in (0, 1) is a second network's of ``p``.
-
-    >>> method = Combiner()
-    >>> method.build(prepared)
-    >>> method.embed_queries(images, ["is blue", "is red"]).shape
-    torch.Size([2, 256])
     """
 
     tuned = False  # whether the text tower is tuned first
@@ -79,11 +68,7 @@ class Combiner(TwoTowerMethod):
 
 
 class TunedCombiner(Combiner):
-    """The Combiner behind a text tower that was tuned under the sum: CLIP4Cir's two stages.
-
-    >>> TunedCombiner().tuned
-    True
-    """
+    """The Combiner behind a text tower that was tuned under the sum: CLIP4Cir's two stages."""
 
     tuned = True
 

@@ -22,6 +22,7 @@ from cirlib.study.processes import average_gradients
 from cirlib.study.progress import progress
 from cirlib.study.resources import require_disk, within_memory
 from cirlib.training.checkpoints import alone_in, read_state
+from cirlib.training.live_curves import log_step
 
 SELECT = "dev/recall@10"  # the score that chooses the epoch
 CODE = ("losses", "benchmarks", "models", "retrieval", "training")  # folders of cirlib that decide the weights
@@ -84,8 +85,7 @@ def train(
         batches: epoch (from 1) → the batches of that epoch, a sequence whose items have a length.
         loss_of: one batch → scalar loss, and what else to keep of the step.
         folder: holds the checkpoint of the run (:func:`training_folder`). A run that is called again with the same
-            arguments goes on after its last whole epoch, or is only loaded. None: a small run of many, not kept, prints
-            nothing.
+            arguments goes on after its last whole epoch, or is only loaded. None: a small run of many, not kept, silent.
         fingerprint: whatever else than weights and configuration decides the result (JSON-able); the checkpoint of a
             run with another one is not gone on with.
         warm_start: the checkpoint of another run, whose epochs this one shares, history included.
@@ -101,8 +101,7 @@ def train(
     [1, 2, 3]
     """
     config = replace(config, precision=precision_here(config.precision))
-    shows = folder is not None and PartialState().is_main_process
-    trainer = _Trainer(model, loss_of, config, hooks or Hooks(), shows)
+    trainer = _Trainer(model, loss_of, config, hooks or Hooks(), folder is not None and PartialState().is_main_process)
     trainer.history.folder = folder
     with alone_in(folder, config.run):
         if folder is not None:
@@ -195,6 +194,8 @@ class _Trainer:
             with within_memory(f"{config.run}: a batch of {len(batch)} {config.unit}", SMALLER_STEPS):
                 value = self._step(batch, f"step {number} of epoch {epoch}", updates)
             total, seen = total + value * len(batch), seen + len(batch)
+            if self.shows:
+                log_step(config.run, (epoch - 1) * len(batches) + number, value, self.schedule.get_last_lr()[0])
         return {"epoch": epoch, "loss": total / seen, f"{config.unit}/s": seen / (time.perf_counter() - start)}
 
     def _step(self, batch: Any, where: str, updates: bool) -> float:
@@ -262,8 +263,8 @@ def _resume(trainer: _Trainer, folder: Path, key: str, warm_start: Path | None, 
     if state:
         trainer.load_state_dict(state["trainer"])
         if trainer.shows:
-            went_on = f"goes on after epoch {len(trainer.history.records)}"
-            print(f"{trainer.config.run}: {went_on if trainer.optimizer else KNOWN}", flush=True)
+            said = f"goes on after epoch {len(trainer.history.records)}" if trainer.optimizer else KNOWN
+            print(f"{trainer.config.run}: {said}", flush=True)
 
 
 def _save(trainer: _Trainer, folder: Path, key: str, epoch: int) -> None:
@@ -283,8 +284,7 @@ def _save(trainer: _Trainer, folder: Path, key: str, epoch: int) -> None:
 def _key(model: nn.Module, config: TrainingConfig, fingerprint: object) -> str:
     """A hash of what decides a run's result, its first weights included."""
     own = vars(config) | {"precision": precision_here(config.precision), "keep_epoch": None}
-    identity = [own, fingerprint, code_hash(*CODE)]
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode())
+    digest = hashlib.sha256(json.dumps([own, fingerprint, code_hash(*CODE)], sort_keys=True, default=str).encode())
     for tensor in model.state_dict().values():
         digest.update(tensor.cpu().numpy().tobytes())
     return digest.hexdigest()

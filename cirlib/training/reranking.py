@@ -5,6 +5,7 @@ together, and the mean of that is added to the first stage's cosine, as BLIP-2's
 """
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,10 +18,9 @@ from cirlib.models.blip2 import load_blip2
 from cirlib.models.clip import slerp, weighted_sum
 from cirlib.models.devices import autocast
 from cirlib.models.prepared import Prepared
-from cirlib.models.qformer import QFormerComposer
 from cirlib.models.qformer_embedding import new_composer, trained_composer
 from cirlib.study.errors import ParameterError
-from cirlib.study.method_registry import METHODS, QFORMER, ZERO_SHOT, make_method
+from cirlib.study.method_registry import QFORMER, ZERO_SHOT, find_method, make_method
 from cirlib.training.batches import Batch, TripletSampler
 from cirlib.training.loop import TrainingConfig
 from cirlib.training.two_tower_methods import TwoTowerMethod, train_method
@@ -58,20 +58,14 @@ class Reranked(TwoTowerMethod):
         sampler, tokens = TripletSampler(prepared.tokens, prepared.splits.train, study), prepared.tokens
 
         def loss_of(batch: Batch) -> tuple[Tensor, dict[str, float]]:
-            targets = tokens.read(batch.targets, self.composer.device)
-            logits = torch.cat(
-                [self.match(targets, batch.texts), self.match(targets.roll(1, 0), batch.texts)]
-            )  # (2B, 2)
-            return cross_entropy(
-                logits, torch.arange(2, device=logits.device).flip(0).repeat_interleave(len(batch))
-            ), {}
+            own = tokens.read(batch.targets, self.composer.device)
+            logits = torch.cat([self.match(images, batch.texts) for images in (own, own.roll(1, 0))])  # (2 B, 2)
+            return cross_entropy(logits, torch.tensor([1, 0], device=logits.device).repeat_interleave(len(batch))), {}
 
-        config = TrainingConfig(
-            "reranked", params.method_epochs, len(sampler.rows(1)), params.lr, study.models.precision
-        )
-        train_method(
-            self, prepared, sampler.batches, loss_of, config, [tokens.key, annotations_key([*sampler.parts.values()])]
-        )
+        steps, precision = len(sampler.rows(1)), study.models.precision
+        config = TrainingConfig("reranked", params.method_epochs, steps, params.lr, precision=precision)
+        data = [tokens.key, annotations_key([*sampler.parts.values()])]
+        train_method(self, prepared, sampler.batches, loss_of, config, data)
 
     def match(self, tokens: Tensor, texts: Sequence[str]) -> Tensor:
         """The head's logits (B, 2), for no match and a match, of image tokens (B, T, C) and texts."""
@@ -98,45 +92,25 @@ class Reranked(TwoTowerMethod):
 def _first_stage(prepared: Prepared) -> Any:
     """The method ``qformer.rerank``, ready to embed."""
     name = prepared.stage.study.qformer.rerank
-    method = METHODS.get(name)
-    if method is not None and method.family == ZERO_SHOT:
-        return _Mix(prepared, name)
-    if method is not None and method.family == QFORMER:
-        return _QFormer(trained_composer(prepared, name))
-    if method is None or method.made_by is None or name == "reranked":
-        allowed = [m.name for m in METHODS.values() if m.family in (ZERO_SHOT, QFORMER) or m.made_by is not None]
-        raise ParameterError(f"qformer.rerank is {name!r}, allowed are {', '.join(allowed)} (but reranked itself)")
+    method = find_method(name)
+    if method.family == ZERO_SHOT:
+        alone = {"image_only": 0.0, "text_only": 1.0}
+        weight = alone[name] if name in alone else prepared.stage.read_choice("zero_shot", "weights.json")[name]
+        mix, towers = slerp if name == "slerp" else weighted_sum, prepared.towers()
+        return SimpleNamespace(
+            embed_queries=lambda images, texts: mix(images.embeddings, towers.encode_texts(texts), weight),
+            embed_targets=lambda images: images.embeddings,
+        )
+    if method.family == QFORMER:
+        composer = trained_composer(prepared, name)
+        return SimpleNamespace(
+            embed_queries=lambda images, texts: composer.embed_queries(images.tokens.to(composer.device), texts),
+            embed_targets=lambda images: composer.embed_targets(images.tokens.to(composer.device)),
+        )
+    if method.made_by is None or name == "reranked":
+        allowed = "zero-shot baselines, Q-Formers, and what qformer.methods takes but reranked itself"
+        raise ParameterError(f"qformer.rerank is {name!r}, allowed are {allowed}")
     made = make_method(method)
     if hasattr(made, "fit"):
         made.fit(prepared)
     return made
-
-
-class _Mix:
-    """A zero-shot baseline, with the weight that its stage chose."""
-
-    def __init__(self, prepared: Prepared, name: str) -> None:
-        alone = {"image_only": 0.0, "text_only": 1.0}
-        self.weight = alone[name] if name in alone else prepared.stage.read_choice("zero_shot", "weights.json")[name]
-        self.mix, self.towers = slerp if name == "slerp" else weighted_sum, prepared.towers()
-
-    def embed_queries(self, images: Any, texts: list[str]) -> Tensor:
-        return self.mix(images.embeddings, self.towers.encode_texts(texts), self.weight)
-
-    def embed_targets(self, images: Any) -> Tensor:
-        return images.embeddings
-
-
-class _QFormer:
-    """A trained Q-Former."""
-
-    def __init__(self, composer: QFormerComposer) -> None:
-        self.composer = composer
-
-    def embed_queries(self, images: Any, texts: list[str]) -> Tensor:
-        with autocast(self.composer.device, self.composer.dtype):
-            return self.composer.embed_queries(images.tokens.to(self.composer.device), texts)
-
-    def embed_targets(self, images: Any) -> Tensor:
-        with autocast(self.composer.device, self.composer.dtype):
-            return self.composer.embed_targets(images.tokens.to(self.composer.device))

@@ -33,12 +33,8 @@ FUNCTION_WORDS = re.compile(
 )
 
 
-def phi_network(*widths: int, activation: type[nn.Module] = nn.GELU, dropout: float = 0.5) -> nn.Sequential:
-    """Linear layers between ``widths``, the activation and dropout after all but the last.
-
-    >>> phi_network(8, 32, 32, 16)(torch.ones(2, 8)).shape
-    torch.Size([2, 16])
-    """
+def _network(*widths: int, activation: type[nn.Module] = nn.GELU, dropout: float = 0.5) -> nn.Sequential:
+    """Linear layers between ``widths``, the activation and dropout after all but the last."""
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), activation(), nn.Dropout(dropout)]
@@ -51,7 +47,7 @@ def load_phi(path: Path) -> tuple[nn.Sequential, str]:
     Pic2Word's checkpoint has φ under ``state_dict_img2text`` (ReLU, last layer ``fc_out``), SEARLE's and LinCIR's under
     ``Phi`` (GELU). A ModelError where the file holds none.
 
-    >>> state = phi_network(8, 32, 32, 16).state_dict()
+    >>> state = _network(8, 32, 32, 16).state_dict()
     >>> torch.save({"Phi": {f"layers.{name}": value for name, value in state.items()}}, folder / "phi.pt")
     >>> load_phi(folder / "phi.pt")[1]
     'a photo of $ that {}'
@@ -64,7 +60,7 @@ def load_phi(path: Path) -> tuple[nn.Sequential, str]:
         weights = [state[name] for name in names]
         pic2word = names[-1] == "fc_out.weight"
         widths = [weights[0].shape[1], *(len(weight) for weight in weights)]
-        network = phi_network(*widths, activation=nn.ReLU if pic2word else nn.GELU)
+        network = _network(*widths, activation=nn.ReLU if pic2word else nn.GELU)
         biases = [state[name.replace("weight", "bias")] for name in names]
         ordered = [tensor for pair in zip(weights, biases, strict=True) for tensor in pair]
         network.load_state_dict(dict(zip(network.state_dict(), ordered, strict=True)))
@@ -73,12 +69,8 @@ def load_phi(path: Path) -> tuple[nn.Sequential, str]:
     return network.eval(), f"a photo of {WORD} , {{}}" if pic2word else f"a photo of {WORD} that {{}}"
 
 
-def read_with_words(towers: TwoTowers, texts: list[str], words: Tensor, *, normalize: bool = True) -> Tensor:
-    """Text embeddings (B, D) with gradients, where row i of ``words`` (B, H) is read in place of each "$" of text i.
-
-    >>> read_with_words(prepared.towers(), ["a photo of $"], torch.zeros(1, 384)).shape
-    torch.Size([1, 256])
-    """
+def _read(towers: TwoTowers, texts: list[str], words: Tensor) -> Tensor:
+    """Text embeddings (B, D) with gradients, where row i of ``words`` (B, H) is read in place of each "$" of text i."""
     place = towers.tokenize([WORD])[0, 1].item()
 
     def embed(rows: list[int]) -> Tensor:
@@ -87,7 +79,7 @@ def read_with_words(towers: TwoTowers, texts: list[str], words: Tensor, *, norma
 
         hook = towers.word_embeddings.register_forward_hook(put_in)
         try:
-            return towers.text_features([texts[i] for i in rows], normalize)
+            return towers.text_features([texts[i] for i in rows])
         finally:
             hook.remove()
 
@@ -105,21 +97,12 @@ def mask_keywords(text: str) -> str:
 
 
 class Inversion(TwoTowerMethod):
-    """A query is the edit in a sentence with the reference's pseudo-word; ``phi`` reads normalised embeddings here."""
+    """A query is the edit in a sentence with the reference's pseudo-word, which φ makes of a normalised embedding.
+
+    Its own are ``network``, an untrained φ, the ``items`` that it is trained on, and the ``loss`` of some of them.
+    """
 
     run, sentence = "", f"a photo of {WORD} that {{}}"
-
-    def network(self, width: int, words: int) -> nn.Sequential:
-        """An untrained φ from embeddings to words."""
-        raise NotImplementedError
-
-    def items(self, prepared: Prepared) -> Sequence[str]:
-        """What φ is trained on."""
-        raise NotImplementedError
-
-    def loss(self, prepared: Prepared, batch: list[str]) -> Tensor:
-        """Of some of the items."""
-        raise NotImplementedError
 
     def build(self, prepared: Prepared) -> None:
         self.towers = prepared.towers()
@@ -151,22 +134,16 @@ class Inversion(TwoTowerMethod):
         opening, plain = "a photo of something", [text.replace(WORD, " ") for text in texts]
         whole = [text.replace(opening, f"a photo of {WORD}", 1) for text in plain]
         sentences = [text if WORD in text else self.sentence.format(text) for text in whole]
-        return read_with_words(self.towers, sentences, words)
+        return _read(self.towers, sentences, words)
 
 
 class Pic2Word(Inversion):
-    """φ trained on images alone: "a photo of $" must find its image in the batch (Saito et al., 2023, eq. 1 to 3).
-
-    >>> method = Pic2Word()
-    >>> method.build(prepared)
-    >>> method.embed_queries(images, ["is blue", "is red"]).shape
-    torch.Size([2, 256])
-    """
+    """φ trained on images alone: "a photo of $" must find its image in the batch (Saito et al., 2023, eq. 1 to 3)."""
 
     run, sentence = "pic2word", f"a photo of {WORD} , {{}}"
 
     def network(self, width: int, words: int) -> nn.Sequential:
-        return phi_network(width, 512, 512, words, activation=nn.ReLU, dropout=0.1)
+        return _network(width, 512, 512, words, activation=nn.ReLU, dropout=0.1)
 
     def items(self, prepared: Prepared) -> Sequence[str]:
         seen = [image for part in prepared.splits.train.values() for image in part.gallery]
@@ -174,7 +151,7 @@ class Pic2Word(Inversion):
 
     def loss(self, prepared: Prepared, batch: list[str]) -> Tensor:
         images = prepared.clip[batch].to(self.towers.device)
-        texts = read_with_words(self.towers, [f"a photo of {WORD}"] * len(batch), self.phi(images))
+        texts = _read(self.towers, [f"a photo of {WORD}"] * len(batch), self.phi(images))
         return info_nce(texts, images, temperature=self.temperature, symmetric=True)
 
 
@@ -183,17 +160,12 @@ class LinCIR(Inversion):
 
     ``‖ E(masked text, φ(E(text) + u n)) - E(text) ‖²`` (Gu et al., 2024, sec. 3), ``u`` uniform in [0, 1], ``n``
     normal and of length one on average, as embeddings are here. The noise bridges the gap from texts to images.
-
-    >>> method = LinCIR()
-    >>> method.build(prepared)
-    >>> method.embed_queries(images, ["is blue", "is red"]).shape
-    torch.Size([2, 256])
     """
 
     run = "lincir"
 
     def network(self, width: int, words: int) -> nn.Sequential:
-        return phi_network(width, 4 * width, 4 * width, words)
+        return _network(width, 4 * width, 4 * width, words)
 
     def items(self, prepared: Prepared) -> Sequence[str]:
         edits = [caption for part in prepared.splits.train.values() for t in part.triplets for caption in t.captions]
@@ -203,16 +175,12 @@ class LinCIR(Inversion):
     def loss(self, prepared: Prepared, batch: list[str]) -> Tensor:
         whole = self.towers.encode_texts(batch).to(self.towers.device)  # (B, D)
         noise = torch.rand(len(batch), 1, device=whole.device) * torch.randn_like(whole) / whole.shape[1] ** 0.5
-        found = read_with_words(self.towers, [mask_keywords(text) for text in batch], self.phi(whole + noise))
+        found = _read(self.towers, [mask_keywords(text) for text in batch], self.phi(whole + noise))
         return (found - whole).square().sum(-1).mean()
 
 
 class PublishedInversion(Inversion):
-    """A published φ (``qformer.phi``), as its authors use it: on image features that are not normalised.
-
-    >>> PublishedInversion().sentence
-    'a photo of $ that {}'
-    """
+    """A published φ (``qformer.phi``), as its authors use it: on image features that are not normalised."""
 
     def fit(self, prepared: Prepared) -> None:
         file = prepared.stage.study.qformer.phi

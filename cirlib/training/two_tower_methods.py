@@ -23,17 +23,12 @@ from cirlib.training.qformer_training import DEV_RULES
 
 
 class TwoTowerMethod(nn.Module):
-    """A method whose targets are the stored image embeddings; :meth:`compose` is its own. B queries, D width."""
+    """A method whose targets are the stored image embeddings. B queries, D width.
+
+    Its own are :meth:`compose`, ``build(prepared)``, which makes the untrained parts, and ``fit(prepared)``.
+    """
 
     towers: TwoTowers  # no part of the state, unless it learns
-
-    def build(self, prepared: Prepared) -> None:
-        """Makes the untrained parts."""
-        raise NotImplementedError
-
-    def fit(self, prepared: Prepared) -> None:
-        """Makes the parts and trains them, or finds them trained."""
-        raise NotImplementedError
 
     def compose(self, references: Tensor, texts: list[str]) -> Tensor:
         """Normalised queries (B, D) with gradients, of reference embeddings (B, D) on the towers' device and texts."""
@@ -100,7 +95,8 @@ def train_on_triplets(
         scored = score_methods({"dev": method}, prepared.read, splits.dev, DEV_RULES)
         return {SELECT: mean_recall(scored, 10)}
 
-    config = TrainingConfig(run, epochs, len(sampler.rows(1)), lr, prepared.stage.study.models.precision)
+    precision = prepared.stage.study.models.precision
+    config = TrainingConfig(run, epochs, len(sampler.rows(1)), lr, precision=precision)
     data = [annotations_key([*splits.train.values(), *splits.dev.values()]), edits, params.single_captions]
     return train_method(method, prepared, sampler.batches, loss_of, config, data, validate)
 

@@ -350,3 +350,17 @@ def test_batches_hold_every_row_once_in_another_order_each_epoch_but_for_a_last_
     assert sorted(one) == sorted(two) == list(range(20))
     assert one != two == again != other
     assert [[len(rows) for rows in shuffled_batches(n, 6, 1, 1)] for n in (20, 13)] == [[6, 6, 6, 2], [6, 6]]
+
+
+def test_losses_are_written_step_by_step_where_a_folder_is_named(tmp_path, monkeypatch):
+    model, config = nn.Linear(2, 1), TrainingConfig("toy", epochs=2, steps_per_epoch=3, lr=0.01)
+
+    def loss_of(batch):
+        return model(batch).square().mean(), {}
+
+    train(model, lambda epoch: [torch.ones(4, 2)] * 3, loss_of, config, tmp_path / "first")
+    assert not (tmp_path / "live").exists()
+    monkeypatch.setenv("CIRLIB_LIVE", str(tmp_path / "live"))
+    train(model, lambda epoch: [torch.ones(4, 2)] * 3, loss_of, config, tmp_path / "second")
+    rows = (tmp_path / "live" / "toy.csv").read_text().splitlines()
+    assert rows[0] == "step,loss,lr" and [row.split(",")[0] for row in rows[1:]] == [str(step) for step in range(1, 7)]

@@ -26,7 +26,7 @@ def test_it_learns_and_the_towers_stay_as_they_were(two_tower_study, capsys):
     method = tuned(prepared)
     losses = [float(line.split("loss ")[1].split()[0]) for line in capsys.readouterr().out.splitlines()]
     assert len(losses) == 8 and losses[-1] < 0.8 * losses[0]
-    assert method.prompts.weight != 0.5 and len(method.prompts.context) == 4
+    assert method.weight != 0.5 and len(method.context) == 4
     for name, tensor in method.towers.model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
 
@@ -36,7 +36,7 @@ def test_the_score_is_that_of_the_weighted_sum_with_the_learned_texts(two_tower_
     method = tuned(prepared)
     rules, parts = prepared.stage.study.evaluation, prepared.splits.reported
     embedded = zero_shot.embed(prepared, method.towers, parts, rules.captions)
-    methods = zero_shot.baselines({"sum": method.prompts.weight.item()})
+    methods = zero_shot.baselines({"sum": method.weight.item()})
     expected = zero_shot.score_baselines({"sum": methods["sum"]}, embedded, rules)
     found = score_methods({"prompt_tuned": method}, prepared.read, parts, rules)
     for one, other in zip(found, expected, strict=True):

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from cirlib.models.clip import TwoTowers, load_clip
 from cirlib.models.mini import mini_towers
-from cirlib.models.prompts import PromptTunedTowers
+from cirlib.training.prompt_tuning import PromptTuned
 
 TEXTS = ["is blue", "has long sleeves and a wide neck", "is red"]
 WORDS = "red short lace loose"  # a token each, in both vocabularies
@@ -30,9 +30,11 @@ def towers(request, tiny_clip, cpu) -> TwoTowers:
 
 
 @pytest.fixture
-def composer(towers) -> PromptTunedTowers:
+def composer(towers) -> PromptTuned:
     torch.manual_seed(0)
-    return PromptTunedTowers(towers, num_vectors=4, weight=0.3)
+    made = PromptTuned()
+    made.put_on(towers, num_vectors=4, weight=0.3)
+    return made.eval()
 
 
 def test_the_vectors_of_words_are_read_as_these_words_before_the_edit(towers, composer):
@@ -54,7 +56,7 @@ def test_too_long_an_edit_ends_in_its_end_token_within_the_towers_length(towers,
 def test_only_the_vectors_and_the_weight_learn(composer):
     assert [name for name, _ in composer.named_parameters()] == ["context", "weight_logit"]
     references = F.normalize(torch.randn(3, *composer.towers.shape), dim=-1)
-    composer.compose(references, composer.towers.text_features(TEXTS))[:, 0].sum().backward()
+    composer.compose(references, TEXTS)[:, 0].sum().backward()
     assert composer.context.grad.abs().sum(1).gt(0).all() and composer.weight_logit.grad != 0
     assert all(parameter.grad is None for parameter in composer.towers.model.parameters())
 
@@ -63,4 +65,4 @@ def test_the_query_is_the_weighted_sum(composer):
     references = F.normalize(torch.randn(3, *composer.towers.shape), dim=-1)
     texts = composer.towers.encode_texts(TEXTS)
     expected = F.normalize(0.7 * references + 0.3 * texts, dim=-1)
-    torch.testing.assert_close(composer.compose(references, texts), expected)
+    torch.testing.assert_close(composer.compose(references, TEXTS), expected)
