@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from cirlib import figures
 from cirlib.benchmarks import NAMES, Benchmark, load_benchmark
 from cirlib.benchmarks.base import PROTOCOLS_OF_GALLERY
 from cirlib.benchmarks.protocols import REFERENCES
-from cirlib.figures import recall_bars
 from cirlib.retrieval.percent_tables import percent_table
 from cirlib.retrieval.run_files import RunError
 from cirlib.retrieval.scoring import Scored, compare, result_table, score_run, summarise
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_table(summary.round(6), options.out / "summary.csv")
             if tests is not None:
                 write_table(tests, options.out / "tests.csv")
-                recall_bars(summary).savefig(options.out / "recall.png", bbox_inches="tight")
+                figures.save(figures.recall_bars(summary), options.out / "recall.png")
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -85,7 +85,7 @@ def train(
         batches: epoch (from 1) → the batches of that epoch, a sequence whose items have a length.
         loss_of: one batch → scalar loss, and what else to keep of the step.
         folder: holds the checkpoint of the run (:func:`training_folder`). A run that is called again with the same
-            arguments goes on after its last whole epoch, or is only loaded. None: a small run of many, not kept, silent.
+            arguments goes on after its last whole epoch, or is only loaded. None: a small run of many, kept nowhere.
         fingerprint: whatever else than weights and configuration decides the result (JSON-able); the checkpoint of a
             run with another one is not gone on with.
         warm_start: the checkpoint of another run, whose epochs this one shares, history included.
