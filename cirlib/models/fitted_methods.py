@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cirlib.models.prepared import Prepared
-from cirlib.study.method_registry import make_method, requested_methods
+from cirlib.study.method_registry import Method, requested_methods
 
 
 def fit_methods(prepared: Prepared, names: Sequence[str]) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def fit_methods(prepared: Prepared, names: Sequence[str]) -> dict[str, Any]:
     for method in requested_methods(names, prepared.stage.root):
         if method.trained and not prepared.splits.train:
             continue
-        fitted[method.name] = made = make_method(method)
+        fitted[method.name] = made = method.make()
         if hasattr(made, "fit"):
             made.fit(prepared)
         if hasattr(made, "save"):
@@ -35,20 +35,21 @@ def fitted_methods(prepared: Prepared, names: Sequence[str], results: Path) -> d
     >>> fitted_methods(prepared, ["prompt_tuned"], folder)  # saved nowhere
     {}
     """
-
-    def opened(made: Any, file: Path) -> Any:
-        if file.is_file():
-            made.load(prepared, file)
-        elif hasattr(made, "fit"):
-            made.fit(prepared)
-        return made
-
-    found = {}
+    found: dict[str, Callable[[], Any]] = {}
     for method in requested_methods(names, prepared.stage.root):
-        made, file = make_method(method), _file(results, method.name)
-        if file.is_file() or not hasattr(made, "load"):
-            found[method.name] = partial(opened, made, file)
+        file = _file(results, method.name)
+        if file.is_file() or not hasattr(method.make(), "load"):
+            found[method.name] = partial(_open, method, prepared, file)
     return found
+
+
+def _open(method: Method, prepared: Prepared, file: Path) -> Any:
+    made = method.make()
+    if file.is_file():
+        made.load(prepared, file)
+    elif hasattr(made, "fit"):
+        made.fit(prepared)
+    return made
 
 
 def _file(results: Path, name: str) -> Path:

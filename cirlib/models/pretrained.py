@@ -21,13 +21,8 @@ from cirlib.study.stage import Stage
 CARD = """---
 {{ card_data }}
 ---
-# Composed image retrieval with a Q-Former
-
-A reference picture and a typed edit become one vector, pictures vectors of the same space; the dot product ranks.
-Trained with `cirlib` after arXiv 2506.06602; `config.json` has the parameters of its study.
-
-    model = PretrainedQFormer.from_pretrained("<this repository, or a folder>")
-    scores = similarity(model.embed_queries(pictures, ["is blue"]), model.embed_targets(gallery))
+A Q-Former for composed image retrieval, trained with `cirlib` (after arXiv 2506.06602) as `config.json` says; opened by
+`cirlib.models.pretrained.PretrainedQFormer.from_pretrained`.
 """
 
 

@@ -25,9 +25,14 @@ class Method:
     family: str  # methods of one family are variants of each other; the best of each family is compared
     trained: bool  # on triplets or preferences
     headline: str = ""  # its name in metrics.json, where it is there
-    made_by: Any = (
-        None  # the class, or its "module:name" in cirlib.training, of a method that runs where it is asked for
-    )
+    made_by: Any = None  # of a method that runs where it is asked for: its class, or "module:class" in cirlib.training
+
+    def make(self) -> Any:
+        """A new object of its class."""
+        if not isinstance(self.made_by, str):
+            return self.made_by()
+        module, name = self.made_by.split(":")
+        return getattr(importlib.import_module(f"cirlib.training.{module}"), name)()
 
 
 # Colours of Okabe and Ito's palette and Tol's wine: colour-blind readers tell them apart.
@@ -44,14 +49,7 @@ METHODS = {
         Method("combiner_tuned", "Combiner, text tower tuned", None, COMBINER, True, made_by="combiner:TunedCombiner"),
         Method("pic2word", "Pic2Word", None, INVERSION, False, made_by="textual_inversion:Pic2Word"),
         Method("lincir", "LinCIR", None, INVERSION, False, made_by="textual_inversion:LinCIR"),
-        Method(
-            "phi",
-            "textual inversion, published",
-            None,
-            INVERSION,
-            False,
-            made_by="textual_inversion:PublishedInversion",
-        ),
+        Method("phi", "published φ", None, INVERSION, False, made_by="textual_inversion:PublishedInversion"),
         Method("reranked", "re-ranked by image-text matching", None, RERANKED, True, made_by="reranking:Reranked"),
         Method("qformer_pretrained", "Q-Former, pretrained only", "#DDCC77", QFORMER, False),
         Method("qformer", "Q-Former", "#E69F00", QFORMER, True, "qformer"),
@@ -68,12 +66,7 @@ def register(name: str, label: str = "", *, trained: bool = False) -> Callable[[
     The class is made without arguments. ``fit(prepared)``, where there is one, is called first, with the study's data
     and models; then ``embed_queries(images, texts)`` and ``embed_targets(images)`` as in
     :mod:`cirlib.retrieval.method_scoring`.
-
-    Args:
-        trained: on the study's triplets; else it counts as zero-shot.
-
-    Raises:
-        ParameterError: the name is that of another method or cannot stand in a table, or the class lacks a function.
+    ``trained``: on the study's triplets. A ParameterError where the name is taken or the class lacks a function.
 
     >>> @register("mine", "my method")
     ... class Mine:
@@ -85,9 +78,7 @@ def register(name: str, label: str = "", *, trained: bool = False) -> Callable[[
     'my method'
     """
     if not name.isidentifier() or (name in METHODS and METHODS[name].family != OWN):
-        raise ParameterError(
-            f"a method cannot be named {name!r}: letters, digits and _, not one of {', '.join(METHODS)}"
-        )
+        raise ParameterError(f"a method cannot be named {name!r}: letters, digits, _, and none of {', '.join(METHODS)}")
 
     def add(made_by: Class) -> Class:
         if lacking := [needed for needed in ("embed_queries", "embed_targets") if not hasattr(made_by, needed)]:
@@ -101,11 +92,7 @@ def register(name: str, label: str = "", *, trained: bool = False) -> Callable[[
 def requested_methods(names: Sequence[str], root: Path) -> list[Method]:
     """The methods that run beside a stage's own: those named, those of the files named, those of the running notebook.
 
-    Args:
-        names: methods that run where they are asked for, or Python files, from ``root``, that register some.
-
-    Raises:
-        ParameterError: there is no such method or file, or the file registers none.
+    Files are given from ``root``. A ParameterError where there is no such method or file, or the file registers none.
 
     >>> [method.name for method in requested_methods(["prompt_tuned"], folder)]
     ['prompt_tuned']
@@ -115,23 +102,9 @@ def requested_methods(names: Sequence[str], root: Path) -> list[Method]:
         own = _of_file(root / name) if name.endswith(".py") else [METHODS[name]] if name in METHODS else []
         if not own or own[0].made_by is None:
             allowed = ", ".join(method.name for method in METHODS.values() if method.made_by is not None)
-            raise ParameterError(
-                f"methods: {name!r} is none that can be added. Allowed: {allowed}, or a Python file (.py)"
-            )
+            raise ParameterError(f"methods: {name!r} cannot be added. Allowed: {allowed}, or a Python file (.py)")
         found |= {method.name: method for method in own}
     return list((found | {method.name: method for method in _of_module("__main__")}).values())
-
-
-def make_method(method: Method) -> Any:
-    """A new object of the method's class.
-
-    >>> type(make_method(METHODS["prompt_tuned"])).__name__
-    'PromptTuned'
-    """
-    if not isinstance(method.made_by, str):
-        return method.made_by()
-    module, name = method.made_by.split(":")
-    return getattr(importlib.import_module(f"cirlib.training.{module}"), name)()
 
 
 def find_method(name: str) -> Method:

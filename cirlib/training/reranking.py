@@ -20,7 +20,7 @@ from cirlib.models.devices import autocast
 from cirlib.models.prepared import Prepared
 from cirlib.models.qformer_embedding import new_composer, trained_composer
 from cirlib.study.errors import ParameterError
-from cirlib.study.method_registry import QFORMER, ZERO_SHOT, find_method, make_method
+from cirlib.study.method_registry import QFORMER, ZERO_SHOT, find_method
 from cirlib.training.batches import Batch, TripletSampler
 from cirlib.training.loop import TrainingConfig
 from cirlib.training.two_tower_methods import TwoTowerMethod, train_method
@@ -110,7 +110,7 @@ def _first_stage(prepared: Prepared) -> Any:
     if method.made_by is None or name == "reranked":
         allowed = "zero-shot baselines, Q-Formers, and what qformer.methods takes but reranked itself"
         raise ParameterError(f"qformer.rerank is {name!r}, allowed are {allowed}")
-    made = make_method(method)
+    made = method.make()
     if hasattr(made, "fit"):
         made.fit(prepared)
     return made

@@ -47,11 +47,10 @@ class TwoTowerMethod(nn.Module):
         """The images' embeddings (B, D)."""
         return images.embeddings
 
-    def read_texts(self, texts: list[str], towers: TwoTowers | None = None) -> Tensor:
+    def read_texts(self, texts: list[str]) -> Tensor:
         """Normalised text embeddings (B, D) with gradients; in training the shorter half goes through first."""
-        towers = towers or self.towers
         size = halves(texts) if self.training else len(texts)
-        return by_length(lambda rows: towers.text_features([texts[i] for i in rows]), texts, size)
+        return by_length(lambda rows: self.towers.text_features([texts[i] for i in rows]), texts, size)
 
     def save(self, file: Path) -> None:
         """Writes what was learned as safetensors."""

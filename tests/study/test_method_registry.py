@@ -3,7 +3,7 @@
 import pytest
 
 from cirlib.study.errors import ParameterError
-from cirlib.study.method_registry import METHODS, find_method, make_method, register, requested_methods
+from cirlib.study.method_registry import METHODS, find_method, register, requested_methods
 
 MODULE = """
 from cirlib.study.method_registry import register
@@ -40,7 +40,7 @@ def test_every_method_has_a_look_of_its_own():
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.made_by is not None])
 def test_what_runs_where_it_is_asked_for_can_be_made(name):
-    method = make_method(METHODS[name])
+    method = METHODS[name].make()
     assert all(hasattr(method, needed) for needed in ("fit", "embed_queries", "embed_targets"))
 
 
@@ -67,11 +67,11 @@ def test_what_the_running_notebook_registers_runs_without_being_named(tmp_path):
     [
         (
             "combinr",
-            "methods: 'combinr' is none that can be added. Allowed: prompt_tuned, .*combiner, .*or a Python file",
+            "methods: 'combinr' cannot be added. Allowed: prompt_tuned, .*combiner, .*or a Python file",
         ),
-        ("sum", "'sum' is none that can be added"),
+        ("sum", "'sum' cannot be added"),
         ("nowhere.py", "there is no file .*nowhere.py"),
-        ("empty.py", "'empty.py' is none that can be added"),
+        ("empty.py", "'empty.py' cannot be added"),
     ],
 )
 def test_what_cannot_run_is_told_in_a_sentence(tmp_path, name, told):
