@@ -10,8 +10,11 @@ from PIL import Image
 
 from cirlib.app.search import Hit, Search, SearchError, open_upload
 from cirlib.app.search_page import SearchPage
+from cirlib.models.fitted_methods import fit_methods
 from cirlib.models.prepared import open_prepared
+from cirlib.retrieval.method_scoring import score_methods
 from cirlib.retrieval.result_files import read_ranks
+from cirlib.study import method_registry
 from cirlib.study.errors import StageError
 from cirlib.study.parameters import load_study
 from cirlib.study.stage import Stage
@@ -41,6 +44,53 @@ def test_where_nothing_was_trained_there_are_the_baselines_with_the_weights_that
     assert search.methods == METHODS[:4] and search.best_trained == "slerp"
     with pytest.raises(StageError, match=r"weights\.json, which is missing: run `dvc repro zero_shot` first"):
         search.search(search.reference(search.images[0]), "is red", "sum")
+
+
+OWN = """
+from torch.nn.functional import normalize
+from cirlib.study.method_registry import register
+
+@register("own", "my own")
+class Own:
+    def fit(self, prepared):
+        self.towers = prepared.towers()
+
+    def embed_queries(self, images, texts):
+        return normalize(images.embeddings + self.towers.encode_texts(texts), dim=-1)
+
+    def embed_targets(self, images):
+        return images.embeddings
+
+    def rerank(self, images, texts, candidates):
+        return [[float(image.endswith("5")) for image in row] for row in candidates]
+"""
+
+
+@pytest.fixture
+def own_study(prepared):
+    """The small study, asked for a method of one's own with a second stage that lifts every image 5."""
+    stage = prepared.stage
+    (stage.root / "own.py").write_text(OWN)
+    study = stage.study.model_copy(
+        update={"zero_shot": stage.study.zero_shot.model_copy(update={"methods": ["own.py"]})}
+    )
+    yield open_prepared(Stage("search", study, stage.root, stage.out, stage.figures, {}))
+    (stage.root / "own.py").unlink()
+    method_registry.METHODS.pop("own")
+
+
+def test_a_method_of_one_s_own_searches_as_it_is_scored(own_study):
+    search, parts, rules = Search(own_study), own_study.splits.reported, own_study.stage.study.evaluation
+    assert search.methods == [*METHODS[:4], "own"]
+    for one in score_methods(fit_methods(own_study, ["own.py"]), own_study.read, parts, rules):
+        for triplet, top in zip(one.benchmark.triplets, one.top, strict=True):
+            text = " and ".join(dict.fromkeys(caption.strip(".") for caption in triplet.captions)).capitalize()
+            hits = search.search(search.reference(triplet.reference), text, "own", category=one.category, count=5)
+            assert [hit.image for hit in hits] == top and top[0].endswith("5")
+    upload = search.upload(png())
+    ends = [search.search(upload, "is red", "own", balance=balance, count=4) for balance in (-1, 1)]
+    assert ends[0][0].score != ends[1][0].score
+    assert search.attention(upload, "is red", "own", search.images[0]) is None
 
 
 @pytest.mark.parametrize("method", METHODS)

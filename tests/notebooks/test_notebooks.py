@@ -80,6 +80,22 @@ def test_an_override_from_the_notebooks_folder_leaves_the_pipelines_results(smal
 
 
 @pytest.mark.slow
+def test_the_template_puts_a_method_of_one_s_own_beside_the_study_and_leaves_its_results(small_project):
+    before = results_of(small_project)
+    said = execute(small_project, "07_your_method.ipynb").cells[-1].outputs[0].text
+    assert said.startswith("My method: ") and "the best zero-shot method" in said
+    after = results_of(small_project)
+    assert {name for name in after if after[name] != before.get(name)} == {
+        f"{kind}/garments/{file}"
+        for kind, file in (
+            *(("results", f"your_method/{name}") for name in ("summary.csv", "ranks.csv")),
+            *(("figures", f"your_method/{name}") for name in ("recall.png", "kinds.png", "worst.png")),
+            ("results", "provenance/your_method.json"),
+        )
+    }
+
+
+@pytest.mark.slow
 def test_two_runs_of_a_training_give_the_same_metrics(small_project, tmp_path):
     for tag in ("first", "second"):
         execute(small_project, "03_qformer.ipynb", lr=1e-3, epochs=1)
