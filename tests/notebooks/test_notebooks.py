@@ -83,7 +83,7 @@ def test_an_override_from_the_notebooks_folder_leaves_the_pipelines_results(smal
 def test_the_template_puts_a_method_of_one_s_own_beside_the_study_and_leaves_its_results(small_project):
     before = results_of(small_project)
     said = execute(small_project, "07_your_method.ipynb").cells[-1].outputs[0].text
-    assert said.startswith("My method: ") and "the best zero-shot method" in said
+    assert said.startswith("my method: ") and "the best zero-shot method" in said
     after = results_of(small_project)
     assert {name for name in after if after[name] != before.get(name)} == {
         f"{kind}/garments/{file}"
