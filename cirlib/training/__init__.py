@@ -1,1 +1,1 @@
-"""The training loop, the Q-Former's two trainings, and the negatives they mine."""
+"""The training loop, the Q-Former's two trainings with the negatives they mine, and methods that are asked for."""
