@@ -17,8 +17,9 @@ Texts = Annotated[list[str], Field(min_length=1)]  # any may be empty: real capt
 
 def _unique_file_names(ids: list[str]) -> list[str]:
     for image, number in Counter(ids).items():
-        if image in ("", ".", "..") or any(c in image for c in "/\\\0") or len(image.encode()) > LONGEST_ID:
-            raise ValueError(f"{_short(image)} is no file name of at most {LONGEST_ID} bytes")
+        parts = image.split("/")
+        if {"", ".", ".."} & set(parts) or set("\\\0") & set(image) or len(image.encode()) > LONGEST_ID:
+            raise ValueError(f"{_short(image)} is no path of a file in at most {LONGEST_ID} bytes")
         if number > 1:
             raise ValueError(f"{image!r} appears {number} times")
     return ids
