@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
+from cirlib.study.files import read_json_text
+
 from .base import BenchmarkError, Triplet
 
 LONGEST_ID = 200  # bytes; file systems allow 255, extension included
@@ -37,11 +39,13 @@ def read_annotations(path: Path, kind: Any, expected: str) -> Any:
     (5, ['x'])
     """
     try:
-        return TypeAdapter(kind).validate_json(path.read_bytes(), strict=True)
+        return TypeAdapter(kind).validate_json(read_json_text(path), strict=True)
     except FileNotFoundError:
         raise BenchmarkError(f"No file {path}: expected {expected}.") from None
     except OSError as error:
         raise BenchmarkError(f"{path}: cannot be read ({error.strerror}).") from None
+    except UnicodeDecodeError as error:
+        raise BenchmarkError(f"{path}: is no text ({error.reason} at byte {error.start}).") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = "".join(f", {_short(part)}" for part in first["loc"])

@@ -21,7 +21,8 @@ ADVICE = "make room on its disk, or move the folder to another"
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Has ``write`` make a file beside ``path``, then puts it there in one step; nothing is left where it fails.
 
-    WriteError: the disk is full or may not be written.
+    Whatever ``write`` does, others may read the file as the umask has it. WriteError: the disk is full or may not be
+    written.
 
     >>> replace_file(folder / "a.txt", lambda part: part.write_text("whole"))
     >>> [file.name for file in folder.iterdir()]
@@ -29,7 +30,10 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """
     temporary = path.with_name(f"{path.name}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         write(temporary)
+        temporary.chmod(mode)
         temporary.replace(path)
     except Exception as error:
         cause = error  # torch has errors of its own for a full disk
@@ -83,6 +87,17 @@ def write_json(content: Any, path: Path, *, indent: int | None = 2) -> None:
     '{"sum": 0.3}\\n'
     """
     replace_file(path, lambda part: part.write_text(json.dumps(content, indent=indent) + "\n"))
+
+
+def read_json_text(path: Path) -> str:
+    """The text of a JSON file, whose byte-order mark, where some editor wrote one, does not count.
+
+    >>> _ = (folder / "a.json").write_text("[1]", encoding="utf-8-sig")
+    >>> read_json_text(folder / "a.json")
+    '[1]'
+    """
+    content = path.read_bytes()
+    return content.decode(json.detect_encoding(content))
 
 
 def write_table(table: "pd.DataFrame", path: Path) -> None:

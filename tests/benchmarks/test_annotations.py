@@ -74,6 +74,14 @@ def test_no_image_id_leads_out_of_the_images_folder(small_fashioniq, write_json,
     assert "is no path of a file" in refusal(small_fashioniq)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_byte_order_mark_does_not_count(small_fashioniq, encoding):
+    for file in (CAPTIONS, SPLIT):
+        text = (small_fashioniq / file).read_text(encoding="utf-8")
+        (small_fashioniq / file).write_text(text.replace("is blue", "est bleuté 青"), encoding=encoding)
+    assert load(small_fashioniq).triplets[0].captions[0] == "est bleuté 青."
+
+
 @pytest.mark.parametrize("captions", [["one"], ["1", "2", "3", "4", "5"], ["", ""], ["word " * 10_000]])
 def test_any_number_and_length_of_captions_is_read_and_the_same_triplet_twice(small_fashioniq, write_json, captions):
     write_json(small_fashioniq / CAPTIONS, [QUERY | {"captions": captions}] * 2)
