@@ -15,6 +15,7 @@ from cirlib.study.errors import WriteError
 if TYPE_CHECKING:
     import pandas as pd
 
+NAMES = ("method", "category", "metric", "query", "target", "image", "group", "first_category", "second_category")
 ADVICE = "make room on its disk, or move the folder to another"
 
 
@@ -106,3 +107,17 @@ def write_table(table: "pd.DataFrame", path: Path) -> None:
     >>> write_table(pd.DataFrame({"rank": [1, 3]}), folder / "ranks.csv")
     """
     replace_file(path, lambda part: table.to_csv(part, index=False))
+
+
+def load_table(path: Path) -> "pd.DataFrame":
+    """A table of :func:`write_table`; in the columns `NAMES` all is text, ``001`` and ``NA`` too.
+
+    >>> write_table(pd.DataFrame({"category": ["NA"], "value": [None]}), folder / "a.csv")
+    >>> load_table(folder / "a.csv").values.tolist()
+    [['NA', nan]]
+    """
+    import pandas as pd
+
+    others = pd.read_csv(path, nrows=0).columns.difference(NAMES)
+    empty = {name: [""] for name in others}
+    return pd.read_csv(path, dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=empty)
