@@ -69,7 +69,7 @@ class Stage:
     def images(self) -> Path:
         """The folder with ``captions/``, ``image_splits/`` and ``images/``."""
         drawn_anew = self.study.data_prep.drawing and self.data.is_relative_to(self.out)
-        return self.data / "drawn" if drawn_anew else self.root / self.study.data.root
+        return self.data / "drawn" if drawn_anew else self.root / self.study.data.root.expanduser()
 
     @property
     def trainings(self) -> Path:

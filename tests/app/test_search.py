@@ -248,5 +248,7 @@ def test_a_plain_page_that_cannot_open_shows_the_studys_own_sentence(tmp_path):
     options = ("--no-browser", "--port={port}", "--Voila.ip=127.0.0.1")
     with served(tmp_path, "voila", "notebooks/06_search.ipynb", *options) as port:
         shown = re.sub("<.*?>", " ", urlopen(f"http://127.0.0.1:{port}/", timeout=240).read().decode())
-    assert re.search("StageError: search needs data/garments/.*, which is missing: run `dvc repro data_prep` first", shown)
+    assert re.search(
+        "StageError: search needs data/garments/.*, which is missing: run `dvc repro data_prep` first", shown
+    )
     assert "show_tracebacks" not in shown
