@@ -40,10 +40,13 @@ class ImageNames:
         for name, image in self._exact.items():
             folded[_folded(name)].append(image)
         self._folded = {name: images[0] for name, images in folded.items() if len(images) == 1}
+        self._ends = {name.rpartition("/")[2] for name in folded}
 
     def find(self, path: str) -> tuple[str, bool, bool] | None:
         """The image whose file ``path`` is, whether in other letters, and whether without the ending."""
         parts = path.replace("\\", "/").split("/")
+        if self._ends.isdisjoint({end := _folded(parts[-1]), os.path.splitext(end)[0]}):
+            return None  # as of nearly every file where few are wanted
         tails = ["/".join(parts[start:]) for start in range(len(parts))]
         for others, known in ((False, self._exact), (True, self._folded)):
             for tail in map(_folded, tails) if others else tails:
@@ -124,7 +127,7 @@ def walk(folder: str, closed: list[str], above: tuple[str, ...] = ()) -> Iterato
         return
     for entry in entries:
         yield entry.path
-        if os.path.isdir(entry.path):
+        if entry.is_dir(follow_symlinks=False) or entry.is_symlink():
             yield from walk(entry.path, closed, (*above, here))
 
 
@@ -152,4 +155,4 @@ def _problem(path: str) -> str | None:
 
 
 def _folded(name: str) -> str:
-    return normalize("NFC", normalize("NFC", name).casefold())
+    return name.lower() if name.isascii() else normalize("NFC", normalize("NFC", name).casefold())

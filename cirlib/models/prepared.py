@@ -11,6 +11,8 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from cirlib.benchmarks import BenchmarkError
+from cirlib.benchmarks.image_files import locate
 from cirlib.benchmarks.splits import Splits, annotations_key, load_splits
 from cirlib.models.blip2 import Blip2Vision
 from cirlib.models.clip import TwoTowers, load_clip
@@ -86,7 +88,10 @@ class Prepared:
     @cached_property
     def images(self) -> dict[str, Path]:
         """Every image of the study, those of the pairs included: id → file."""
-        of_pairs = {pair["image"]: self.stage.images / "images" / f"{pair['image']}.jpg" for pair in self.pairs}
+        of_pairs = locate({pair["image"]: pair["image"] for pair in self.pairs}, self.stage.images / "images")
+        for image, file in of_pairs.items():
+            if isinstance(file, str):
+                raise BenchmarkError(f"pairs.json: image {image!r} is missing: {file}.")
         return self.splits_under("original").images() | of_pairs
 
     @cached_property
