@@ -76,7 +76,8 @@ def themed(none: str) -> Callable[[Callable[..., Figure | None]], Callable[..., 
     def decorate(draw: Callable[..., Figure | None]) -> Callable[..., Figure | str]:
         @wraps(draw)
         def drawn(*args: Any, **kwargs: Any) -> Figure | str:
-            if not len(args[0]):
+            first, *_ = (*args, *kwargs.values())
+            if not len(first):
                 return none
             for table in (arg for arg in args if isinstance(arg, pd.DataFrame)):
                 most = table[table.columns.intersection(FRACTIONS)].abs().max()
