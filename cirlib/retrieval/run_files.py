@@ -105,7 +105,8 @@ def _ranked_lists(path: Path) -> dict[str, list[str]]:
     if path.suffix.lower() == ".parquet":
         table = pd.read_parquet(path)
     else:
-        table = pd.read_csv(path, sep=r"\s+", header=None, names=TREC, dtype=dict.fromkeys(TREC[:3], str))
+        form = {"sep": r"\s+", "header": None, "names": TREC, "dtype": dict.fromkeys(TREC[:3], str)}
+        table = pd.read_csv(path, **form, na_filter=False, encoding="utf-8-sig")  # an id may be NA
     rising = "score" not in table
     order = table.sort_values("rank" if rising else "score", ascending=rising, kind="stable")
     return order.groupby("query", sort=False)["image"].agg(list).to_dict()

@@ -207,3 +207,13 @@ def test_ids_as_pandas_and_h5py_hold_them_are_read_or_refused_with_the_remedy(ha
 def test_a_byte_order_mark_does_not_count(hats, tmp_path, encoding):
     (tmp_path / "run.json").write_text(json.dumps(full_lists(hats)), encoding=encoding)
     assert_equal(score_run(tmp_path / "run.json", hats), score("run", "hat", QUERIES, IMAGES, hats, REMOVED))
+
+
+def test_ids_in_a_trec_file_that_look_like_nothing_or_a_number_stay_ids(make_benchmark, tmp_path):
+    ids = ["NA", "null", "007", "1e3", *IDS[:60]]
+    benchmark = make_benchmark([("NA", "007", "is x")], ids)
+    lines = [
+        f"hat-query-0 Q0 {image} {rank} {-rank / 2} tag" for rank, image in enumerate(["null", "007", "1e3", *IDS[:60]])
+    ]
+    (tmp_path / "mine.trec").write_text("\n".join(lines), encoding="utf-8-sig")
+    assert score_run(tmp_path / "mine.trec", benchmark).ranks.above.tolist() == [1]
