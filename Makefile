@@ -21,26 +21,33 @@ endif
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export TOKENIZERS_PARALLELISM := false
+# The kernel named python3 is this environment's, whatever kernels of that name the user has elsewhere.
+export JUPYTER_PATH := $(CURDIR)/$(VENV)/share/jupyter$(if $(JUPYTER_PATH),:$(JUPYTER_PATH))
+# A user of a container may have no name and no home.
+ifeq ($(shell id -un 2>/dev/null),)
+export LOGNAME := user$(shell id -u)
+export HOME := $(if $(shell test -w "$$HOME" && echo writable),$(HOME),$(CURDIR)/$(VENV))
+endif
 unexport PYTHONDONTWRITEBYTECODE  # uv compiles nothing: what is imported is compiled once, on first use
 
 RUNTIME := $(VENV)/installed-$(FAISS)
 DEVELOP := $(VENV)/installed-$(FAISS)-dev
 
-.PHONY: help study rehearsal seeds test test-all lint format bench readme report search lab clean
+.PHONY: checkout help study rehearsal seeds test test-all lint format bench readme report search lab clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of"
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-12s %s\n' "$$name" "$$text"; done
 
-study: $(RUNTIME) ## run the study: data, training, tables, figures, executed notebooks
+study: checkout $(RUNTIME) ## run the study: data, training, tables, figures, executed notebooks
 	@dvc repro --quiet
 	@python -m cirlib.app.report
 
 # The study's parameters and lock are put back afterwards, whatever happens.
-rehearsal: $(RUNTIME) ## rehearse the FashionIQ study at full size with stand-ins (ANNOTATIONS=folder, else fetched)
+rehearsal: checkout $(RUNTIME) ## rehearse the FashionIQ study at full size with stand-ins (ANNOTATIONS=folder, else fetched)
 	@python -m cirlib.app.rehearsal $(if $(ANNOTATIONS),--annotations "$(ANNOTATIONS)")
 	@kept=$$(mktemp -d); cp params.yaml dvc.lock "$$kept"; trap 'cp "$$kept"/* .; rm -r "$$kept"' EXIT; \
-	dvc exp run -S study=fashioniq_rehearsal && python -m cirlib.app.report
+	dvc exp run --quiet -S study=fashioniq_rehearsal && python -m cirlib.app.report
 
 seeds: $(RUNTIME) ## repeat the study's trainings on the same data with N=3 seeds (after `make study`)
 	@python -m cirlib.app.seeds --count $(or $(N),3)
@@ -72,7 +79,7 @@ search: $(RUNTIME) ## serve the search page on http://localhost:8866
 	@voila notebooks/06_search.ipynb --no-browser --port=8866
 
 lab: $(RUNTIME) ## open the notebooks in JupyterLab
-	@jupyter lab --LabApp.default_url=/lab/tree/notebooks/02_zero_shot.ipynb
+	@jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.default_url=/lab/tree/notebooks/02_zero_shot.ipynb
 
 clean: ## remove the environment and the caches; data and results stay
 	@rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .hypothesis
@@ -80,6 +87,14 @@ clean: ## remove the environment and the caches; data and results stay
 	@find cirlib tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ---- the environment -------------------------------------------------------------------------------------
+
+# What git and DVC would refuse only after gigabytes were installed.
+checkout:
+	@refuse() { echo "$$1" >&2; exit 1; }; \
+	command -v git >/dev/null || refuse "DVC needs git: sudo apt install git"; \
+	test -w . || refuse "$(CURDIR) may not be written by this user: clone the repository into a folder of your own."; \
+	test -e .git || refuse "$(CURDIR) is no git clone, which DVC needs: clone the repository, or run \`git init\` here, then \`git add .\` and \`git commit\`."; \
+	git rev-parse --git-dir >/dev/null 2>&1 || refuse "git refuses $(CURDIR), which belongs to another user: git config --global --add safe.directory $(CURDIR)"
 
 $(VENV)/created:
 	@chosen=; \
@@ -102,6 +117,8 @@ $(VENV)/created:
 	fi; \
 	echo "Making $(VENV) with $$("$$chosen" --version)"; \
 	"$$chosen" -m venv --clear $(VENV)
+	@printf '%s\n' 'export JUPYTER_PATH="$$VIRTUAL_ENV/share/jupyter$${JUPYTER_PATH:+:$$JUPYTER_PATH}"' \
+	    'id -un >/dev/null 2>&1 || export LOGNAME="user$$(id -u)"' >> $(VENV)/bin/activate
 	@touch $@
 
 # $(call install,EXTRAS): with uv where it can be had, else with pip.

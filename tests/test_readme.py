@@ -1,11 +1,15 @@
 """The README's example runs, its links lead somewhere, and its commands exist."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+from dvc.utils.cli_parse import to_path_overrides
+from small_studies import compose
 
 from cirlib.app.report import BEGIN, END
+from cirlib.study.parameters import load_study
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -40,3 +44,25 @@ def test_the_result_table_stands_between_its_marks():
     assert finding.startswith("**") and finding.endswith(".**")
     assert head.startswith("| method | recall@1 |")
     assert "| qformer |" in table
+
+
+def test_every_command_with_values_is_taken_by_dvc_as_it_stands(tmp_path):
+    """Through the shell's quotes, DVC's own parsing and Hydra's grammar."""
+    values = {}
+    for line in re.findall(r"^dvc exp run -S.*$", README, re.MULTILINE):
+        words = shlex.split(line, comments=True)[3:]
+        overrides = to_path_overrides([word for word in words if "=" in word])["params.yaml"]
+        study = load_study(compose(tmp_path / "params.yaml", *overrides))
+        values |= {override: study for override in overrides}
+    assert len(values) >= 6
+    assert "/Größe 40/[new], a=b (2)/it's" in {str(study.data.root) for study in values.values()}
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/Größe/été", "/日本", "/[new]", "/a=b", "/a, b", "/it's", "/(1)", "/a:b", "/{c}", "/$HOME", "/a#b&c;d*?", "~/x"],
+)
+def test_the_quotes_that_are_named_take_any_path(tmp_path, path):
+    composed = compose(tmp_path / "params.yaml", "study=custom", f'data.root="{path}"', f'data.images="{path}"')
+    data = load_study(composed).data
+    assert (str(data.root), data.images) == (path, path)

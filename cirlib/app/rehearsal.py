@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from PIL import Image
 from cirlib.benchmarks import BenchmarkError
 from cirlib.benchmarks.annotations import IMAGE_IDS, read_annotations
 from cirlib.benchmarks.fashioniq_files import fetch_annotations
-from cirlib.benchmarks.image_files import scan_images
+from cirlib.benchmarks.image_files import find_images
 from cirlib.study.errors import StudyError
 from cirlib.study.files import replace_file
 from cirlib.study.progress import progress
@@ -45,13 +46,16 @@ def prepare(folder: Path, annotations: Path | None) -> None:
     images.mkdir(parents=True, exist_ok=True)
     splits = (raw / "image_splits").glob("split.*.json")
     ids = {image for file in splits for image in read_annotations(file, IMAGE_IDS, "image ids")}
-    for image in progress(sorted(ids - set(scan_images(images))), "stand-in pictures", unit="image"):
+    made, _ = find_images({image: image for image in ids}, images)
+    for image in progress(sorted(ids - made.keys()), "stand-in pictures", unit="image"):
         digest = hashlib.sha256(image.encode()).digest()  # 32 bytes: no two pictures are alike, the id decides
         patches = Image.fromarray(np.frombuffer(digest[:30], np.uint8).reshape(2, 5, 3))
         picture = patches.resize((30, 40), Image.Resampling.BICUBIC)
         replace_file(images / f"{image}.jpg", lambda path, picture=picture: picture.save(path, "JPEG", quality=85))
     save_tiny_blip2(folder / "models" / "blip2")
     _save_tiny_clip(folder / "models" / "clip")
+    for weights in (folder / "models").rglob("*.safetensors"):  # made for their owner alone
+        replace_file(weights, partial(shutil.copyfile, weights))
 
 
 def save_tiny_blip2(folder: Path) -> Path:

@@ -15,7 +15,7 @@ from cirlib.analysis.tables.study_tables import best_method, best_of_families, r
 from cirlib.app.environment import where_computed
 from cirlib.retrieval.scoring import SUMMARY_COLUMNS, result_table
 from cirlib.study.errors import StudyError
-from cirlib.study.files import replace_file, write_bytes
+from cirlib.study.files import load_table, replace_file, write_bytes
 from cirlib.study.method_registry import ZERO_SHOT, method_label
 from cirlib.study.parameters import PIPELINE, load_study
 from cirlib.study.provenance import read_provenance
@@ -61,7 +61,7 @@ def read_table(file: Path, columns: Collection[str] = ()) -> pd.DataFrame:
     (4, [3])
     """
     try:
-        table = pd.read_csv(file)
+        table = load_table(file)
     except pd.errors.EmptyDataError:
         table = pd.DataFrame()
     except (OSError, ValueError) as error:

@@ -7,6 +7,7 @@ say meanwhile goes to ``runs/<study>/logs/``.
 import argparse
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,8 @@ def run_stage(root: Path, notebook: str, terminal: TextIO) -> bool:
     log = root / "runs" / study / "logs" / f"{notebook}.log"
     for folder in (target.parent, log.parent):
         folder.mkdir(parents=True, exist_ok=True)
+    own_kernels = f"{sys.prefix}/share/jupyter"  # before those of the user
+    os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [own_kernels, os.environ.get("JUPYTER_PATH")]))
     start, failure = time.monotonic(), None
     with _followed(title, start, terminal), _stderr_into(log):
         try:
@@ -49,10 +52,11 @@ def run_stage(root: Path, notebook: str, terminal: TextIO) -> bool:
             failure = f"{error.ename}: {error.evalue}"
         except KeyboardInterrupt:
             failure = "stopped: run it again to go on"
-    said = failure or _last_word(target)
-    _show(terminal, f"{title} {_clock(time.monotonic() - start)}  {shorten(said, 160, placeholder=' …')}", ends=True)
+    said = "failed" if failure else shorten(_last_word(target), 160, placeholder=" …")
+    _show(terminal, f"{title} {_clock(time.monotonic() - start)}  {said}", ends=True)
     if failure:
         print(f"The executed notebook: {os.path.relpath(target)}  ·  the log: {os.path.relpath(log)}", file=terminal)
+        print(failure, file=terminal)
     return failure is None
 
 

@@ -29,9 +29,8 @@ from cirlib.retrieval.method_scoring import DEPTH, embed
 from cirlib.retrieval.similarity import similarity
 from cirlib.study.errors import StudyError
 from cirlib.study.method_registry import METHODS, QFORMER, ZERO_SHOT
-from cirlib.study.pictures import open_rgb, to_rgb
+from cirlib.study.pictures import FORMATS, open_picture, open_rgb, to_rgb
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MOST_BYTES = 8 * 2**20  # a notebook server takes 10 MB in one message
 MOST_PIXELS = 50_000_000
 MOST_CHARACTERS = 2000
@@ -240,7 +239,7 @@ def open_upload(content: bytes, name: str = "The file") -> Image.Image:
     if len(content) <= MOST_BYTES:
         try:
             with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
-                image = Image.open(io.BytesIO(content), formats=FORMATS)
+                image = open_picture(io.BytesIO(content))
             if image.width * image.height <= MOST_PIXELS:
                 return to_rgb(image)
             reason = "has too many pixels"

@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
-from cirlib.app.search import MOST_BYTES, Hit, Reference, Search, SearchError
+from cirlib.app.search import MOST_BYTES, Hit, Reference, Search
 from cirlib.figures import heated
+from cirlib.study.errors import StudyError
 from cirlib.study.method_registry import method_label
 from cirlib.study.pictures import open_rgb
 
@@ -63,11 +64,11 @@ class Column:
         self.page = page
         options = [(method_label(m), m) for m in page.search.methods]
         self.method = widgets.Dropdown(options=options, value=method, description="method")
-        self.method.observe(lambda _: self.answer(), "value")
+        self.method.observe(lambda _: page.attempt(self.answer), "value")
         self.time, self.why = widgets.HTML(), widgets.HTML()
-        self.tiles = Tiles(name, lambda number: page.go_on(self.hits[number]))
+        self.tiles = Tiles(name, lambda number: page.attempt(lambda: page.go_on(self.hits[number])))
         self.reasons = widgets.Accordion([self.why], titles=("why these",), selected_index=None)
-        self.reasons.observe(lambda _: self._explain(), "selected_index")
+        self.reasons.observe(lambda _: page.attempt(self._explain), "selected_index")
         self.widget = widgets.VBox([widgets.Box([self.method, self.time]), self.tiles.widget, self.reasons])
         self.widget.add_class("cir-side")
 
@@ -145,7 +146,7 @@ class SearchPage:
 
     def start(self, open_reference: Callable[[], Reference]) -> None:
         """Starts anew from a gallery image or a picture of one's own, with the edit as it is."""
-        self._try(lambda: self.show([Turn(open_reference(), self.turn.text)]))
+        self.attempt(lambda: self.show([Turn(open_reference(), self.turn.text)]))
 
     def go_on(self, hit: Hit) -> None:
         """Makes a result the next reference; the edit is to be typed."""
@@ -161,9 +162,9 @@ class SearchPage:
     def _make_controls(self) -> None:
         def act(widget: widgets.Widget, does: Callable[[], None]) -> widgets.Widget:
             if isinstance(widget, widgets.Button):
-                widget.on_click(lambda _: does())
+                widget.on_click(lambda _: self.attempt(does))
             else:
-                widget.observe(lambda _: does(), "value")
+                widget.observe(lambda _: self.attempt(does), "value")
             return widget
 
         names = list(self.search.galleries)
@@ -182,7 +183,7 @@ class SearchPage:
         self.file = act(upload, self._upload)
         self.back = act(widgets.Button(description="Back", icon="arrow-left"), lambda: self.show(self.turns[:-1]))
         self.picks = Tiles("picks", lambda n: self.start(lambda: self.search.reference(self.offered[n])))
-        self.history = Tiles("history", lambda n: self.show(self.turns[: n + 1]))
+        self.history = Tiles("history", lambda n: self.attempt(lambda: self.show(self.turns[: n + 1])))
 
     def _layout(self) -> widgets.Widget:
         balance = widgets.Box([self.balance, widgets.Label("words")])
@@ -202,16 +203,16 @@ class SearchPage:
             self.start(lambda: self.search.upload(bytes(first["content"]), first["name"]))
 
     def _answer(self) -> None:
-        self._try(lambda: [column.answer() for column in self.columns])
+        self.attempt(lambda: [column.answer() for column in self.columns])
         if not self.turn.text:
             self.status.value = WORDS
 
-    def _try(self, act: Callable[[], None]) -> None:
+    def attempt(self, act: Callable[[], None]) -> None:
         """Does something; what cannot be done is a sentence on the page."""
         self.status.value = ""
         try:
             act()
-        except SearchError as error:
+        except StudyError as error:
             self.status.value = f'<span class="cir-error" role="alert">{html.escape(str(error))}</span>'
 
 

@@ -43,6 +43,8 @@ def acquire(stage: Stage) -> None:
     kinds["not in it"] = len(wanted) - len(outcomes)
     rest = "".join(f", {number:,} {kind}" for kind, number in kinds.items() if number and kind != "there")
     print(f"{kinds['there']:,} of {len(wanted):,} images {how}{rest}")
+    for image, outcome in [(i, o) for i, o in outcomes.items() if o.kind != "there"][:1]:
+        print(f"The first of them, {image!r}: {outcome.reason}.")
 
 
 def missing_images(stage: Stage) -> list[str]:

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
+from cirlib.study.files import read_json_text
+
 from .base import BenchmarkError, Triplet
 
 LONGEST_ID = 200  # bytes; file systems allow 255, extension included
@@ -17,8 +19,9 @@ Texts = Annotated[list[str], Field(min_length=1)]  # any may be empty: real capt
 
 def _unique_file_names(ids: list[str]) -> list[str]:
     for image, number in Counter(ids).items():
-        if image in ("", ".", "..") or any(c in image for c in "/\\\0") or len(image.encode()) > LONGEST_ID:
-            raise ValueError(f"{_short(image)} is no file name of at most {LONGEST_ID} bytes")
+        parts = image.split("/")
+        if {"", ".", ".."} & set(parts) or set("\\\0") & set(image) or len(image.encode()) > LONGEST_ID:
+            raise ValueError(f"{_short(image)} is no path of a file in at most {LONGEST_ID} bytes")
         if number > 1:
             raise ValueError(f"{image!r} appears {number} times")
     return ids
@@ -36,11 +39,13 @@ def read_annotations(path: Path, kind: Any, expected: str) -> Any:
     (5, ['x'])
     """
     try:
-        return TypeAdapter(kind).validate_json(path.read_bytes(), strict=True)
+        return TypeAdapter(kind).validate_json(read_json_text(path), strict=True)
     except FileNotFoundError:
         raise BenchmarkError(f"No file {path}: expected {expected}.") from None
     except OSError as error:
         raise BenchmarkError(f"{path}: cannot be read ({error.strerror}).") from None
+    except UnicodeDecodeError as error:
+        raise BenchmarkError(f"{path}: is no text ({error.reason} at byte {error.start}).") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = "".join(f", {_short(part)}" for part in first["loc"])

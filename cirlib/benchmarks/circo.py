@@ -12,9 +12,11 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
+from cirlib.study.pictures import EXTENSIONS
+
 from .annotations import check_triplets, read_annotations
 from .base import Benchmark, BenchmarkError, Triplet
-from .image_files import locate, scan_images
+from .image_files import locate, walk
 
 SPLITS = ("val", "test")
 GALLERY_SIZE = 123_403
@@ -62,7 +64,10 @@ def load(root: Path, split: str) -> Benchmark:
     if info := next((f for name in INFO_FOLDERS if (f := root / name / INFO_FILE).exists()), None):
         stems = [f"{image.id:012d}" for image in read_annotations(info, _Info, "COCO's info file").images]
     else:
-        stems = sorted((stem for stem in scan_images(*folders) if stem.isdecimal()), key=int)
+        found = {
+            Path(path).stem for folder in folders for path in walk(str(folder), []) if path.lower().endswith(EXTENSIONS)
+        }
+        stems = sorted((stem for stem in found if stem.isdecimal()), key=int)
     if not stems:
         raise BenchmarkError(
             f"No gallery under {root}: expected COCO's info file {INFO_FOLDERS[0]}/{INFO_FILE}, or images of "

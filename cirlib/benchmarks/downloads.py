@@ -16,13 +16,12 @@ from threading import BoundedSemaphore
 from typing import NamedTuple
 
 import httpx
-from PIL import Image, UnidentifiedImageError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from cirlib.study.files import write_bytes
+from cirlib.study.pictures import FORMATS, open_picture
 from cirlib.study.progress import progress
 
-EXTENSION_OF = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 MIN_SIDE = 8  # pixels; shops answer with a picture of one pixel where they have none
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}  # statuses that may pass
 USER_AGENT = "cirlib (a study of composed image retrieval)"
@@ -52,7 +51,7 @@ class RequestLimits:
 def fetch_images(
     links: Mapping[str, Sequence[str]], folder: Path, dead_links: Path, limits: RequestLimits | None = None
 ) -> dict[str, DownloadOutcome]:
-    """Fetches ``folder/<id>.jpg`` (``.png``, ``.webp``) for every id that ``dead_links`` does not list.
+    """Fetches ``folder/<id>.jpg`` (``.png`` …) for every id that ``dead_links`` does not list.
 
     A file appears whole or not at all. An interrupted call is repeated for what is still missing.
 
@@ -99,24 +98,30 @@ def save_picture(content: bytes, stem: Path, max_bytes: float = math.inf) -> Dow
     """Writes ``content`` to ``stem`` with the extension of what it is, if it is a whole picture.
 
     >>> save_picture(b"<html>", folder / "a")
-    DownloadOutcome(kind='broken', reason='the answer is not an image')
+    DownloadOutcome(kind='broken', reason='...not of a format that is read (JPEG, ...): convert it, ...')
+    """
+    outcome, ending = check_picture(content, max_bytes)
+    if outcome.kind == "there":
+        write_bytes(content, stem.with_name(stem.name + ending))
+    return outcome
+
+
+def check_picture(content: bytes, max_bytes: float = math.inf) -> tuple[DownloadOutcome, str]:
+    """Whether ``content`` is a whole picture, and the ending of a file with it.
+
+    >>> check_picture(b"<html>")[0].kind
+    'broken'
     """
     if len(content) > max_bytes:
-        return DownloadOutcome("broken", f"larger than {max_bytes / 1e6:g} MB")
+        return DownloadOutcome("broken", f"larger than {max_bytes / 1e6:g} MB"), ""
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            if image.format not in EXTENSION_OF:
-                return DownloadOutcome("broken", f"is {image.format}, not one of {', '.join(EXTENSION_OF)}")
+        with open_picture(io.BytesIO(content)) as image:
             if min(image.size) < MIN_SIDE:
-                return DownloadOutcome("broken", f"a placeholder of {image.width} x {image.height} pixels")
-            extension = EXTENSION_OF[image.format]
+                return DownloadOutcome("broken", f"a placeholder of {image.width} x {image.height} pixels"), ""
             image.load()
-    except UnidentifiedImageError:
-        return DownloadOutcome("broken", "the answer is not an image")
+            return DownloadOutcome("there"), FORMATS.get(image.format or "", FORMATS["JPEG"])[0]
     except Exception as error:  # Pillow's decoders raise many types on damaged data
-        return DownloadOutcome("broken", f"cannot be decoded: {error}")
-    write_bytes(content, stem.with_name(stem.name + extension))
-    return DownloadOutcome("there")
+        return DownloadOutcome("broken", f"cannot be decoded: {error}"), ""
 
 
 def _host(url: str) -> str:

@@ -2,7 +2,7 @@
 
 captions/cap.{category}.{split}.json        [{"candidate": id, "target": id, "captions": [text, text]}, …]
 image_splits/split.{category}.{split}.json  [id, id, …]: the gallery
-images/{id}.jpg                             or .png, .jpeg, .webp
+images/{id}.jpg                             or as image_files has it
 """
 
 from pathlib import Path

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pooch
 
+from cirlib.study.files import write_bytes
 from cirlib.study.progress import progress
 
 from .base import BenchmarkError
@@ -24,7 +25,8 @@ def fetch_annotations(root: Path) -> None:
     wanted = [name for name in store.registry if not (root / name).exists()]
     for name in progress(wanted, "fetching annotations", unit="file", disable=not wanted):
         try:
-            store.fetch(name, downloader=pooch.HTTPDownloader(timeout=20))
+            fetched = store.fetch(name, downloader=pooch.HTTPDownloader(timeout=20))
+            write_bytes(Path(fetched).read_bytes(), root / name)  # pooch's own is for its owner alone
         except (OSError, ValueError) as error:  # those of requests are OSErrors; ValueError: another checksum
             raise BenchmarkError(
                 f"{store.get_url(name)} could not be fetched: {str(error).splitlines()[0]} "
@@ -57,7 +59,7 @@ def read_links(root: Path) -> dict[str, list[str]]:
         raise BenchmarkError(f"No file {root / 'image_url'}/asin2url.*.txt: expected FashionIQ's lists of image links.")
     links: dict[str, dict[str, None]] = {}
     for file in files:
-        for line in filter(str.strip, file.read_text().splitlines()):
+        for line in filter(str.strip, file.read_text(encoding="utf-8-sig").splitlines()):
             image, *link = line.split()
             if len(link) != 1 or not link[0].startswith(("http://", "https://")):
                 raise BenchmarkError(f"{file}: expected an image id and its link a line, found {line[:80]!r}.")

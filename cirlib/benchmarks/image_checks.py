@@ -13,7 +13,7 @@ import imagehash
 import numpy as np
 from PIL import Image
 
-from cirlib.study.pictures import to_rgb
+from cirlib.study.pictures import open_picture, to_rgb
 from cirlib.study.progress import progress
 
 # Two pictures are near duplicates when at most 4 of the 64 bits of their perceptual hashes (pHash) differ, and no
@@ -73,7 +73,7 @@ def count_duplicates(gallery: Iterable[str], checks: Mapping[str, ImageCheck]) -
 def _check_image(path: Path) -> ImageCheck:
     try:
         digest = hashlib.sha256(path.read_bytes()).digest()
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             image.draft("RGB", (64, 64))  # JPEG: decodes at reduced size, but reads all of the data
             picture = to_rgb(image)
     except Exception as error:  # Pillow's decoders raise many types on damaged data

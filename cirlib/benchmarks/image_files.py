@@ -1,43 +1,158 @@
-"""Image ids to files: an image's id is its file's name without extension."""
+"""Image ids to files: one rule for folders, archives and tables.
 
+A file answers to an id that is its path, or the end of its path, with or without the ending: ``shoes/001.jpg`` to
+``shoes/001.jpg``, ``shoes/001``, ``001.jpg`` and ``001``, of those that are wanted to the first. Where it is none of
+them, case and Unicode's ways to write one letter do not matter. Of several files that answer to one id, those in a
+folder above the others' count; what is left must be equal.
+"""
+
+import filecmp
 import os
-from collections.abc import Mapping
+import stat
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
+from unicodedata import normalize
 
-EXTENSIONS = (".jpg", ".png", ".jpeg", ".webp")
+from cirlib.study.pictures import EXTENSIONS, NOT_READ
 
 
-def scan_images(*folders: Path) -> dict[str, Path]:
-    """Every image under the folders, at any depth: file name without extension → file.
+class Candidate(NamedTuple):
+    """A file that answers to an id."""
 
-    Extensions count in any case. Of files of one name the least deep wins, then the extension that comes first in
-    `EXTENSIONS`. Links that lead nowhere are left out.
+    rank: tuple[bool, ...]  # it cannot be used, has the name in other letters, has it without its ending: least is best
+    name: str  # its path, as a person is told it
+    content: object = None  # what tells it from others: its file, or a digest
+    problem: str | None = None  # why it cannot be used
 
-    >>> scan_images(folder)
-    {}
+    @property
+    def folder(self) -> str:
+        """Begins and ends with a slash."""
+        return f"/{self.name}".rpartition("/")[0] + "/"
+
+
+class ImageNames:
+    """Which of the wanted images a file is; ``names``: image id → the name that its file has."""
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._exact, folded = {name: image for image, name in names.items()}, defaultdict(list)
+        for name, image in self._exact.items():
+            folded[_folded(name)].append(image)
+        self._folded = {name: images[0] for name, images in folded.items() if len(images) == 1}
+        self._ends = {name.rpartition("/")[2] for name in folded}
+
+    def find(self, path: str) -> tuple[str, bool, bool] | None:
+        """The image whose file ``path`` is, whether in other letters, and whether without the ending."""
+        parts = path.replace("\\", "/").split("/")
+        if self._ends.isdisjoint({end := _folded(parts[-1]), os.path.splitext(end)[0]}):
+            return None  # as of nearly every file where few are wanted
+        tails = ["/".join(parts[start:]) for start in range(len(parts))]
+        for others, known in ((False, self._exact), (True, self._folded)):
+            for tail in map(_folded, tails) if others else tails:
+                for cut, name in enumerate((tail, os.path.splitext(tail)[0])):
+                    if name in known:
+                        return known[name], others, bool(cut)
+        return None
+
+
+def best_of(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Those of the best rank that are not in a folder below another's.
+
+    >>> [one.name for one in best_of(Candidate((), name) for name in ("x/thumbs/a.jpg", "x/a.jpg"))]
+    ['x/a.jpg']
     """
-    return {stem: Path(file) for stem, file in _by_stem(*folders).items()}
+    ranked = sorted(candidates)
+    best = [one for one in ranked if one.rank == ranked[0].rank]
+    folders = {one.folder for one in best}
+    return [one for one in best if not any(one.folder.startswith(f) and one.folder != f for f in folders)]
 
 
-def _by_stem(*folders: Path) -> dict[str, str]:
-    ranked = []
-    for folder in folders:
-        for where, _, names in os.walk(folder):
-            depth = where.count(os.sep)
-            for stem, kind in map(os.path.splitext, names):
-                if kind.lower() in EXTENSIONS and os.path.exists(file := os.path.join(where, stem + kind)):
-                    ranked.append((depth, EXTENSIONS.index(kind.lower()), file, stem))
-    return {stem: file for *_, file, stem in sorted(ranked, reverse=True)}  # the last of a name stays
+def several(candidates: Iterable[Candidate]) -> str:
+    """Why an image that different files answer to has none of them.
+
+    >>> several([Candidate((), "bags/1.jpg"), Candidate((), "shoes/1.jpg")])
+    "2 files have this name, bags/1.jpg and shoes/1.jpg: keep one, or put the folder into the id, as in 'bags/1'"
+    """
+    names = sorted(one.name for one in candidates)
+    example = os.path.splitext("/".join(names[0].split("/")[-2:]))[0]
+    advice = f"keep one, or put the folder into the id, as in {example!r}"
+    return f"{len(names)} files have this name, {' and '.join(names[:2])}{', …' * (len(names) > 2)}: {advice}"
 
 
-def locate(stems: Mapping[str, str], *folders: Path) -> dict[str, Path | str]:
+def locate(names: Mapping[str, str], *folders: Path) -> dict[str, Path | str]:
     """Image id → the file under the folders that has the name given for it, or the reason why there is none.
 
     >>> locate({"7": "000000000007"}, Path("nowhere"))
     {'7': 'no folder nowhere'}
     """
-    there = [f"{folder.name}/" for folder in folders if folder.is_dir()]
+    found, closed = find_images(names, *folders)
+    there = [f"{folder.name}/" for folder in folders if os.path.isdir(folder)]
     reason = f"no file under {' or '.join(there)} has this name"
+    reason += f", but {closed[0]} may not be opened" if closed else ""
     reason = reason if there else f"no folder {' or '.join(map(str, folders))}"
-    files = _by_stem(*folders)
-    return {image: Path(files[stem]) if stem in files else reason for image, stem in stems.items()}
+    return {image: found.get(image, reason) for image in names}
+
+
+def find_images(names: Mapping[str, str], *folders: Path) -> tuple[dict[str, Path | str], list[str]]:
+    """:func:`locate`'s answer for the images that files answer to, and the folders that may not be opened.
+
+    >>> find_images({"a": "a"}, write_image(folder / "x/a.png").parent)[0]["a"].name
+    'a.png'
+    """
+    wanted, found, closed = ImageNames(names), defaultdict(list), []
+    for folder in folders:
+        for path in walk(str(folder), closed):
+            name = folder.name + path[len(str(folder)) :]
+            if match := wanted.find(name):
+                image, *rank = match
+                problem = _problem(path)
+                found[image].append(Candidate((problem is not None, *rank), name, path, problem))
+    return {image: _chosen(candidates) for image, candidates in found.items()}, closed
+
+
+def walk(folder: str, closed: list[str], above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Every file and folder below ``folder``, through links but not in circles; what may not be opened: ``closed``.
+
+    >>> [Path(path).name for path in walk(str(write_image(folder / "a.png").parent), [])]
+    ['a.png']
+    """
+    here = os.path.realpath(folder)
+    if here in above or not os.path.isdir(here):
+        return
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        closed.append(folder)
+        return
+    for entry in entries:
+        yield entry.path
+        if entry.is_dir(follow_symlinks=False) or entry.is_symlink():
+            yield from walk(entry.path, closed, (*above, here))
+
+
+def _chosen(candidates: list[Candidate]) -> Path | str:
+    first, *others = best = best_of(candidates)
+    if first.problem:
+        return f"{first.name} is there, but {first.problem}"
+    same = all(
+        os.path.samefile(first.content, o.content) or filecmp.cmp(first.content, o.content, False) for o in others
+    )
+    return Path(first.content) if same else several(best)
+
+
+def _problem(path: str) -> str | None:
+    """Why the file cannot be used, as far as is seen without opening it."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return "is a link that leads nowhere"
+    if not stat.S_ISREG(mode):
+        return "is a folder" if stat.S_ISDIR(mode) else "is no file"
+    if os.path.splitext(path)[1].lower() not in EXTENSIONS:
+        return f"is {NOT_READ}"
+    return None if os.access(path, os.R_OK) else f"may not be read by this user: chmod a+r {path}"
+
+
+def _folded(name: str) -> str:
+    return name.lower() if name.isascii() else normalize("NFC", normalize("NFC", name).casefold())

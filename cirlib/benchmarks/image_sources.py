@@ -1,27 +1,32 @@
 """Images out of what a user has: a folder, an archive, a parquet file, or a data set on the Hugging Face hub."""
 
+import hashlib
 import tarfile
 import zipfile
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from cirlib.study.errors import StudyError
+from cirlib.study.files import write_bytes
+from cirlib.study.pictures import EXTENSIONS
 from cirlib.study.progress import progress
 
 from .base import BenchmarkError
-from .downloads import DownloadOutcome, RequestLimits, save_picture
-from .image_files import EXTENSIONS, scan_images
+from .downloads import DownloadOutcome, RequestLimits, check_picture
+from .image_files import Candidate, ImageNames, best_of, find_images, several
 
 HUB = "hf://datasets/"
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".parquet")
 MAX_BYTES = RequestLimits.max_bytes  # of one image
+THERE = DownloadOutcome("there")
 
 
 def take_images(source: str | Path, wanted: Iterable[str], folder: Path) -> dict[str, DownloadOutcome]:
-    """Puts the wanted images of ``source`` into ``folder``, by file name without extension.
+    """Puts the wanted images of ``source`` into ``folder``, by the rule of :mod:`cirlib.benchmarks.image_files`.
 
     Image files of a folder are linked, those of archives and parquet files are written. Nothing else is taken out of
-    an archive, and no path in it is followed. Of several files of one name the first that is a picture counts.
+    an archive, and no path in it is followed.
 
     ``source``: a folder (with images, archives or parquet files at any depth), one archive (.zip, .tar, .tar.gz …) or
     parquet file, or ``hf://datasets/<owner>/<name>[@<revision>]``. Returns what became of the images that it has.
@@ -39,16 +44,17 @@ def take_images(source: str | Path, wanted: Iterable[str], folder: Path) -> dict
         if not archive.is_file() or not archive.name.lower().endswith(ARCHIVES):
             continue
         try:
-            _take_from(archive, left.keys() - outcomes.keys(), folder, outcomes)
+            _take_from(archive, [image for image in left if outcomes.get(image) != THERE], folder, outcomes)
         except BenchmarkError as error:
             if not path.is_dir():
                 raise
             print(f"{error} It is passed over.")
-    if left and not outcomes:
+    if left and all(outcome.kind == "refused" for outcome in outcomes.values()):
+        first = next((f" ({image!r}: {outcome.reason})" for image, outcome in outcomes.items()), "")
         raise BenchmarkError(
             f"{source} has none of the {len(left)} images that are wanted, as {next(iter(left))!r}: expected a folder, "
             f"an archive ({', '.join(ARCHIVES)}) or {HUB}<owner>/<name> with files of these names "
-            f"({', '.join(EXTENSIONS)})."
+            f"({', '.join(EXTENSIONS)}){first}."
         )
     return outcomes
 
@@ -67,51 +73,62 @@ def _snapshot(source: str) -> Path:
 
 def _link(source: Path, wanted: Iterable[str], folder: Path) -> dict[str, DownloadOutcome]:
     folder.mkdir(parents=True, exist_ok=True)
-    found = scan_images(source)
-    there = [image for image in wanted if image in found]
-    for image in there:
-        link = folder / f"{image}{found[image].suffix.lower()}"
-        link.unlink(missing_ok=True)
-        link.symlink_to(found[image].resolve())
-    return dict.fromkeys(there, DownloadOutcome("there"))
+    found, _ = find_images({image: image for image in wanted}, source)
+    for image, file in found.items():
+        if isinstance(file, Path):
+            link = folder / f"{image}{file.suffix.lower()}"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.unlink(missing_ok=True)
+            link.symlink_to(file.resolve())
+    return {i: DownloadOutcome("refused", file) if isinstance(file, str) else THERE for i, file in found.items()}
 
 
-def _take_from(archive: Path, wanted: set[str], folder: Path, outcomes: dict[str, DownloadOutcome]) -> None:
-    name = archive.name.lower()
+def _take_from(archive: Path, wanted: Iterable[str], folder: Path, outcomes: dict[str, DownloadOutcome]) -> None:
+    """Writes the wanted images, each as soon as a file answers to it; one found to have several is taken back."""
+    name, pictures = archive.name.lower(), defaultdict(list)
     read = _of_zip if name.endswith(".zip") else _of_parquet if name.endswith(".parquet") else _of_tar
     try:
-        for image, content in read(archive, wanted):
-            if image not in outcomes or outcomes[image].kind != "there":
-                outcomes[image] = save_picture(content, folder / image, MAX_BYTES)
+        for (image, *rank), member, content in read(archive, ImageNames({image: image for image in wanted})):
+            outcome, ending = check_picture(content, MAX_BYTES)
+            if outcome != THERE:
+                outcomes.setdefault(image, outcome)
+                continue
+            pictures[image].append(Candidate(tuple(rank), member, hashlib.sha256(content).digest()))
+            best = best_of(pictures[image])
+            alike = len({one.content for one in best}) == 1
+            if alike and best != pictures[image][-1:]:
+                continue
+            for other in EXTENSIONS:
+                (folder / f"{image}{other}").unlink(missing_ok=True)
+            if alike:
+                write_bytes(content, folder / f"{image}{ending}")
+            outcomes[image] = THERE if alike else DownloadOutcome("refused", several(best))
     except StudyError:
         raise
     except Exception as error:  # a damaged archive makes its reader raise nearly anything
         raise BenchmarkError(f"{archive} cannot be read: {error}.") from error
 
 
-def _of_zip(archive: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
-    """The id and content of the wanted images, those that lie least deep first; of one too large only the beginning."""
+Found = Iterator[tuple[tuple[str, bool, bool], str, bytes]]  # what `ImageNames.find` says, the member, its content
+
+
+def _of_zip(archive: Path, names: ImageNames) -> Found:
+    """Of a picture too large only the beginning is read."""
     with zipfile.ZipFile(archive) as opened:
-        for member in progress(sorted(opened.namelist(), key=lambda name: name.count("/")), archive.name, unit="file"):
-            if (image := _image(member)) in wanted:
+        for member in progress(opened.infolist(), archive.name, unit="file"):
+            if not member.is_dir() and (match := names.find(member.filename)):
                 with opened.open(member) as content:
-                    yield image, content.read(MAX_BYTES + 1)
+                    yield match, member.filename, content.read(MAX_BYTES + 1)
 
 
-def _of_tar(archive: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
+def _of_tar(archive: Path, names: ImageNames) -> Found:
     with tarfile.open(archive) as opened:
         for member in progress(opened, archive.name, unit="file"):
-            if member.isfile() and (image := _image(member.name)) in wanted:
-                yield image, opened.extractfile(member).read(MAX_BYTES + 1)
+            if member.isfile() and (match := names.find(member.name)):
+                yield match, member.name, opened.extractfile(member).read(MAX_BYTES + 1)
 
 
-def _image(member: str) -> str | None:
-    """The image id that a member's name says, None where it is no image."""
-    path = PurePosixPath(member)
-    return path.stem if path.suffix.lower() in EXTENSIONS and not member.endswith("/") else None
-
-
-def _of_parquet(archive: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
+def _of_parquet(archive: Path, names: ImageNames) -> Found:
     """Rows with one image (bytes, with or without the path of the file) and, in one column or that path, its id."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -121,22 +138,17 @@ def _of_parquet(archive: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
 
     with pq.ParquetFile(archive) as table, progress(None, archive.name, table.metadata.num_rows, unit="row") as bar:
         images = columns(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_struct)
-        names = columns(pa.types.is_string, pa.types.is_large_string, pa.types.is_integer)
+        others = columns(pa.types.is_string, pa.types.is_large_string, pa.types.is_integer)
         if len(images) != 1:
             raise BenchmarkError(f"{archive}: expected one column of images, found {', '.join(images) or 'none'}.")
-        for batch in table.iter_batches(64, columns=names + images):
+        for batch in table.iter_batches(64, columns=others + images):
             bar.update(batch.num_rows)
             for row in batch.to_pylist():
                 cell = row.pop(images[0])
                 content, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
-                found = _named(wanted, path, *row.values())
+                cells = [str(cell) for cell in (path, *row.values()) if cell is not None]
+                found = {match[0]: match for match in map(names.find, cells) if match}
                 if len(found) > 1:
                     raise BenchmarkError(f"{archive}: a row names {' and '.join(sorted(found))}, expected one image.")
                 if found and content:
-                    yield found.pop(), content
-
-
-def _named(wanted: set[str], *cells: object) -> set[str]:
-    """The wanted images that the cells name, by their id or as a file."""
-    texts = [str(cell) for cell in cells if cell is not None]
-    return {next((name for name in (text, PurePosixPath(text).stem) if name in wanted), "") for text in texts} - {""}
+                    yield *found.values(), cells[0], content

@@ -1,6 +1,7 @@
 """Every figure of the study: `from cirlib import figures`, then `figures.recall_bars(summary)`.
 
-A function takes plain tables or image paths and returns a matplotlib Figure; `save` writes it as a PNG.
+A function takes plain tables or image paths and returns a matplotlib Figure, or a sentence where there is nothing to
+draw; `save` writes it as a PNG.
 """
 
 # ruff: noqa: F401

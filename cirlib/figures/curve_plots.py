@@ -16,7 +16,7 @@ from cirlib.study.method_registry import method_label
 RECALL = "dev/recall@10"
 
 
-@style.themed
+@style.themed("Nothing was trained.")
 def learning_curves(history: pd.DataFrame, *, context: str = "") -> Figure:
     """Small multiples over the epoch: the loss of each run on a scale of its own, and the held-out recall of all.
 
@@ -56,7 +56,7 @@ def learning_curves(history: pd.DataFrame, *, context: str = "") -> Figure:
     return figure
 
 
-@style.themed
+@style.themed("No rewards: nothing was preferred to anything.")
 def dpo_curves(history: pd.DataFrame) -> Figure:
     """DPO by step in three panels: loss; rewards of the chosen and the rejected, and the margin; accuracy.
 
@@ -91,8 +91,8 @@ def _smooth_line(axes: Axes, values: pd.Series, **look: Any) -> None:
     axes.plot(values, **look)
 
 
-@style.themed
-def rank_histogram(ranks: Mapping[str, ArrayLike], *, gallery_size: int, context: str = "") -> Figure:
+@style.themed("No query was ranked.")
+def rank_histogram(ranks: Mapping[str, ArrayLike], *, gallery_size: int, context: str = "") -> Figure | None:
     """The share of queries whose target is among the first k, for every k: one curve a method, and chance.
 
     `ranks`: method → the target's rank of each query, from 1 to `gallery_size`. Neighbours differ in width and dashes,
@@ -100,6 +100,9 @@ def rank_histogram(ranks: Mapping[str, ArrayLike], *, gallery_size: int, context
 
     >>> figure = rank_histogram({"sum": [1, 2, 40]}, gallery_size=50)
     """
+    ranks = {method: own for method, own in ranks.items() if len(np.asarray(own))}
+    if not ranks:
+        return None
     queries = max(len(np.asarray(each)) for each in ranks.values())
     subtitle = context or f"{queries:,} queries  ·  gallery of {gallery_size:,} images"
     notes = (subtitle, "k on a log scale", "intervals: in the result table")

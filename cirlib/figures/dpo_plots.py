@@ -50,7 +50,7 @@ def _pretty(name: str) -> str:
     return NAMES[name] if name in NAMES else method_label(name)
 
 
-@style.themed
+@style.themed("No run to show.")
 def sweep_grid(cells: pd.DataFrame, *, text_only: float, chance: float, context: str = "") -> Figure:
     """Recall@10 over DPO's β, a panel an index, a line a way to sample the negatives.
 
@@ -83,8 +83,8 @@ def sweep_grid(cells: pd.DataFrame, *, text_only: float, chance: float, context:
     return figure
 
 
-@style.themed
-def effects(table: pd.DataFrame, *, context: str = "") -> Figure:
+@style.themed("No run to show.")
+def effects(table: pd.DataFrame, *, context: str = "") -> Figure | None:
     """Simple effects on Recall@10 with their intervals: a column a fusion, a row a switch, each on a scale of its own.
 
     `table`: factor, level, against (one a factor), fusion, within (only those of ``WITHIN`` are drawn), and
@@ -96,6 +96,8 @@ def effects(table: pd.DataFrame, *, context: str = "") -> Figure:
     >>> figure = effects(pd.DataFrame([row], columns=names))
     """
     table = table[table["within"].isin(WITHIN)]
+    if table.empty:
+        return None
     factors = table.groupby(["factor", "against"], sort=False)["level"].agg(lambda own: list(dict.fromkeys(own)))
     fusions, withins = list(table["fusion"].unique()), [name for name in WITHIN if name in set(table["within"])]
     heights = [0.9 + len(levels) for levels in factors]
@@ -143,7 +145,7 @@ def _interval_marks(axes: Axes, rows: pd.DataFrame, levels: list[str], withins: 
     axes.margins(x=0.22)
 
 
-@style.themed
+@style.themed("No negatives were mined.")
 def negative_quality(table: pd.DataFrame, *, context: str = "") -> Figure:
     """How many of the sampled negatives are false ones and how many useful ones, in grouped bars.
 
@@ -162,7 +164,7 @@ def negative_quality(table: pd.DataFrame, *, context: str = "") -> Figure:
     return figure
 
 
-@style.themed
+@style.themed("No run to show.")
 def recipe_gains(table: pd.DataFrame, *, context: str = "") -> Figure:
     """What second trainings add in Recall@10, query by query: a dot and its interval, first against their start.
 
@@ -199,7 +201,7 @@ def recipe_gains(table: pd.DataFrame, *, context: str = "") -> Figure:
     return figure
 
 
-@style.themed
+@style.themed("No run to show.")
 def factorial_map(cells: pd.DataFrame, *, context: str = "") -> Figure:
     """How far each combination is from its own start in Recall@10: a panel a fusion, each on its own diverging scale.
 

@@ -14,7 +14,7 @@ from cirlib.study.method_registry import method_label
 PARTS = ("both", "only_first", "only_second", "neither")  # columns of `exchange_bars`, from left to right
 
 
-@style.themed
+@style.themed("No query to take apart.")
 def kind_bars(table: pd.DataFrame, *, method: str = "", context: str = "") -> Figure:
     """A method's recall@10 by kind of edit, best first: group, queries; value, ci_low, ci_high, chance (of 1).
 
@@ -26,7 +26,7 @@ def kind_bars(table: pd.DataFrame, *, method: str = "", context: str = "") -> Fi
     return style.row_chart(table, labels, title, context, colour=colour)
 
 
-@style.themed
+@style.themed("No query to take apart.")
 def recall_by(table: pd.DataFrame, *, method: str = "", context: str = "") -> Figure:
     """A method's recall@10 against what is asked, a panel each value of ``by``; its groups, as in `kind_bars`.
 
@@ -48,8 +48,8 @@ def recall_by(table: pd.DataFrame, *, method: str = "", context: str = "") -> Fi
     return figure
 
 
-@style.themed
-def reason_bars(table: pd.DataFrame, *, context: str = "") -> Figure:
+@style.themed("No target is missed in the first ten.")
+def reason_bars(table: pd.DataFrame, *, context: str = "") -> Figure | None:
     """What share of a method's misses has which reason: method, reason, misses, value, ci_low, ci_high.
 
     A reason that no miss has is named under the title and has no row.
@@ -57,6 +57,8 @@ def reason_bars(table: pd.DataFrame, *, context: str = "") -> Figure:
     >>> figure = reason_bars(pd.read_csv(results / "failure_cases/reasons.csv"))
     """
     found = table.groupby("reason", sort=False)["misses"].sum()
+    if not found.any():
+        return None
     reasons, colours = list(found.index[found > 0]), style.method_colours(list(table["method"].unique()))
     none = ", ".join(found.index[found == 0])
     context += f"  ·  no miss of anybody: {none}" if none else ""
@@ -72,7 +74,7 @@ def reason_bars(table: pd.DataFrame, *, context: str = "") -> Figure:
     return figure
 
 
-@style.themed
+@style.themed("The study has one kind of method.")
 def exchange_bars(table: pd.DataFrame, *, context: str = "") -> Figure:
     """How many queries both, one or neither of two methods (first, second) has in its first ten, as in ``PARTS``.
 
@@ -106,14 +108,17 @@ def exchange_bars(table: pd.DataFrame, *, context: str = "") -> Figure:
     return figure
 
 
-@style.themed
-def confusion_maps(tables: Mapping[str, pd.DataFrame], *, method: str = "", context: str = "") -> Figure:
+@style.themed("Not measured: this data does not say which attributes its pictures have.")
+def confusion_maps(tables: Mapping[str, pd.DataFrame], *, method: str = "", context: str = "") -> Figure | None:
     """A method's wanted values (rows) against retrieved ones (columns): counts, a table and a panel an attribute.
 
     A cell shows its share of its row in per cent; the diagonal is right.
 
     >>> figure = confusion_maps({"colour": pd.DataFrame([[3, 1], [0, 4]], ["red", "blue"], ["red", "blue"])})
     """
+    tables = {name: table for name, table in tables.items() if table.to_numpy().any()}
+    if not tables:
+        return None
     title, _ = _of_method("Wanted and retrieved", method)
     notes = ("of the first result", "cells: % of the row", "no intervals")
     figure, charts = style.panels(len(tables), (4.6, 4.3), title, context, *notes, columns=3)

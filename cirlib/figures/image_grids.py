@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
+from unicodedata import east_asian_width
 
 import matplotlib as mpl
 import numpy as np
@@ -34,7 +35,7 @@ class Picture:
     caption: str = ""
 
 
-def triplet_grid(triplets: Sequence[tuple[Path, str, Path]]) -> Figure:
+def triplet_grid(triplets: Sequence[tuple[Path, str, Path]]) -> Figure | str:
     """Triplets, two a row: the reference, an arrow with the edit over it, the target.
 
     >>> image = write_image(folder / "a.png")
@@ -46,16 +47,18 @@ def triplet_grid(triplets: Sequence[tuple[Path, str, Path]]) -> Figure:
     return picture_grid(rows, "What is asked: this image, changed like that", note=note)
 
 
-@style.themed
+@style.themed("No picture to show.")
 def picture_grid(
     rows: Sequence[Sequence[Picture | str | None]], title: str, titles: Sequence[str] = (), *, note: str = ""
-) -> Figure:
+) -> Figure | None:
     """Rows of pictures, edit texts and gaps (None), each under its own title; the heads of the first stand over all.
 
     `note` stands under the title of all.
 
     >>> figure = picture_grid([[Picture(write_image(folder / "a.png"), "reference"), "is red", None]], "Asked")
     """
+    if not any(rows):
+        return None
     pictures = [cell for row in rows for cell in row if isinstance(cell, Picture)]
     images: dict[Path, Image.Image] = {}
     for cell in pictures:
@@ -119,8 +122,9 @@ def _edit(axes: Axes, text: str) -> None:
     """The edit text, wrapped, in the largest type that fits, over an arrow that points right."""
     axes.set(xlim=(0, EDIT), ylim=(TILE, 0))  # inches, downwards
     axes.axis("off")
+    wide = 1 + sum(east_asian_width(letter) in "WF" for letter in text) / max(1, len(text))  # mean, of Latin letters
     for points in (12.0, 11.0, 10.0, 9.0):
-        columns, most = int((EDIT - 0.36) * 72 / (0.53 * points)), int((TILE - 0.22) * 72 / (LINE * points))
+        columns, most = int((EDIT - 0.36) * 72 / (0.53 * points * wide)), int((TILE - 0.22) * 72 / (LINE * points))
         if len(textwrap.wrap(text, columns)) <= most:
             break
     lines = textwrap.wrap(text, columns, max_lines=most, placeholder=" …")

@@ -21,7 +21,7 @@ CURVES = {  # column of `trajectory`: (title of its panel, its axis)
 }
 
 
-@style.themed
+@style.themed("No mistake was tried.")
 def mistakes(table: pd.DataFrame, *, context: str = "") -> Figure:
     """Where runs with one mistake end: Recall@10 as a multiple of chance, a row a mistake, a mark a repetition.
 
@@ -59,7 +59,7 @@ def mistakes(table: pd.DataFrame, *, context: str = "") -> Figure:
     return figure
 
 
-@style.themed
+@style.themed("Nothing was trained.")
 def trajectory(table: pd.DataFrame, *, context: str = "") -> Figure:
     """What the query vectors do during training, a panel a quantity over the training step.
 

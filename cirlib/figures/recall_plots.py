@@ -16,8 +16,8 @@ SOURCES = {  # source in `paper_vs_ours`: (name in the legend, colour)
 }
 
 
-@style.themed
-def recall_bars(summary: pd.DataFrame) -> Figure:
+@style.themed("No method was scored.")
+def recall_bars(summary: pd.DataFrame) -> Figure | None:
     """Recall@10, a panel a category and the mean last, a bar a method; 95 % interval as lines, chance dashed.
 
     `summary`: results/<study>/summary.csv. Raises FigureError where it has more than one protocol, ValueError where a
@@ -26,6 +26,8 @@ def recall_bars(summary: pd.DataFrame) -> Figure:
     >>> figure = recall_bars(pd.read_csv(results / "summary.csv"))
     """
     rows = summary[summary["metric"] == "recall@10"]
+    if rows.empty:
+        return None
     methods, categories = list(rows["method"].unique()), rows["category"].unique()
     categories = sorted(categories, key=lambda category: category == "mean")
     size, shared = (max(3.3, 9 / len(categories)), 1.1 + 0.37 * len(methods)), {"sharex": True, "sharey": True}
@@ -64,8 +66,8 @@ def measured_on(rows: pd.DataFrame, *, intervals: bool = True) -> str:
     return "  ·  ".join(notes)
 
 
-@style.themed
-def recall_before_after(summary: pd.DataFrame, before: str, *after: str) -> Figure:
+@style.themed("Nothing was trained.")
+def recall_before_after(summary: pd.DataFrame, before: str, *after: str) -> Figure | None:
     """Recall@K of a method and of what came of it, over all categories, with 95 % intervals and chance.
 
     `summary` as in `recall_bars`. Raises KeyError for an unknown method.
@@ -75,6 +77,8 @@ def recall_before_after(summary: pd.DataFrame, before: str, *after: str) -> Figu
     rows = summary[(summary["category"] == "mean") & summary["metric"].str.startswith("recall@")]
     methods = [before, *after]
     rows = rows[rows["method"].isin(methods)]
+    if rows.empty:
+        return None
     metrics = sorted(rows["metric"].unique(), key=lambda name: int(name.split("@")[1]))
     table = rows.set_index(["method", "metric"])
     groups = {method_label(method): table.loc[method].reindex(metrics) for method in methods}
@@ -89,7 +93,7 @@ def recall_before_after(summary: pd.DataFrame, before: str, *after: str) -> Figu
     return figure
 
 
-@style.themed
+@style.themed("No protocol was scored.")
 def protocol_bars(table: pd.DataFrame, *, context: str = "") -> Figure:
     """One model under several protocols: protocol, rule, value, ci_low, ci_high, queries, gallery, chance.
 
@@ -106,7 +110,7 @@ def protocol_bars(table: pd.DataFrame, *, context: str = "") -> Figure:
     return style.row_chart(rows, labels, "One model, several protocols", f"{subtitle}  ·  {brackets}", right=right)
 
 
-@style.themed
+@style.themed("No number to compare.")
 def paper_vs_ours(table: pd.DataFrame) -> Figure:
     """Published numbers and ours: method, source (a key of ``SOURCES``), trained, data, recall@10 (fraction), protocol.
 

@@ -1,6 +1,7 @@
 """One style for every figure, also for the colour-blind. Tables hold fractions of 1; figures show per cent."""
 
 import textwrap
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -24,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from cirlib.figures.fonts import FONT, use_installed_fonts
 from cirlib.study.errors import StudyError
 from cirlib.study.files import replace_file
 from cirlib.study.method_registry import find_method
@@ -54,37 +56,48 @@ def _own_settings() -> Iterator[None]:
     rc |= {"grid.color": "#E4E4E4", "axes.edgecolor": "#8A8A8A", "lines.linewidth": 2.4, "legend.frameon": False}
     rc |= dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
     rc |= {"axes.spines.top": False, "axes.spines.right": False}
-    with mpl.rc_context():
+    with mpl.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # one sentence says so
         mpl.rcdefaults()
-        sns.set_theme(style="whitegrid", font="DejaVu Sans", rc=rc)
+        sns.set_theme(style="whitegrid", font=FONT, rc=rc)
         yield
 
 
-def themed(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+def themed(none: str) -> Callable[[Callable[..., Figure | None]], Callable[..., Figure | str]]:
     """Decorator: draw in the study's style, whatever matplotlib's settings are, and settle the layout.
 
-    The function raises FigureError for a table without rows, or with per cent in one of the columns ``FRACTIONS``.
+    Where its table, or what else comes first, is empty, and where there is nothing to draw in it (None), the function
+    gives the sentence ``none``. It raises FigureError for per cent in one of the columns ``FRACTIONS``.
 
-    >>> figure = themed(lambda: panels(1, (8, 4), "A headline")[0])()
+    >>> themed("No query.")(lambda table: panels(1, (8, 4), "A headline")[0])([])
+    'No query.'
     """
 
-    @wraps(draw)
-    def drawn(*args: Any, **kwargs: Any) -> Figure:
-        for table in (arg for arg in args if isinstance(arg, pd.DataFrame)):
-            if table.empty:
-                raise FigureError("a figure needs a table with rows: this one has none")
-            most = table[table.columns.intersection(FRACTIONS)].abs().max()
-            if (most > 1).any():
-                raise FigureError(
-                    f"figures take fractions of 1, not per cent: {most.idxmax()} goes up to {most.max():g}"
-                )
-        with _own_settings():
-            figure = draw(*args, **kwargs)
-            figure.draw_without_rendering()
-            figure.set_layout_engine("none")  # it would creep with each further drawing
-        return figure
+    def decorate(draw: Callable[..., Figure | None]) -> Callable[..., Figure | str]:
+        @wraps(draw)
+        def drawn(*args: Any, **kwargs: Any) -> Figure | str:
+            first, *_ = (*args, *kwargs.values())
+            if not len(first):
+                return none
+            for table in (arg for arg in args if isinstance(arg, pd.DataFrame)):
+                most = table[table.columns.intersection(FRACTIONS)].abs().max()
+                if (most > 1).any():
+                    raise FigureError(
+                        f"figures take fractions of 1, not per cent: {most.idxmax()} goes up to {most.max():g}"
+                    )
+            with _own_settings():
+                figure = draw(*args, **kwargs)
+                if figure is None:
+                    return none
+                figure.draw_without_rendering()
+                if use_installed_fonts(figure):
+                    figure.draw_without_rendering()
+                figure.set_layout_engine("none")  # it would creep with each further drawing
+            return figure
 
-    return drawn
+        return drawn
+
+    return decorate
 
 
 def save(figure: Figure | str, path: Path) -> DisplayedImage | Markdown:

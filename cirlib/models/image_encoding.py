@@ -1,8 +1,9 @@
 """Image files to features: into a store on disk, or live, whenever they are asked for."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -10,7 +11,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from cirlib.models.feature_store import FeatureStore, ImageFeatures, build_store, contents_key
 from cirlib.study.pictures import open_rgb
@@ -46,9 +46,21 @@ class LiveFeatures(ImageFeatures):
             return self.encoder.encode_pixels(loaded)
 
 
-def _stack(transform: Callable[[Image.Image], Tensor], files: Sequence[Path]) -> Tensor:
-    """Pixels (B, 3, H, W) of files, in a worker process."""
-    return torch.stack([transform(open_rgb(file)) for file in files])
+def _decoded(
+    transform: Callable[[Image.Image], Tensor], files: Sequence[Path], batch_size: int, num_workers: int
+) -> Iterator[Tensor]:
+    """Pixels (B, 3, H, W), batch by batch; threads, which need no shared memory, are some batches ahead."""
+
+    def stack(start: int) -> Tensor:
+        return torch.stack([transform(open_rgb(file)) for file in files[start : start + batch_size]])
+
+    starts, workers = iter(range(0, len(files), batch_size)), max(1, num_workers)
+    with ThreadPoolExecutor(workers) as pool:
+        ahead = deque(pool.submit(stack, start) for start in islice(starts, 2 * workers))
+        while ahead:
+            pixels = ahead.popleft().result()
+            ahead.extend(pool.submit(stack, start) for start in islice(starts, 1))
+            yield pixels
 
 
 def encode_images(
@@ -71,9 +83,7 @@ def encode_images(
     ids, files = list(images), list(images.values())
 
     def encode(rows: slice) -> Iterator[Tensor]:
-        options = {"num_workers": num_workers, "generator": torch.Generator()}  # else it would draw from the common one
-        loader = DataLoader(files[rows], batch_size, collate_fn=partial(_stack, encoder.transform), **options)
-        for pixels in loader:
+        for pixels in _decoded(encoder.transform, files[rows], batch_size, num_workers):
             batch = within_memory(f"{description}: a batch of {len(pixels)} images", "lower data_prep.batch_size")
             with batch, torch.inference_mode():  # not around the yield, which would put the caller in this mode too
                 features = encoder.encode_pixels(pixels)

@@ -11,6 +11,8 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from cirlib.benchmarks import BenchmarkError
+from cirlib.benchmarks.image_files import locate
 from cirlib.benchmarks.splits import Splits, annotations_key, load_splits
 from cirlib.models.blip2 import Blip2Vision
 from cirlib.models.clip import TwoTowers, load_clip
@@ -18,6 +20,7 @@ from cirlib.models.devices import DTYPES, best_device, precision_here
 from cirlib.models.feature_store import FeatureStore, ImageFeatures
 from cirlib.models.image_encoding import ImageEncoder, LiveFeatures
 from cirlib.models.mini import MiniVision, mini_towers
+from cirlib.study.files import read_json_text
 from cirlib.study.pictures import open_rgb
 from cirlib.study.stage import Stage
 
@@ -85,7 +88,10 @@ class Prepared:
     @cached_property
     def images(self) -> dict[str, Path]:
         """Every image of the study, those of the pairs included: id → file."""
-        of_pairs = {pair["image"]: self.stage.images / "images" / f"{pair['image']}.jpg" for pair in self.pairs}
+        of_pairs = locate({pair["image"]: pair["image"] for pair in self.pairs}, self.stage.images / "images")
+        for image, file in of_pairs.items():
+            if isinstance(file, str):
+                raise BenchmarkError(f"pairs.json: image {image!r} is missing: {file}.")
         return self.splits_under("original").images() | of_pairs
 
     @cached_property
@@ -152,4 +158,4 @@ def open_prepared(stage: Stage) -> Prepared:
 
 
 def _read_json(file: Path, otherwise: Any) -> Any:
-    return json.loads(file.read_text()) if file.is_file() else otherwise
+    return json.loads(read_json_text(file)) if file.is_file() else otherwise

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from cirlib.benchmarks.base import check_choice
 from cirlib.retrieval.neighbours import Floats, IndexKind, Neighbours, Rows
@@ -13,6 +14,7 @@ from cirlib.retrieval.ranks import Array, RowLists, check_shapes, checked_norms,
 from cirlib.study.progress import progress as bar
 
 MAX_QUERIES_AT_ONCE, MAX_CANDIDATES_AT_ONCE = 1024, 2**21  # queries, and queries × depth of one search: some 150 MB
+MOST_COPIES, SAME = 16, 1e-3  # of one image, and the distance of two unit vectors that are told to be one
 MARGIN = 0.05  # of the study's margin-filtered negatives: the cosine by which a query's target leads
 DEEPER = 4  # how many times deeper the next search looks when filters left too few
 
@@ -95,6 +97,29 @@ def mine_hard_negatives(
     first = range_max or range_min + num_negatives * factor + left_out.shape[1]
     chosen = np.arange(len(asked)) if rows is None else np.asarray(rows, np.int64)  # (n,)
     return miner.mine(chosen, first, goes_deeper=range_max is None, progress=progress)
+
+
+def copies(gallery: Array, rows: Rows) -> Rows:
+    """Which images are those in ``rows`` (n,) under another id, by features that differ by rounding alone: (n, C).
+
+    Of each at most `MOST_COPIES`, padded with -1. ``gallery``: (M, D) or (M, T, D).
+
+    >>> copies(np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0]]), np.array([0, 1]))
+    array([[ 2],
+           [-1]])
+    """
+    flat = torch.from_numpy(_as_floats(gallery, "gallery")).flatten(1)
+    flat = torch.nn.functional.normalize(flat, dim=1).numpy()  # (M, T·D)
+    generator, wanted = np.random.default_rng(0), min(len(flat), MOST_COPIES)
+    axes = np.linalg.qr(generator.standard_normal((flat.shape[1], min(8, flat.shape[1]))))[0]
+    shadows = flat @ axes.astype(np.float32)  # (M, 8), no two further apart than the features
+    near = cKDTree(shadows).query(shadows[rows], range(1, wanted + 1), distance_upper_bound=SAME)[1]  # (n, C)
+    found = np.full(near.shape, -1)
+    for own, column in zip(found.T, near.T, strict=True):
+        (at,) = np.nonzero((column < len(flat)) & (column != rows))
+        at = at[np.linalg.norm(flat[column[at]] - flat[rows[at]], axis=1) <= SAME]
+        own[at] = column[at]
+    return found[:, (found >= 0).any(axis=0)]
 
 
 def fill_at_random(indices: Rows, own: Rows, size: int, seed: int) -> None:

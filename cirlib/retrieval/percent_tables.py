@@ -19,6 +19,7 @@ def percent_table(table: pd.DataFrame) -> pd.DataFrame:
     """
     shown: dict[str, pd.Series] = {}
     names = list(table)
+    table = table if len(table) else table.astype(object)  # no rows have no numbers to format
     for place, name in enumerate(names):
         if name.endswith(("ci_low", "ci_high")):
             continue

@@ -20,6 +20,7 @@ from torch import Tensor
 from cirlib.benchmarks import Benchmark, Triplet
 from cirlib.retrieval.ranks import FeatureError, Ranks, check_shapes, checked_norms
 from cirlib.study.errors import StudyError
+from cirlib.study.files import read_json_text
 
 DEPTH = 50  # images a list must have, for recall@50 and map@50
 SUFFIXES = (".json", ".trec", ".run", ".parquet", ".npz", ".safetensors")
@@ -82,7 +83,7 @@ def _read(path: Path) -> Any:
         raise RunError("no such file.")
     try:
         if suffix == ".json":
-            return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique_keys)
+            return json.loads(read_json_text(path), object_pairs_hook=_unique_keys)
         if suffix in (".trec", ".run", ".parquet"):
             return _ranked_lists(path)
         if suffix == ".npz":
@@ -94,6 +95,8 @@ def _read(path: Path) -> Any:
             return {name: file.get_tensor(name) for name in file.keys()} | ids  # noqa: SIM118
     except Exception as error:  # a damaged file makes its reader raise nearly anything, MemoryError included
         reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+        if "allow_pickle" in reason:  # numpy's advice would run code that the file brings
+            reason = "it holds Python objects, as columns of pandas are: save ids as numpy.array(ids, dtype=str)"
         raise RunError(f"not a readable {suffix} file ({reason}).") from None
 
 
@@ -102,7 +105,8 @@ def _ranked_lists(path: Path) -> dict[str, list[str]]:
     if path.suffix.lower() == ".parquet":
         table = pd.read_parquet(path)
     else:
-        table = pd.read_csv(path, sep=r"\s+", header=None, names=TREC, dtype=dict.fromkeys(TREC[:3], str))
+        form = {"sep": r"\s+", "header": None, "names": TREC, "dtype": dict.fromkeys(TREC[:3], str)}
+        table = pd.read_csv(path, **form, na_filter=False, encoding="utf-8-sig")  # an id may be NA
     rising = "score" not in table
     order = table.sort_values("rank" if rising else "score", ascending=rising, kind="stable")
     return order.groupby("query", sort=False)["image"].agg(list).to_dict()

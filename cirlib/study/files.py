@@ -15,13 +15,15 @@ from cirlib.study.errors import WriteError
 if TYPE_CHECKING:
     import pandas as pd
 
+NAMES = ("method", "category", "metric", "query", "target", "image", "group", "first_category", "second_category")
 ADVICE = "make room on its disk, or move the folder to another"
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Has ``write`` make a file beside ``path``, then puts it there in one step; nothing is left where it fails.
 
-    WriteError: the disk is full or may not be written.
+    Whatever ``write`` does, others may read the file as the umask has it. WriteError: the disk is full or may not be
+    written.
 
     >>> replace_file(folder / "a.txt", lambda part: part.write_text("whole"))
     >>> [file.name for file in folder.iterdir()]
@@ -29,7 +31,10 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """
     temporary = path.with_name(f"{path.name}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         write(temporary)
+        temporary.chmod(mode)
         temporary.replace(path)
     except Exception as error:
         cause = error  # torch has errors of its own for a full disk
@@ -85,9 +90,34 @@ def write_json(content: Any, path: Path, *, indent: int | None = 2) -> None:
     replace_file(path, lambda part: part.write_text(json.dumps(content, indent=indent) + "\n"))
 
 
+def read_json_text(path: Path) -> str:
+    """The text of a JSON file, whose byte-order mark, where some editor wrote one, does not count.
+
+    >>> _ = (folder / "a.json").write_text("[1]", encoding="utf-8-sig")
+    >>> read_json_text(folder / "a.json")
+    '[1]'
+    """
+    content = path.read_bytes()
+    return content.decode(json.detect_encoding(content))
+
+
 def write_table(table: "pd.DataFrame", path: Path) -> None:
     """``table`` as a CSV file without its index.
 
     >>> write_table(pd.DataFrame({"rank": [1, 3]}), folder / "ranks.csv")
     """
     replace_file(path, lambda part: table.to_csv(part, index=False))
+
+
+def load_table(path: Path) -> "pd.DataFrame":
+    """A table of :func:`write_table`; in the columns `NAMES` all is text, ``001`` and ``NA`` too.
+
+    >>> write_table(pd.DataFrame({"category": ["NA"], "value": [None]}), folder / "a.csv")
+    >>> load_table(folder / "a.csv").values.tolist()
+    [['NA', nan]]
+    """
+    import pandas as pd
+
+    others = pd.read_csv(path, nrows=0).columns.difference(NAMES)
+    empty = {name: [""] for name in others}
+    return pd.read_csv(path, dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=empty)

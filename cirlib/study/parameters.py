@@ -87,7 +87,7 @@ class Drawing(Block):
 class DataPrep(Block):
     drawing: Drawing | None = None
     batch_size: Count = 64
-    num_workers: NonNegativeCount = 2  # that decode, for each process
+    num_workers: NonNegativeCount = 2  # threads that decode, for each process
     processes: Count | None = None  # that encode together; None: one a GPU, without GPUs one
 
 

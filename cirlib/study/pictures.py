@@ -1,9 +1,22 @@
 """A picture as a person would see it, in RGB: what encoders, figures and pages open pictures with."""
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+FORMATS = {  # those that are read, by Pillow's names, with the endings of their files; the first is what is written
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),  # of several in one file, as phones write, the first
+    "PNG": (".png",),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif",),
+}
+EXTENSIONS = tuple(ending for endings in FORMATS.values() for ending in endings)
+NOT_READ = f"not of a format that is read ({', '.join(FORMATS)}): convert it, for example to JPEG"
 
 
 def open_rgb(path: Path) -> Image.Image:
@@ -12,8 +25,20 @@ def open_rgb(path: Path) -> Image.Image:
     >>> open_rgb(write_image(folder / "a.png", size=(40, 30))).size
     (40, 30)
     """
-    with Image.open(path) as image:
+    with open_picture(path) as image:
         return to_rgb(image)
+
+
+def open_picture(source: Path | BytesIO) -> Image.Image:
+    """The picture, its pixels not decoded yet; a ValueError where it is of none of `FORMATS`.
+
+    >>> open_picture(write_image(folder / "a.png")).format
+    'PNG'
+    """
+    try:
+        return Image.open(source, formats=list(FORMATS))
+    except UnidentifiedImageError:
+        raise ValueError(f"it is {NOT_READ}") from None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

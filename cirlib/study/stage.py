@@ -69,7 +69,7 @@ class Stage:
     def images(self) -> Path:
         """The folder with ``captions/``, ``image_splits/`` and ``images/``."""
         drawn_anew = self.study.data_prep.drawing and self.data.is_relative_to(self.out)
-        return self.data / "drawn" if drawn_anew else self.root / self.study.data.root
+        return self.data / "drawn" if drawn_anew else self.root / self.study.data.root.expanduser()
 
     @property
     def trainings(self) -> Path:
@@ -86,10 +86,12 @@ class Stage:
         return self.root / "results" / self.study.name / stage
 
     def require(self, path: Path, made_by: str) -> Path:
-        """``path``, or a :class:`StageError` naming the command that makes it."""
-        if path.exists():
-            return path
+        """``path``, or a :class:`StageError` naming the command that makes it, or lets this user read it."""
         where = os.path.relpath(path, self.root)
+        if path.exists():
+            if os.access(path, os.R_OK):
+                return path
+            raise StageError(f"{self.name} needs {where}, which this user may not read: chmod -R a+rX {where}")
         raise StageError(f"{self.name} needs {where}, which is missing: run `dvc repro {made_by}` first")
 
     def read_choice(self, stage: str, name: str) -> dict[str, Any]:
@@ -246,7 +248,7 @@ def _notebook_parameters() -> dict[str, Any]:
         self._showtraceback(kind, error, lines)
         return lines
 
-    shell.set_custom_exc((StudyError, FloatingPointError), show)
+    shell.set_custom_exc((StudyError, FloatingPointError, PermissionError), show)
     shell.events.register("pre_run_cell", _before_a_cell)
     shell.events.register("post_run_cell", _after_a_cell)
     values = shell.user_ns

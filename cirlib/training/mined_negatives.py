@@ -8,7 +8,7 @@ from accelerate import PartialState
 from cirlib.benchmarks import join_captions
 from cirlib.models.qformer import QFormerComposer
 from cirlib.models.qformer_embedding import embed_gallery, embed_queries
-from cirlib.retrieval.hard_negatives import MARGIN, fill_at_random, mine_hard_negatives
+from cirlib.retrieval.hard_negatives import MARGIN, copies, fill_at_random, mine_hard_negatives
 from cirlib.study.processes import all_reduce, shard
 from cirlib.training.batches import TripletSampler
 
@@ -19,7 +19,8 @@ def mine_for_triplets(composer: QFormerComposer, sampler: TripletSampler, epoch:
     Of N train queries and K negatives (N, K); queries that the epoch does not read have -1.
 
     They are drawn at random from the hardest: ``qformer.sampling`` band draws from ``range_max`` of them, margin from
-    those that score at least :data:`MARGIN` less than the target; where there are too few, any are drawn. As in the
+    those that score at least :data:`MARGIN` less than the target, never a copy of it under another id; where there are
+    too few, any are drawn. As in the
     score, an image counts by its best token and a query's captions are joined by "and". Of several processes each
     searches for a part; all get the whole.
 
@@ -37,13 +38,14 @@ def mine_for_triplets(composer: QFormerComposer, sampler: TripletSampler, epoch:
         texts = [join_captions(sampler.triplets[row].captions, "and")[0] for row in own]
         where = pd.Index(gallery)
         targets, seen = (where.get_indexer(rows) for rows in (sampler.targets[own], references))  # (n,) both
+        images = embed_gallery(composer, sampler.tokens, gallery)  # (M, Q, D) or (M, D)
+        left_out = np.column_stack([seen, copies(images, targets)])  # (n, 1 + C)
         mined = mine_hard_negatives(
-            embed_queries(composer, sampler.tokens, references, texts),  # (n, D)
-            embed_gallery(composer, sampler.tokens, gallery),  # (M, Q, D) or (M, D)
-            targets, excluded=seen, num_negatives=params.hard_negatives, sampling_strategy="random",
+            embed_queries(composer, sampler.tokens, references, texts), images,  # (n, D)
+            targets, excluded=left_out, num_negatives=params.hard_negatives, sampling_strategy="random",
             seed=sampler.seed, rows=shard(np.arange(len(texts))), progress=PartialState().is_main_process, **rule,
         )  # fmt: skip
         found = all_reduce(torch.from_numpy(mined.indices + 1)).numpy() - 1  # of others' queries it has -1
-        fill_at_random(found, np.stack([targets, seen], axis=1), len(gallery), sampler.seed)
+        fill_at_random(found, np.column_stack([targets, left_out]), len(gallery), sampler.seed)
         negatives[own] = gallery[found]
     return negatives

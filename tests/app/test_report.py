@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from cirlib.app import report
-from cirlib.app.report import BEGIN, END, ResultError, caption, full_table, read_summary
+from cirlib.app.report import BEGIN, END, ResultError, caption, full_table, read_summary, read_table
+from cirlib.retrieval.result_files import write_results
 from cirlib.retrieval.scoring import SUMMARY_COLUMNS
 
 SUMMARY = pd.DataFrame(
@@ -125,3 +126,12 @@ def test_outside_of_a_project_one_sentence_is_printed(tmp_path, module):
     done = subprocess.run([sys.executable, "-m", f"cirlib.app.{module}"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == f"no params.yaml and dvc.yaml at or above {tmp_path}: start this inside the project\n"
+
+
+@pytest.mark.parametrize("category", ["001", "NA", "null", "1e3", "True"])
+def test_names_that_look_like_numbers_or_nothing_stay_names(tmp_path, make_scored, category):
+    write_results([make_scored("sum", category, [0, 9])], tmp_path)
+    summary = read_table(tmp_path / "summary.csv", SUMMARY_COLUMNS)
+    assert set(summary["category"]) == {category, "mean"}
+    assert summary["value"].dtype == float and summary["complete"].dtype == bool
+    assert read_table(tmp_path / "ranks.csv")["category"].tolist() == [category] * 2

@@ -55,12 +55,13 @@ def test_where_lines_are_kept_each_is_one_of_its_own(run):
     assert len(lines) > 3 and not any("noise" in line for line in lines)
 
 
-def test_a_stage_that_fails_says_why_and_where_to_look(run):
-    went_well, lines = run(io.StringIO(), "raise ValueError('zero_shot needs a picture')")
+def test_a_stage_that_fails_says_where_to_look_and_last_why_in_full(run):
+    sentence = f"zero_shot needs {'a very large ' * 30}picture"
+    went_well, lines = run(io.StringIO(), f"raise ValueError({sentence!r})")
     assert not went_well
-    assert lines[-2].endswith("  ValueError: zero_shot needs a picture")
-    assert lines[-1].endswith("results/garments/notebooks/02_zero_shot.ipynb  ·  the log: " + lines[-1].split(": ")[-1])
-    assert lines[-1].endswith("runs/garments/logs/02_zero_shot.log")
+    assert lines[-3].endswith("  failed") and lines[-1] == f"ValueError: {sentence}"
+    assert lines[-2].endswith("results/garments/notebooks/02_zero_shot.ipynb  ·  the log: " + lines[-2].split(": ")[-1])
+    assert lines[-2].endswith("runs/garments/logs/02_zero_shot.log")
 
 
 def test_a_wrong_parameter_is_one_sentence_before_anything_runs(tmp_path):
@@ -74,3 +75,13 @@ def test_a_wrong_parameter_is_one_sentence_before_anything_runs(tmp_path):
     assert (done.returncode, done.stdout) == (1, "")
     assert "'qformer.lr'" in sentence and "greater than 0" in sentence
     assert not (tmp_path / "results").exists()
+
+
+def test_the_environments_kernel_runs_whatever_kernel_the_user_calls_python3(run, tmp_path, monkeypatch, write_json):
+    write_json(
+        tmp_path / "home/kernels/python3/kernel.json", {"argv": ["false"], "display_name": "x", "language": "python"}
+    )
+    for name, value in (("DATA_DIR", str(tmp_path / "home")), ("PREFER_ENV_PATH", "0"), ("PATH", "")):
+        monkeypatch.setenv(f"JUPYTER_{name}", value)
+    went_well, lines = run(io.StringIO(), "print('mine')")
+    assert went_well and lines[-1].endswith("mine")

@@ -1,12 +1,16 @@
 """Search with a study's models: the same ranking as the study's own, leanings, refusals, uploads; and the page."""
 
 import io
+import re
 from datetime import datetime
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
 import torch
+from browser import served
 from PIL import Image
+from small_studies import ROOT, compose
 
 from cirlib.app.search import Hit, Search, SearchError, open_upload
 from cirlib.app.search_page import SearchPage
@@ -167,7 +171,7 @@ def test_a_gallery_picture_uploaded_is_encoded_as_it_was(search):
     [
         (b"", "cat.jpg is not a picture"),
         (png()[:200], "cat.jpg is not a picture that can be read, or a damaged one"),
-        (png(form="TIFF"), "cat.jpg is not a picture .* Pictures of type JPEG, PNG"),
+        (png(form="PPM"), "cat.jpg is not a picture .* Pictures of type JPEG, PNG"),
         (b"x" * (8 * 2**20 + 1), "cat.jpg has 8 MB. Pictures of type JPEG.* up to 8 MB"),
     ],
     ids=["empty", "cut off", "other type", "too many bytes"],
@@ -260,3 +264,41 @@ def test_an_upload_becomes_the_reference_and_a_bad_one_leaves_the_page_as_it_was
     drop(page, b"<b>no</b>", "<b>.jpg")
     assert 'role="alert"' in page.status.value and "&lt;b&gt;.jpg is not a picture" in page.status.value
     assert page.columns[0].hits is answer and page.turn.reference.image is None
+
+
+@pytest.mark.parametrize("act", ["type", "method", "click", "back", "slide"])
+def test_what_a_stage_has_to_make_first_is_a_sentence_on_the_page(page, monkeypatch, act):
+    """A server of pages swallows what a button's function raises."""
+
+    def missing(*_, **__):
+        raise StageError("search needs a file, which is missing: run `dvc repro qformer` first")
+
+    tiles_of(page, 1)[2].click()
+    page.edit.value = "is red"
+    monkeypatch.setattr(page.search, "search", missing)
+    monkeypatch.setattr(page.search, "reference", missing)
+    does = {
+        "type": lambda: setattr(page.edit, "value", "is blue"),
+        "method": lambda: setattr(page.columns[0].method, "value", "slerp"),
+        "click": lambda: tiles_of(page, 0)[0].click(),
+        "back": page.back.click,
+        "slide": lambda: setattr(page.balance, "value", 0.5),
+    }
+    does[act]()
+    assert "run `dvc repro qformer` first" in page.status.value
+
+
+@pytest.mark.slow
+def test_a_plain_page_that_cannot_open_shows_the_studys_own_sentence(tmp_path):
+    """Voilà shows one of its own unless told otherwise."""
+    for name in ("dvc.yaml", "voila.json", "notebooks/06_search.ipynb"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    compose(tmp_path / "params.yaml")
+    options = ("--no-browser", "--port={port}", "--Voila.ip=127.0.0.1")
+    with served(tmp_path, "voila", "notebooks/06_search.ipynb", *options) as port:
+        shown = re.sub("<.*?>", " ", urlopen(f"http://127.0.0.1:{port}/", timeout=240).read().decode())
+    assert re.search(
+        "StageError: search needs data/garments/.*, which is missing: run `dvc repro data_prep` first", shown
+    )
+    assert "show_tracebacks" not in shown

@@ -66,10 +66,20 @@ def test_a_query_of_an_image_outside_the_gallery_is_refused(small_fashioniq, wri
     assert "1 queries name images outside the gallery of 5, as 'dress-val-1 names " in refusal(small_fashioniq)
 
 
-@pytest.mark.parametrize("image", ["../secret", "/etc/passwd", "a/b", "a\\b", "..", "x\0y", "x" * 201, ""])
+@pytest.mark.parametrize(
+    "image", ["../secret", "/etc/passwd", "a//b", "a/./b", "a/", "a\\b", "..", "x\0y", "x" * 201, ""]
+)
 def test_no_image_id_leads_out_of_the_images_folder(small_fashioniq, write_json, image):
     write_json(small_fashioniq / SPLIT, ["dress-val-0", image])
-    assert "is no file name" in refusal(small_fashioniq)
+    assert "is no path of a file" in refusal(small_fashioniq)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_byte_order_mark_does_not_count(small_fashioniq, encoding):
+    for file in (CAPTIONS, SPLIT):
+        text = (small_fashioniq / file).read_text(encoding="utf-8")
+        (small_fashioniq / file).write_text(text.replace("is blue", "est bleuté 青"), encoding=encoding)
+    assert load(small_fashioniq).triplets[0].captions[0] == "est bleuté 青."
 
 
 @pytest.mark.parametrize("captions", [["one"], ["1", "2", "3", "4", "5"], ["", ""], ["word " * 10_000]])

@@ -54,7 +54,7 @@ ANSWERS: dict[str, bytes | int | Callable[[Request], Response]] = {
     "truncated": cut_off,
     "html": b"<html><body>Not found</body></html>",
     "half": picture()[:200],  # whole as an answer, half as a picture
-    "gif": picture("GIF"),
+    "ppm": picture("PPM"),
     "pixel": picture("JPEG", (1, 1)),
     "huge": b"x" * 300_000,
 }
@@ -103,9 +103,9 @@ def test_what_is_a_picture_is_kept_whole_under_its_own_extension(server, tmp_pat
         ("stalling", "unreachable", "timed out", 3),
         ("dripping", "unreachable", "not whole after 1.5 s", 3),
         ("truncated", "unreachable", "", 3),
-        ("html", "broken", "not an image", 1),
+        ("html", "broken", "not of a format", 1),
         ("half", "broken", "cannot be decoded", 1),
-        ("gif", "broken", "is GIF", 1),
+        ("ppm", "broken", "not of a format that is read (JPEG", 1),
         ("pixel", "broken", "placeholder of 1 x 1", 1),
         ("huge", "broken", "larger than 0.1 MB", 1),
     ],

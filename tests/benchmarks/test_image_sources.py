@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from made_pictures import picture
+from PIL import Image
 
 from cirlib.benchmarks import BenchmarkError
-from cirlib.benchmarks.image_files import scan_images
+from cirlib.benchmarks.image_files import locate
 from cirlib.benchmarks.image_sources import take_images
 from cirlib.study.errors import WriteError
 
@@ -167,8 +168,12 @@ def test_links_that_lead_nowhere_are_taken_anew(tmp_path):
     take_images(old, ["a"], tmp_path / "images")
     old.rename(tmp_path / "moved")
     (new / "b.jpg").symlink_to(new / "b.jpg")  # and one that leads to itself
-    assert scan_images(tmp_path / "images") == {}
-    assert list(take_images(new, ["a", "b"], tmp_path / "images")) == ["a"]
+    reason = "images/a.jpg is there, but is a link that leads nowhere"
+    assert locate({"a": "a"}, tmp_path / "images") == {"a": reason}
+    assert {image: one.kind for image, one in take_images(new, ["a", "b"], tmp_path / "images").items()} == {
+        "a": "there",
+        "b": "refused",
+    }
     assert (tmp_path / "images" / "a.jpg").read_bytes() == picture(colour="teal")
 
 
@@ -179,7 +184,7 @@ def test_a_full_disk_is_not_told_as_a_damaged_archive(tmp_path, monkeypatch, nam
     def full(content: bytes, path: Path) -> None:
         raise WriteError(f"{path} could not be written")
 
-    monkeypatch.setattr("cirlib.benchmarks.downloads.write_bytes", full)
+    monkeypatch.setattr("cirlib.benchmarks.image_sources.write_bytes", full)
     with pytest.raises(WriteError):
         take_images(tmp_path / name, WANTED, tmp_path / "images")
 
@@ -200,3 +205,57 @@ def test_a_data_set_of_the_hub_comes_out_of_the_cache(tmp_path, monkeypatch):
     (cache / "refs" / "main").write_text(commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     assert taken("hf://datasets/someone/fashion", tmp_path / "images") == ["a.jpg", "b.jpg"]
+
+
+TWINS = {"bags/001.jpg": picture(colour="red"), "shoes/001.jpg": picture(colour="blue")}
+
+
+def sources(tmp_path: Path, files: dict[str, bytes]) -> list[Path]:
+    packed = [pack(tmp_path / f"i{ending}", files) for ending in (".zip", ".tar.gz", ".parquet")]
+    return [*packed, write_folder(tmp_path / "mine", files)]
+
+
+def test_one_name_in_two_folders_is_refused_by_every_source(tmp_path):
+    for number, source in enumerate(sources(tmp_path, TWINS | {"b.jpg": picture()})):
+        outcomes = take_images(source, ["001", "b"], tmp_path / str(number))
+        assert outcomes["001"].kind == "refused" and "bags/001.jpg and " in outcomes["001"].reason
+        assert [path.name for path in (tmp_path / str(number)).iterdir()] == ["b.jpg"]
+
+
+def test_ids_with_their_folder_and_ending_are_found_in_every_source(tmp_path):
+    for number, source in enumerate(sources(tmp_path, {f"photos/{name}": one for name, one in TWINS.items()})):
+        outcomes = take_images(source, ["bags/001.jpg", "SHOES/001"], tmp_path / str(number))
+        assert [outcome.kind for outcome in outcomes.values()] == ["there", "there"]
+        files = locate({"a": "bags/001.jpg", "b": "SHOES/001"}, tmp_path / str(number))
+        assert [Path(file).read_bytes() for file in files.values()] == list(TWINS.values())
+
+
+def test_equal_files_of_one_name_are_one_in_every_source(tmp_path):
+    for number, source in enumerate(sources(tmp_path, {"shirt/a.jpg": picture(), "toptee/a.jpg": picture()})):
+        assert taken(source, tmp_path / str(number)) == ["a.jpg"]
+
+
+def test_the_file_of_the_upper_folder_counts_whatever_the_order_in_an_archive(tmp_path):
+    files = {
+        "x/thumbs/a.png": picture("PNG", colour="red"),
+        "x/small/a.jpg": picture(colour="blue"),
+        "x/a.jpg": picture(),
+    }
+    for number, source in enumerate(sources(tmp_path, files)):
+        assert taken(source, tmp_path / str(number)) == ["a.jpg"]
+        assert (tmp_path / str(number) / "a.jpg").read_bytes() == picture()
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "AVIF"])
+def test_other_formats_leave_archives_with_their_own_ending(tmp_path, kind):
+    (name,) = taken(pack(tmp_path / "i.zip", {"a.jpg": picture(kind)}), tmp_path / "images")
+    assert Image.open(tmp_path / "images" / name).format == kind
+
+
+def test_what_is_not_read_is_said_where_nothing_else_is_there(tmp_path):
+    for number, source in enumerate(sources(tmp_path, {"a.heic": b"ftypheic"})):
+        try:
+            said = take_images(source, WANTED, tmp_path / str(number))["a"].reason
+        except BenchmarkError as error:  # of a folder it is seen without opening the file
+            said = str(error)
+        assert "not of a format that is read (JPEG" in said

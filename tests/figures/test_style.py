@@ -127,11 +127,10 @@ def test_a_single_row_and_a_table_of_nan_are_drawn_without_a_warning_and_left_as
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_no_rows_and_per_cent_are_refused(name):
+def test_no_rows_are_a_sentence_and_per_cent_is_refused(name):
     make, file = TABLES[name]
     table = read(file)
-    with pytest.raises(style.FigureError, match="needs a table with rows"):
-        make(table.iloc[:0])
+    assert str(make(table.iloc[:0])).endswith(".")
     shares = {"value", "recall@10", "difference", "accuracy", "dev/recall@10", "satisfies_edit", "change"} & set(table)
     with pytest.raises(style.FigureError, match="fractions of 1, not per cent"):
         make(table.assign(**{share: 45.0 for share in shares}))
@@ -173,3 +172,25 @@ def test_bars_show_value_interval_and_what_was_not_run():
         assert [text.get_text() for text in axes.texts] == ["30.0 %", missing]
         (intervals,) = (found for found in axes.collections if found.get_label() == "_interval")
         assert intervals.get_segments()[0][:, int(vertical)] == pytest.approx([25, 40])
+
+
+NONE = {
+    "rank_histogram": lambda: figures.rank_histogram({"sum": []}, gallery_size=9),
+    "no ranks": lambda: figures.rank_histogram({}, gallery_size=9),
+    "confusion_maps": lambda: figures.confusion_maps({}),
+    "no confusion": lambda: figures.confusion_maps({"fit": pd.DataFrame([[0]], index=["x"], columns=["x"])}),
+    "triplets": lambda: figures.triplet_grid([]),
+    "pictures": lambda: figures.picture_grid([[]], "Found"),
+    "no miss": lambda: figures.reason_bars(read("failure_cases/reasons.csv").assign(misses=0, value=np.nan)),
+    "other metric": lambda: figures.recall_bars(read("summary.csv").assign(metric="recall@50")),
+    "other methods": lambda: figures.recall_before_after(read("summary.csv"), "nobody", "nothing"),
+    "other levels": lambda: figures.effects(pd.DataFrame(MADE["effects"]).assign(within="nothing")),
+}
+
+
+@pytest.mark.parametrize("name", NONE)
+def test_every_figure_has_its_sentence_for_none(name, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"of an earlier run")
+    said = figures.save(NONE[name](), tmp_path / "a.png")
+    assert said.data.endswith(".") and len(said.data) > 10
+    assert not (tmp_path / "a.png").exists()

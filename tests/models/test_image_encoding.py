@@ -1,5 +1,6 @@
 """Image files to features: decoding, batches, when they are encoded again, and the same without a store."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,25 @@ def test_live_features_are_the_stored_ones_and_can_be_learned_from(tmp_path, pic
     weight = torch.ones(3, requires_grad=True)
     (live[ids] * weight).sum().backward()
     assert weight.grad.abs().sum() > 0
+
+
+def test_pictures_are_decoded_a_few_batches_ahead_and_without_shared_memory(tmp_path, pictures, monkeypatch):
+    """A container has 64 MB of it unless told otherwise, too little for what worker processes would send."""
+    monkeypatch.setattr(os, "fork", None)
+    ahead, most = 0, 0
+
+    class Counted(MeanColour):
+        def transform(self, image: Image.Image) -> Tensor:
+            nonlocal ahead, most
+            ahead += 1
+            most = max(most, ahead)
+            return super().transform(image)
+
+        def encode_pixels(self, pixels: Tensor) -> Tensor:
+            nonlocal ahead
+            ahead -= len(pixels)
+            return super().encode_pixels(pixels)
+
+    many = {f"{name}-{number}": file for number in range(20) for name, file in pictures.items()}
+    assert len(encode_images(Counted(), many, tmp_path / "store", batch_size=2, num_workers=2)) == 140
+    assert most <= 2 * 6

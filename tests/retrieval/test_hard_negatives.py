@@ -13,7 +13,7 @@ from sentence_transformers.util import cos_sim, pairwise_cos_sim
 from sentence_transformers.util import mine_hard_negatives as st_mine_hard_negatives
 
 from cirlib.retrieval import hard_negatives as mining
-from cirlib.retrieval.hard_negatives import mine_hard_negatives
+from cirlib.retrieval.hard_negatives import copies, mine_hard_negatives
 
 
 def unit(rng: np.random.Generator, *shape: int) -> NDArray[np.float32]:
@@ -290,3 +290,13 @@ def test_what_would_mine_something_else_is_refused(options, message):
     with pytest.raises(ValueError, match=message) as caught:
         mine_hard_negatives(**inputs)
     assert "\n" not in str(caught.value)
+
+
+def test_copies_are_few_and_equal_up_to_rounding_whatever_the_scale():
+    gallery = unit(np.random.default_rng(0), 500, 4, 8)
+    gallery[7], gallery[9] = gallery[3].astype(np.float16), 2 * gallery[3]
+    gallery[100:300] = gallery[99]  # a placeholder picture, say
+    found = copies(gallery, np.array([3, 5, 99]))
+    assert set(found[0].tolist()) == {7, 9, -1} and set(found[1].tolist()) == {-1}
+    assert found.shape[1] <= 16 and set(found[2].tolist()) <= set(range(100, 300)) | {-1}
+    assert copies(gallery[:100], np.array([0, 5])).shape == (2, 0)

@@ -188,3 +188,32 @@ def test_a_split_without_targets_cannot_be_scored(small_fashioniq):
     benchmark = load_benchmark("fashioniq", small_fashioniq, split="test", category="dress")
     with pytest.raises(RunError, match="fashioniq test: query 'dress-test-0' has no public target"):
         score_run({}, benchmark)
+
+
+@pytest.mark.parametrize("kind", ["U", "S"])
+def test_ids_as_pandas_and_h5py_hold_them_are_read_or_refused_with_the_remedy(hats, tmp_path, kind):
+    ids = {"query_ids": [t.id for t in hats.triplets], "gallery_ids": hats.gallery}
+    arrays = {"queries": QUERIES.numpy(), "gallery": IMAGES.numpy()}
+    np.savez(tmp_path / "run.npz", **arrays, **{name: np.array(own, dtype=kind) for name, own in ids.items()})
+    assert_equal(score_run(tmp_path / "run.npz", hats), score("run", "hat", QUERIES, IMAGES, hats, REMOVED))
+    np.savez(tmp_path / "run.npz", **arrays, **{name: np.array(own, dtype=object) for name, own in ids.items()})
+    with pytest.raises(
+        RunError, match=r"Python objects, as columns of pandas are: save ids as numpy\.array\(ids, dtype=str"
+    ):
+        score_run(tmp_path / "run.npz", hats)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_does_not_count(hats, tmp_path, encoding):
+    (tmp_path / "run.json").write_text(json.dumps(full_lists(hats)), encoding=encoding)
+    assert_equal(score_run(tmp_path / "run.json", hats), score("run", "hat", QUERIES, IMAGES, hats, REMOVED))
+
+
+def test_ids_in_a_trec_file_that_look_like_nothing_or_a_number_stay_ids(make_benchmark, tmp_path):
+    ids = ["NA", "null", "007", "1e3", *IDS[:60]]
+    benchmark = make_benchmark([("NA", "007", "is x")], ids)
+    lines = [
+        f"hat-query-0 Q0 {image} {rank} {-rank / 2} tag" for rank, image in enumerate(["null", "007", "1e3", *IDS[:60]])
+    ]
+    (tmp_path / "mine.trec").write_text("\n".join(lines), encoding="utf-8-sig")
+    assert score_run(tmp_path / "mine.trec", benchmark).ranks.above.tolist() == [1]

@@ -119,3 +119,16 @@ def test_a_training_on_a_disk_that_fills_up_goes_on_after_the_last_epoch_it_coul
     losses = run(small_disk / "toy")
     assert "toy: goes on after epoch 1" in capsys.readouterr().out
     assert run(small_disk / "anew") == losses
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_others_may_read_every_file_as_the_umask_has_it(tmp_path, tiny_blip2, umask, mode):
+    """safetensors makes its files for their owner alone."""
+    before = os.umask(umask)
+    try:
+        save_weights(blip2_qformer(str(tiny_blip2), QFormerSettings()), tmp_path)
+        write_json({}, tmp_path / "a.json")
+        write_json({}, tmp_path / "a.json")
+    finally:
+        os.umask(before)
+    assert {oct(file.stat().st_mode & 0o777) for file in tmp_path.iterdir()} == {oct(mode)}

@@ -1,6 +1,7 @@
 """What a notebook opens first: parameters found in its cells, folders from anywhere, inputs asked for by name."""
 
 import fcntl
+import os
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -192,3 +193,11 @@ def test_papermill_overrides_reach_the_stage_and_errors_are_one_sentence(project
     text = str(caught.value)
     assert "qformer needs data/small/prepared/tokens, which is missing: run `dvc repro data_prep` first" in text
     assert "Traceback" not in text
+
+
+def test_what_is_there_but_may_not_be_read_is_not_said_to_be_missing(run_cells, monkeypatch):
+    stage = run_cells(OWN)
+    (stage.out / "best_run.json").touch()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(StageError, match=r"which this user may not read: chmod -R a\+rX results/.*best_run\.json"):
+        stage.require(stage.out / "best_run.json", "qformer")

@@ -106,3 +106,15 @@ def test_only_what_the_epoch_reads_is_searched(mine):
     assert (whole >= 0).all()
     assert ((part >= 0).all(axis=1) == (part >= 0).any(axis=1)).all()
     assert (part >= 0).all(axis=1).sum() == 8
+
+
+@pytest.mark.parametrize("sampling", ["band", "margin"])
+def test_a_copy_of_the_target_under_another_id_is_no_negative_of_it(
+    composer, tmp_path, tokens, make_store, parts, make_study, sampling
+):
+    ids, features = tokens.ids, tokens[tokens.ids]
+    copy, target = ids.index("hat-8"), ids.index("hat-1")
+    features[copy] = features[target]
+    study = make_study(hard_negatives=6, sampling=sampling)  # of six
+    mined = mine_for_triplets(composer, TripletSampler(make_store(tmp_path / "s", ids, features), parts, study), 1)
+    assert {ids[row] for row in mined[0]} == {f"hat-{i}" for i in range(2, 8)}

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cirlib.benchmarks import Benchmark, Triplet, join_captions
 from cirlib.models.prepared import ImageAttributes
-from cirlib.retrieval.hard_negatives import MARGIN, fill_at_random, mine_hard_negatives
+from cirlib.retrieval.hard_negatives import MARGIN, copies, fill_at_random, mine_hard_negatives
 from cirlib.study.errors import ParameterError
 from cirlib.study.parameters import DPO
 
@@ -38,7 +38,9 @@ class Edits:
         return cls(triplets, categories, {category: part.gallery for category, part in parts.items()})
 
     def mine(self, queries: Tensor, pools: Mapping[str, Tensor], params: DPO, seed: int) -> np.ndarray:
-        """The ids of each edit's negatives (N, K), among its category's train images, never its target or reference.
+        """The ids of each edit's negatives (N, K), among its category's train images.
+
+        Never its target, its reference, or a copy of the target under another id.
 
         Where an index finds too few, others of the category are drawn at random; a category that has too few is a
         ParameterError. ``queries`` are (N, D), ``pools`` (M, D) or (M, T, D) row for row ``self.pools``, normalised.
@@ -47,15 +49,14 @@ class Edits:
         mined, categories = np.empty((len(self), count), dtype=object), np.array(self.categories)
         for category, images in pools.items():
             pool = np.array(self.pools[category], dtype=object)  # (M,)
-            if first + count > len(pool) - 2:
-                raise ParameterError(
-                    f"dpo.range_min + dpo.num_negatives is {first} + {count}, at most {len(pool) - 2} is allowed: "
-                    "so many train images a category has beside an edit's own two"
-                )
             rows, where = np.flatnonzero(categories == category), {image: row for row, image in enumerate(pool)}
-            own = np.array(
-                [[where[images[row]] for images in (self.targets, self.references)] for row in rows]
-            )  # (n, 2)
+            own = np.array([[where[ids[row]] for ids in (self.targets, self.references)] for row in rows])  # (n, 2)
+            own = np.column_stack([own, copies(images, own[:, 0])])  # (n, 2 + C)
+            if first + count > len(pool) - own.shape[1]:
+                raise ParameterError(
+                    f"dpo.range_min + dpo.num_negatives is {first} + {count}, at most {len(pool) - own.shape[1]} is "
+                    "allowed: so many train images a category has beside an edit's own two and copies of its target"
+                )
             found = _mined(queries[rows], images, own, params, seed)  # (n, K)
             fill_at_random(found, own, len(pool), seed)
             mined[rows] = pool[found]
@@ -78,7 +79,7 @@ class Edits:
 
 
 def _mined(queries: Tensor, images: Tensor, own: np.ndarray, params: DPO, seed: int) -> np.ndarray:
-    """Pool rows (n, K) for edits whose target and reference are the rows ``own`` (n, 2); -1 for what lacks."""
+    """Pool rows (n, K) for edits whose target comes first in the rows ``own`` (n, 2 + C); -1 for what lacks."""
     index = {"index": params.index, "nlist": params.nlist, "nprobe": params.nprobe}
     ranks = {"range_min": params.range_min, "range_max": params.range_max}
     rules = {
@@ -87,5 +88,5 @@ def _mined(queries: Tensor, images: Tensor, own: np.ndarray, params: DPO, seed: 
         "random": {"range_max": len(images) - 2, "sampling_strategy": "random"},  # no index: the whole pool is drawn
         "margin": index | {"absolute_margin": MARGIN},
     }[params.sampling]
-    options = {"excluded": own[:, 1], "num_negatives": params.num_negatives, "seed": seed, "progress": False}
+    options = {"excluded": own[:, 1:], "num_negatives": params.num_negatives, "seed": seed, "progress": False}
     return mine_hard_negatives(queries, images, own[:, 0], **options, **rules).indices

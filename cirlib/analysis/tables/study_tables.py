@@ -7,6 +7,7 @@ import pandas as pd
 from cirlib.benchmarks import Benchmark
 from cirlib.retrieval.result_files import read_ranks
 from cirlib.retrieval.scoring import Scored
+from cirlib.study.files import load_table
 from cirlib.study.method_registry import find_method
 from cirlib.study.provenance import require_same
 from cirlib.study.stage import Stage
@@ -26,7 +27,7 @@ def read_summaries(stage: Stage) -> pd.DataFrame:
     for name in STAGES:
         require_same(stage, name)
     files = [stage.require(stage.results(name) / "summary.csv", name) for name in STAGES]
-    return pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
+    return pd.concat([load_table(file) for file in files], ignore_index=True)
 
 
 def read_scored(stage: Stage, parts: Mapping[str, Benchmark]) -> list[Scored]:

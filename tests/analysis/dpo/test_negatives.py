@@ -124,3 +124,12 @@ def test_quality_is_counted_by_the_true_attributes():
     edits = Edits([Triplet("1", "q", ("is blue",), ("t",), "hat")], ["hat"], {})
     quality = edits.quality(np.array([["w", "one", "two", "r"]]), attributes)
     assert quality == {"satisfies_edit": 0.75, "differs_in_one": 0.25}
+
+
+@pytest.mark.parametrize("sampling", ["top", "band", "random", "margin"])
+def test_a_copy_of_the_target_under_another_id_is_no_negative_of_it(edits, pools, sampling):
+    """As shops have them: the same photograph, or nearly the same numbers of it, twice."""
+    copy, target = (edits.pools["hat"].index(image) for image in ("hat-15", edits.targets[0]))
+    pools["hat"][copy] = pools["hat"][target] + 1e-5
+    mined = [mine(edits, pools, seed, sampling=sampling, num_negatives=17, range_max=50)[0] for seed in range(2)]
+    assert all(set(row) == set(edits.pools["hat"]) - {"hat-15", edits.references[0], edits.targets[0]} for row in mined)

@@ -4,8 +4,16 @@ import pandas as pd
 import pytest
 import torch
 
+from cirlib import figures
+from cirlib.analysis.failures.examples import fixed_grid
 from cirlib.analysis.failures.query_table import by_kind, by_question, exchanges, miss_table, query_table, select_method
+from cirlib.analysis.failures.reasons import add_reasons, reason_table
+from cirlib.analysis.tables.stage_findings import failure_finding
+from cirlib.retrieval.percent_tables import percent_table
+from cirlib.retrieval.ranks import Ranks
+from cirlib.retrieval.scoring import Scored
 from cirlib.study.errors import ParameterError
+from cirlib.study.files import load_table, write_table
 
 
 @pytest.fixture
@@ -107,3 +115,23 @@ def test_exchanges_count_who_finds_what_and_test_the_difference(make_scored):
     assert [row[name] for name in ("both", "only_first", "only_second", "neither")] == [1, 1, 3, 1]
     assert row["difference"] == pytest.approx(2 / 6)
     assert 0 < row["p"] <= 1 and row["p_holm"] == row["p"]
+
+
+def test_a_method_that_misses_nothing_has_its_sentences(prepared, tmp_path):
+    """Small or well-searched catalogues: the tables of the notebook without rows, and what stands for their figures."""
+    scored = []
+    for name, benchmark in prepared.splits.reported.items():
+        first = torch.zeros(len(benchmark.triplets), dtype=torch.long)
+        top = [[triplet.targets[0]] for triplet in benchmark.triplets]
+        scored.append(Scored("sum", name, benchmark, Ranks(first, first), "the rules", True, top))
+    queries = add_reasons(query_table(scored), prepared)
+    why, misses, exchanged = reason_table(queries), miss_table(queries), exchanges(scored, ["sum"])
+    assert len(why) == len(misses) == len(exchanged) == len(percent_table(exchanged)) == 0
+    for number, table in enumerate((why, misses, exchanged)):
+        write_table(table, tmp_path / f"{number}.csv")
+        assert len(load_table(tmp_path / f"{number}.csv")) == len(percent_table(table)) == 0
+    assert figures.save(figures.reason_bars(why), tmp_path / "a.png").data == "No target is missed in the first ten."
+    one_kind = figures.save(figures.exchange_bars(exchanged), tmp_path / "a.png")
+    assert one_kind.data == "The study has one kind of method."
+    assert fixed_grid(queries, {"zero-shot": "sum", "Q-Former": "sum"}, 6) == "Found now, not before: no query."
+    assert "finds 100.0 %" in failure_finding(queries, by_kind(queries), why)
