@@ -23,7 +23,8 @@ class TunedSum(TwoTowerMethod):
         params = prepared.stage.study.qformer
         set_seed(prepared.stage.study.seed)
         self.build(prepared)
-        train_on_triplets(self, prepared, "sum_tuned", epochs=params.method_epochs, lr=params.text_lr)
+        options = {"epochs": params.method_epochs, "lr": params.text_lr, "edits": params.edits}
+        train_on_triplets(self, prepared, "sum_tuned", **options)
 
     def compose(self, references: Tensor, texts: list[str]) -> Tensor:
         return weighted_sum(references, self.read_texts(texts), 0.5)
@@ -55,8 +56,8 @@ class Combiner(TwoTowerMethod):
             first.fit(prepared)
         set_seed(prepared.stage.study.seed)
         self.build(prepared, first and first.towers)
-        run = "combiner_tuned" if self.tuned else "combiner"
-        train_on_triplets(self, prepared, run, epochs=params.method_epochs, lr=params.combiner_lr)
+        options = {"epochs": params.method_epochs, "lr": params.combiner_lr, "edits": params.edits}
+        train_on_triplets(self, prepared, "combiner_tuned" if self.tuned else "combiner", **options)
 
     def compose(self, references: Tensor, texts: list[str]) -> Tensor:
         with torch.no_grad():
