@@ -1,5 +1,6 @@
 """The Combiner: its formula, its training on triplets, with and without a tuned text tower."""
 
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -45,6 +46,7 @@ def test_it_learns_what_the_words_ask_for_and_is_found_trained_again(two_tower_s
         assert torch.equal(again.state_dict()[name], tensor), name
 
 
+@pytest.mark.slow
 def test_the_second_stage_starts_from_the_tuned_text_tower_and_leaves_it(two_tower_study, tmp_path, capsys):
     prepared = two_tower_study(method_epochs=2, text_lr=1e-3)
     first, both = TunedSum(), TunedCombiner()
