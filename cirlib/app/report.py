@@ -16,7 +16,7 @@ from cirlib.app.environment import where_computed
 from cirlib.retrieval.scoring import SUMMARY_COLUMNS, result_table
 from cirlib.study.errors import StudyError
 from cirlib.study.files import load_table, replace_file, write_bytes
-from cirlib.study.method_registry import ZERO_SHOT, method_label
+from cirlib.study.method_registry import ZERO_SHOT, labels, method_label
 from cirlib.study.parameters import PIPELINE, load_study
 from cirlib.study.provenance import read_provenance
 from cirlib.study.stage import project_root
@@ -90,13 +90,13 @@ def seed_spread(seeds: pd.DataFrame) -> pd.DataFrame:
     """A ``seeds.csv`` for reading: a row a method, a column a metric, percent as mean ± standard deviation (range).
 
     >>> rows = {"method": "sum", "metric": "recall@10", "category": "mean", "seed": [0, 1, 2], "value": [0.5, 0.5, 0.6]}
-    >>> seed_spread(pd.DataFrame(rows)).loc["sum", "recall@10"]
+    >>> seed_spread(pd.DataFrame(rows)).loc["weighted sum", "recall@10"]
     '53.3 ± 5.8 (50.0 to 60.0)'
     """
     part = seeds[seeds["category"] == "mean"]
     groups = part.groupby(["method", "metric"], sort=False)["value"]
     text = groups.agg(lambda v: f"{percent(v.mean())} ± {percent(v.std())} ({percent(v.min())} to {percent(v.max())})")
-    return text.unstack().loc[part["method"].unique(), part["metric"].unique()]
+    return text.unstack().loc[part["method"].unique(), part["metric"].unique()].rename(index=labels())
 
 
 def full_table(summary: pd.DataFrame, folder: Path) -> tuple[pd.DataFrame, str]:
@@ -122,12 +122,12 @@ def _finding(summary: pd.DataFrame, table: pd.DataFrame) -> str:
     """The best method and the best zero-shot one, with their recall@10, and that over seeds where ``table`` has it."""
     means = recall_by_method(summary)
     best, zero_shot = best_method(summary), best_of_families(summary).get(ZERO_SHOT)
-    label = method_label(best)
+    label, compared = method_label(best), [labels().get(name, name) for name in dict.fromkeys([best, zero_shot]) if name]
     said = f"{label[0].upper()}{label[1:]} has {percent(means[best])} % of the targets among its first ten images"
     if zero_shot not in (None, best):
         said += f", the best zero-shot method ({method_label(zero_shot)}) {percent(means[zero_shot])} %"
     for column in table.columns[table.columns.str.endswith(" seeds")]:
-        numbers = [table.loc[name, column].split(" (")[0] for name in dict.fromkeys([best, zero_shot]) if name]
+        numbers = [table.loc[name, column].split(" (")[0] for name in compared]
         said += f"; over {column.split(', ')[1]}: {' and '.join(numbers)} %"
     return f"{said}."
 
