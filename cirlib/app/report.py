@@ -122,12 +122,13 @@ def _finding(summary: pd.DataFrame, table: pd.DataFrame) -> str:
     """The best method and the best zero-shot one, with their recall@10, and that over seeds where ``table`` has it."""
     means = recall_by_method(summary)
     best, zero_shot = best_method(summary), best_of_families(summary).get(ZERO_SHOT)
-    label, compared = method_label(best), [labels().get(name, name) for name in dict.fromkeys([best, zero_shot]) if name]
+    label, named = method_label(best), labels()
+    rows = [named.get(name, name) for name in dict.fromkeys([best, zero_shot]) if name]
     said = f"{label[0].upper()}{label[1:]} has {percent(means[best])} % of the targets among its first ten images"
     if zero_shot not in (None, best):
         said += f", the best zero-shot method ({method_label(zero_shot)}) {percent(means[zero_shot])} %"
     for column in table.columns[table.columns.str.endswith(" seeds")]:
-        numbers = [table.loc[name, column].split(" (")[0] for name in compared]
+        numbers = [table.loc[name, column].split(" (")[0] for name in rows]
         said += f"; over {column.split(', ')[1]}: {' and '.join(numbers)} %"
     return f"{said}."
 

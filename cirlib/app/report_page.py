@@ -47,7 +47,7 @@ STAGES = {  # folder → (title of its section, its tables: file → caption)
     }),
 }  # fmt: skip
 FOUND_BY = ("03_qformer", "04_dpo", "05_failure_cases")  # notebooks that end with what was found
-LONGEST = 40  # rows of a table
+LONGEST, WIDEST = 40, 12  # rows and columns of a table; of a wider one the columns become rows
 
 
 @dataclass
@@ -160,10 +160,14 @@ def _about(root: Path, study: Study) -> Iterator[Section]:
 
 
 def _table(table: pd.DataFrame, said: str) -> tuple[str, pd.DataFrame]:
-    """A table for reading, at most ``LONGEST`` rows."""
+    """A table for reading."""
     if len(table) > LONGEST:
         said = f"{said} The first {LONGEST} of {len(table)} rows."
-    return said, percent_table(table.head(LONGEST).drop(columns="command", errors="ignore"))
+    shown = percent_table(table.head(LONGEST).drop(columns="command", errors="ignore"))
+    if shown.shape[1] > WIDEST:
+        first = shown.columns[0]
+        shown = shown.set_index(first).T.rename_axis(index=first, columns=None).reset_index()
+    return said, shown
 
 
 def _picture(file: Path) -> dict[str, Any]:

@@ -25,8 +25,8 @@ SUMMARY = pd.DataFrame(
 FINDING = "**Weighted sum has 50.0 % of the targets among its first ten images.**\n\n"
 TABLE = """| method | recall@1 | recall@10 |
 |---|---|---|
-| sum | 25.0 [20.0, 31.2] | 50.0 [40.0, 60.0] |
-| qformer | 100.0 [100.0, 100.0] | 12.3 [0.0, 20.0] |
+| weighted sum | 25.0 [20.0, 31.2] | 50.0 [40.0, 60.0] |
+| Q-Former | 100.0 [100.0, 100.0] | 12.3 [0.0, 20.0] |
 | chance | 1 | 10 |
 
 Percent with 95 % bootstrap interval, mean of the categories; 70 queries, 98 candidates each; the rules. \
@@ -86,7 +86,11 @@ def test_what_other_seeds_gave_stands_beside_the_intervals(tmp_path):
     seeds_of({"sum": [0.5, 0.5], "qformer": [0.223, 0.323]}).to_csv(tmp_path / "seeds.csv", index=False)
     table, said = full_table(SUMMARY, tmp_path)
     column = table["recall@10, 3 seeds"].to_dict()
-    assert column == {"sum": "50.0 ± 0.0 (50.0 to 50.0)", "qformer": "22.3 ± 10.0 (12.3 to 32.3)", "chance": ""}
+    assert column == {
+        "weighted sum": "50.0 ± 0.0 (50.0 to 50.0)",
+        "Q-Former": "22.3 ± 10.0 (12.3 to 32.3)",
+        "chance": "",
+    }
     assert "Over 3 seeds" in said
 
 
