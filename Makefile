@@ -79,7 +79,7 @@ search: $(RUNTIME) ## serve the search page on http://localhost:8866
 	@python -m cirlib.app.search_server
 
 picture: $(RUNTIME) ## photograph the search page for the README, while `make search` runs (needs chromium)
-	@chromium --headless --no-sandbox --hide-scrollbars --window-size=1160,640 --screenshot=docs/search_page.png http://localhost:8866/
+	@chromium --headless --no-sandbox --hide-scrollbars --window-size=1160,605 --screenshot=docs/search_page.png http://localhost:8866/
 
 lab: $(RUNTIME) ## open the notebooks in JupyterLab
 	@jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.default_url=/lab/tree/notebooks/02_zero_shot.ipynb

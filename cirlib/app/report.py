@@ -5,6 +5,7 @@ copies tables and figures to ``docs/studies/<study>/``.
 """
 
 import argparse
+import re
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -23,7 +24,7 @@ from cirlib.study.stage import project_root
 from cirlib.study.units import percent
 
 SEED_COLUMNS = ("method", "metric", "category", "seed", "value")
-BEGIN, END = "<!-- results -->", "<!-- /results -->"
+MARKS = ("<!-- finding -->", "<!-- /finding -->", "<!-- results -->", "<!-- /results -->")  # in a page, in this order
 OPEN = """
 Open  results/{study}/notebooks/   the executed notebooks
       figures/{study}/             the figures
@@ -134,17 +135,19 @@ def _finding(summary: pd.DataFrame, table: pd.DataFrame) -> str:
 
 
 def _update_page(page: Path, table: pd.DataFrame, finding: str, said: str) -> None:
-    """Puts the finding, the table and what is said of it between the page's two result marks, in Markdown."""
+    """Puts the finding, and the table with what is said of it, between the page's marks, in Markdown."""
     try:
         text = page.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise ResultError(f"{page} cannot be read as text ({error}): name a page that has {BEGIN} and {END}") from None
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ResultError(f"{page} must have {BEGIN} and {END} once each: the table goes between them")
+        raise ResultError(f"{page} cannot be read as text ({error}): name a page that has {', '.join(MARKS)}") from None
+    if re.findall("|".join(MARKS), text) != list(MARKS):
+        raise ResultError(f"{page} must have {', '.join(MARKS)} once each, in this order")
     table = table.rename_axis("method").reset_index()
     head, *rows = (f"| {' | '.join(row)} |" for row in (table.columns, *table.values))
     lines = "\n".join([head, "|" + "---|" * table.shape[1], *rows])
-    changed = f"{text.split(BEGIN)[0]}{BEGIN}\n**{finding}**\n\n{lines}\n\n{said}\n{END}{text.split(END)[1]}"
+    before, _, between, _, after = re.split("|".join(MARKS), text)
+    parts = [before, f"\n**{finding}**\n", between, f"\n{lines}\n\n{said}\n", after]
+    changed = "".join(part + mark for part, mark in zip(parts, [*MARKS, ""], strict=True))
     replace_file(page, lambda path: path.write_text(changed, encoding="utf-8"))
 
 
@@ -161,7 +164,7 @@ def _publish(root: Path, study: str) -> None:
 def main() -> None:
     """Prints the active study's table and what to open; ``--into`` puts it into a page and all into docs/studies."""
     parser = argparse.ArgumentParser(prog="python -m cirlib.app.report", description=main.__doc__)
-    parser.add_argument("--into", type=Path, metavar="PAGE", help="write the table between the page's result marks")
+    parser.add_argument("--into", type=Path, metavar="PAGE", help="write finding and table between the page's marks")
     arguments = parser.parse_args()
     try:
         root = project_root()
