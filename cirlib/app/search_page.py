@@ -83,14 +83,14 @@ class SearchSite:
         order = np.random.default_rng(self.search.study.seed + view.offer).permutation(len(pool))
         return [pool[row] for row in order[:OFFERED]]
 
-    def page(self, view: View, error: str = "") -> str:
+    def page(self, view: View) -> str:
         """A view as HTML; what cannot be searched is a sentence on it."""
-        columns: list[dict[str, Any]] = []
+        columns, error = [], ""
         try:
             self.reference(view.turns[-1][0])
             columns = [self._column(view, side) for side in ("left", "right") if view.asked]
         except StudyError as problem:
-            error = error or str(problem)
+            error = str(problem)
         texts = {"error": error, "in_words": in_words, "method_label": method_label}
         return TEMPLATES.get_template("search_page.html").render(texts, site=self, view=view, columns=columns)
 
@@ -132,10 +132,7 @@ def in_words(hit: Hit) -> str:
     '0.710 with both, 0.400 with the picture alone, 0.620 with the words alone: the words say more for it.'
     """
     gap = hit.words_alone - hit.picture_alone
-    said = (
-        f"the {'words say' if gap > 0 else 'picture says'} more for it"
-        if abs(gap) > 0.02
-        else "both say as much for it"
-    )
+    more = "the words say" if gap > 0 else "the picture says"
+    said = f"{more} more for it" if abs(gap) > 0.02 else "both say as much for it"
     parts = f"{hit.picture_alone:.3f} with the picture alone, {hit.words_alone:.3f} with the words alone"
     return f"{hit.score:.3f} with both, {parts}: {said}."

@@ -5,6 +5,7 @@ import html
 import io
 import re
 import socket
+import sys
 from dataclasses import replace
 from urllib.parse import urlencode
 
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_studies import compose
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
-from cirlib.app import search_page
+from cirlib.app import search_page, search_server
 from cirlib.app.search import Hit, Search, SearchError, open_upload
 from cirlib.app.search_page import SearchSite, View, open_site
 from cirlib.app.search_server import serve
@@ -319,3 +321,15 @@ def test_a_port_in_use_is_said(site):
 
         with pytest.raises(StageError, match=f"cannot be served on port {port}: Address already in use"):
             asyncio.run(run())
+
+
+def test_the_command_says_what_has_to_run_first(tmp_path, monkeypatch, capsys):
+    compose(tmp_path / "params.yaml")
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["search_server"])
+    with pytest.raises(SystemExit, match="1"):
+        search_server.main()
+    assert re.fullmatch(
+        r"search needs data/garments/.*, which is missing: run `dvc repro .*` first\n", capsys.readouterr().err
+    )
