@@ -33,7 +33,7 @@ unexport PYTHONDONTWRITEBYTECODE  # uv compiles nothing: what is imported is com
 RUNTIME := $(VENV)/installed-$(FAISS)
 DEVELOP := $(VENV)/installed-$(FAISS)-dev
 
-.PHONY: checkout help study rehearsal seeds test test-all lint format bench readme report search lab clean
+.PHONY: checkout help study rehearsal seeds test test-all lint format bench readme report search picture lab clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of"
@@ -76,7 +76,10 @@ report: $(RUNTIME) ## write the study as one HTML file to hand over, and the not
 	@python -m cirlib.app.report_page
 
 search: $(RUNTIME) ## serve the search page on http://localhost:8866
-	@voila notebooks/06_search.ipynb --no-browser --port=8866
+	@python -m cirlib.app.search_server
+
+picture: $(RUNTIME) ## photograph the search page for the README, while `make search` runs (needs chromium)
+	@chromium --headless --no-sandbox --hide-scrollbars --window-size=1160,605 --screenshot=docs/search_page.png http://localhost:8866/
 
 lab: $(RUNTIME) ## open the notebooks in JupyterLab
 	@jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.default_url=/lab/tree/notebooks/02_zero_shot.ipynb

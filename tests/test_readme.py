@@ -8,7 +8,7 @@ import pytest
 from dvc.utils.cli_parse import to_path_overrides
 from small_studies import compose
 
-from cirlib.app.report import BEGIN, END
+from cirlib.app.report import MARKS
 from cirlib.study.parameters import load_study
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,12 +38,10 @@ def test_every_make_target_that_is_named_exists():
     assert set(re.findall(r"`?make ([a-z-]+)", README)) <= targets
 
 
-def test_the_result_table_stands_between_its_marks():
-    table = README.split(BEGIN)[1].split(END)[0]
-    finding, _, head = table.strip().splitlines()[:3]
-    assert finding.startswith("**") and finding.endswith(".**")
-    assert head.startswith("| method | recall@1 |")
-    assert "| qformer |" in table
+def test_the_finding_and_the_result_table_stand_between_their_marks():
+    _, finding, _, table, _ = re.split("|".join(MARKS), README)
+    assert finding.startswith("\n**") and finding.endswith(".**\n")
+    assert table.startswith("\n| method | recall@1 |") and "| Q-Former |" in table
 
 
 def test_every_command_with_values_is_taken_by_dvc_as_it_stands(tmp_path):

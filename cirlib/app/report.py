@@ -5,6 +5,7 @@ copies tables and figures to ``docs/studies/<study>/``.
 """
 
 import argparse
+import re
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -16,14 +17,14 @@ from cirlib.app.environment import where_computed
 from cirlib.retrieval.scoring import SUMMARY_COLUMNS, result_table
 from cirlib.study.errors import StudyError
 from cirlib.study.files import load_table, replace_file, write_bytes
-from cirlib.study.method_registry import ZERO_SHOT, method_label
+from cirlib.study.method_registry import ZERO_SHOT, labels, method_label
 from cirlib.study.parameters import PIPELINE, load_study
 from cirlib.study.provenance import read_provenance
 from cirlib.study.stage import project_root
 from cirlib.study.units import percent
 
 SEED_COLUMNS = ("method", "metric", "category", "seed", "value")
-BEGIN, END = "<!-- results -->", "<!-- /results -->"
+MARKS = ("<!-- finding -->", "<!-- /finding -->", "<!-- results -->", "<!-- /results -->")  # in a page, in this order
 OPEN = """
 Open  results/{study}/notebooks/   the executed notebooks
       figures/{study}/             the figures
@@ -90,13 +91,13 @@ def seed_spread(seeds: pd.DataFrame) -> pd.DataFrame:
     """A ``seeds.csv`` for reading: a row a method, a column a metric, percent as mean ± standard deviation (range).
 
     >>> rows = {"method": "sum", "metric": "recall@10", "category": "mean", "seed": [0, 1, 2], "value": [0.5, 0.5, 0.6]}
-    >>> seed_spread(pd.DataFrame(rows)).loc["sum", "recall@10"]
+    >>> seed_spread(pd.DataFrame(rows)).loc["weighted sum", "recall@10"]
     '53.3 ± 5.8 (50.0 to 60.0)'
     """
     part = seeds[seeds["category"] == "mean"]
     groups = part.groupby(["method", "metric"], sort=False)["value"]
     text = groups.agg(lambda v: f"{percent(v.mean())} ± {percent(v.std())} ({percent(v.min())} to {percent(v.max())})")
-    return text.unstack().loc[part["method"].unique(), part["metric"].unique()]
+    return text.unstack().loc[part["method"].unique(), part["metric"].unique()].rename(index=labels())
 
 
 def full_table(summary: pd.DataFrame, folder: Path) -> tuple[pd.DataFrame, str]:
@@ -122,28 +123,31 @@ def _finding(summary: pd.DataFrame, table: pd.DataFrame) -> str:
     """The best method and the best zero-shot one, with their recall@10, and that over seeds where ``table`` has it."""
     means = recall_by_method(summary)
     best, zero_shot = best_method(summary), best_of_families(summary).get(ZERO_SHOT)
-    label = method_label(best)
+    label, named = method_label(best), labels()
+    rows = [named.get(name, name) for name in dict.fromkeys([best, zero_shot]) if name]
     said = f"{label[0].upper()}{label[1:]} has {percent(means[best])} % of the targets among its first ten images"
     if zero_shot not in (None, best):
         said += f", the best zero-shot method ({method_label(zero_shot)}) {percent(means[zero_shot])} %"
     for column in table.columns[table.columns.str.endswith(" seeds")]:
-        numbers = [table.loc[name, column].split(" (")[0] for name in dict.fromkeys([best, zero_shot]) if name]
+        numbers = [table.loc[name, column].split(" (")[0] for name in rows]
         said += f"; over {column.split(', ')[1]}: {' and '.join(numbers)} %"
     return f"{said}."
 
 
 def _update_page(page: Path, table: pd.DataFrame, finding: str, said: str) -> None:
-    """Puts the finding, the table and what is said of it between the page's two result marks, in Markdown."""
+    """Puts the finding, and the table with what is said of it, between the page's marks, in Markdown."""
     try:
         text = page.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise ResultError(f"{page} cannot be read as text ({error}): name a page that has {BEGIN} and {END}") from None
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ResultError(f"{page} must have {BEGIN} and {END} once each: the table goes between them")
+        raise ResultError(f"{page} cannot be read as text ({error}): name a page that has {', '.join(MARKS)}") from None
+    if re.findall("|".join(MARKS), text) != list(MARKS):
+        raise ResultError(f"{page} must have {', '.join(MARKS)} once each, in this order")
     table = table.rename_axis("method").reset_index()
     head, *rows = (f"| {' | '.join(row)} |" for row in (table.columns, *table.values))
     lines = "\n".join([head, "|" + "---|" * table.shape[1], *rows])
-    changed = f"{text.split(BEGIN)[0]}{BEGIN}\n**{finding}**\n\n{lines}\n\n{said}\n{END}{text.split(END)[1]}"
+    before, _, between, _, after = re.split("|".join(MARKS), text)
+    parts = [before, f"\n**{finding}**\n", between, f"\n{lines}\n\n{said}\n", after]
+    changed = "".join(part + mark for part, mark in zip(parts, [*MARKS, ""], strict=True))
     replace_file(page, lambda path: path.write_text(changed, encoding="utf-8"))
 
 
@@ -160,7 +164,7 @@ def _publish(root: Path, study: str) -> None:
 def main() -> None:
     """Prints the active study's table and what to open; ``--into`` puts it into a page and all into docs/studies."""
     parser = argparse.ArgumentParser(prog="python -m cirlib.app.report", description=main.__doc__)
-    parser.add_argument("--into", type=Path, metavar="PAGE", help="write the table between the page's result marks")
+    parser.add_argument("--into", type=Path, metavar="PAGE", help="write finding and table between the page's marks")
     arguments = parser.parse_args()
     try:
         root = project_root()

@@ -27,7 +27,6 @@ from cirlib.study.parameters import PIPELINE, Study, load_study
 from cirlib.study.provenance import read_provenance
 from cirlib.study.stage import project_root
 
-TEMPLATE = Path(__file__).with_name("report_page.html")
 STAGES = {  # folder → (title of its section, its tables: file → caption)
     "data_prep": ("The data", {
         "counts.csv": "Queries and images of every part.",
@@ -47,7 +46,8 @@ STAGES = {  # folder → (title of its section, its tables: file → caption)
         "exchanges.csv": "Who finds what another misses.",
     }),
 }  # fmt: skip
-LONGEST = 40  # rows of a table
+FOUND_BY = ("03_qformer", "04_dpo", "05_failure_cases")  # notebooks that end with what was found
+LONGEST, WIDEST = 40, 12  # rows and columns of a table; of a wider one the columns become rows
 
 
 @dataclass
@@ -75,10 +75,12 @@ def write_report(root: Path) -> Path:
     links = list(_write_notebooks(home))
     notebooks = Section("notebooks", "The executed notebooks", links=links, note="" if links else "None has run.")
     sections = [_results(home, summary), *_stages(root, study), notebooks, *_about(root, study)]
-    page = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True).get_template("report_page.html")
     where = where_computed(read_provenance(root, study.name, PIPELINE))
     texts = {"study": study.name, "lead": f"{caption(summary)}{where}", "complete": summary["complete"].all()}
-    _write(home / "report.html", page.render(texts, sections=sections))
+    found = [said for name in FOUND_BY if (said := _found(home / "notebooks" / f"{name}.ipynb"))]
+    _write(home / "report.html", page.render(texts, sections=sections, found=found))
     return home / "report.html"
 
 
@@ -97,6 +99,15 @@ def _write_notebooks(home: Path) -> Iterator[tuple[str, str]]:
         _write(home / "html" / f"{file.stem}.html", text)
         seconds = json.loads(file.read_text())["metadata"].get("papermill", {}).get("duration")
         yield file.stem + ("" if seconds is None else f", {seconds:.0f} s"), f"html/{file.stem}.html"
+
+
+def _found(notebook: Path) -> str:
+    """What an executed notebook says was found, of several paragraphs the first; empty where it does not say so."""
+    cells = json.loads(notebook.read_text())["cells"] if notebook.is_file() else []
+    heads = [number for number, cell in enumerate(cells) if "".join(cell["source"]).startswith("## What was found")]
+    outputs = [output for cell in cells[heads[-1] :] for output in cell.get("outputs", ())] if heads else []
+    said = [output.get("text") or output.get("data", {}).get("text/markdown") or "" for output in outputs]
+    return next(filter(None, map("".join, said)), "").split("\n\n")[0].replace("**", "").strip()
 
 
 def _results(home: Path, summary: pd.DataFrame) -> Section:
@@ -149,10 +160,14 @@ def _about(root: Path, study: Study) -> Iterator[Section]:
 
 
 def _table(table: pd.DataFrame, said: str) -> tuple[str, pd.DataFrame]:
-    """A table for reading, at most ``LONGEST`` rows."""
+    """A table for reading."""
     if len(table) > LONGEST:
         said = f"{said} The first {LONGEST} of {len(table)} rows."
-    return said, percent_table(table.head(LONGEST).drop(columns="command", errors="ignore"))
+    shown = percent_table(table.head(LONGEST).drop(columns="command", errors="ignore"))
+    if shown.shape[1] > WIDEST:
+        first = shown.columns[0]
+        shown = shown.set_index(first).T.rename_axis(index=first, columns=None).reset_index()
+    return said, shown
 
 
 def _picture(file: Path) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class Search:
 
     Attributes:
         methods: the zero-shot baselines, what else the study was asked for, and the trained Q-Formers there are.
-        galleries: category → its image ids. files: every image id → its file.
+        trained: those Q-Formers. galleries: category → its image ids. files: every image id → its file.
     """
 
     def __init__(self, prepared: Prepared) -> None:
@@ -78,22 +78,22 @@ class Search:
         self._row = {image: row for row, image in enumerate(self.images)}
         checkpoints = prepared.stage.results("qformer") / "checkpoints"
         trained = [name for name, method in METHODS.items() if method.family == QFORMER]
-        self._trained = [name for name in trained if (checkpoints / name).is_dir()]
+        self.trained = [name for name in trained if (checkpoints / name).is_dir()]
         baselines = [name for name, method in METHODS.items() if method.family == ZERO_SHOT]
         self._more: dict[str, Callable[[], Any]] = {}  # name → what opens it
         for stage in ("zero_shot", "qformer"):
             names = getattr(self.study, stage).methods
             self._more |= fitted_methods(prepared, names, prepared.stage.results(stage))
-        self.methods = [*baselines, *self._more, *self._trained]
+        self.methods = [*baselines, *self._more, *self.trained]
         self._opened: dict[str, tuple[Any, Tensor]] = {}  # with the gallery as the method embeds it
 
     @property
     def best_trained(self) -> str:
         """The Q-Former that was best on dev (the last where there is no dev part); slerp where none was trained."""
-        if not self._trained:
+        if not self.trained:
             return "slerp"
         has_dev = (self.prepared.stage.results("qformer") / "best_run.json").is_file()
-        return self.prepared.stage.read_choice("qformer", "best_run.json")["run"] if has_dev else self._trained[-1]
+        return self.prepared.stage.read_choice("qformer", "best_run.json")["run"] if has_dev else self.trained[-1]
 
     @cached_property
     def _towers(self) -> TwoTowers:
@@ -159,7 +159,7 @@ class Search:
 
     def attention(self, reference: Reference, text: str, method: str, image: str) -> list[np.ndarray] | None:
         """Mean attention over the reference with the edit, and over ``image``, (S, S); None without query tokens."""
-        if method not in self._trained:
+        if method not in self.trained:
             return None
         composer, _ = self._open(method)
         device, tokens = composer.device, self.prepared.tokens
@@ -182,7 +182,7 @@ class Search:
     @torch.inference_mode()
     def _queries(self, method: str, reference: Reference, text: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A method's query from the picture alone, as the study scores it, from the words alone, (D,); its gallery."""
-        if method in self._trained:
+        if method in self.trained:
             composer, gallery = self._open(method)
             with autocast(composer.device, composer.dtype):
                 tokens = reference.tokens[None].to(composer.device)

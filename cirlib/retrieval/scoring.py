@@ -20,6 +20,7 @@ from cirlib.retrieval.ranks import Array, Ranks, subset_ranks, target_ranks, top
 from cirlib.retrieval.recall_and_precision import recall_at_k
 from cirlib.retrieval.run_files import Embeddings, Lists, RunError, list_ranks, read_run
 from cirlib.retrieval.statistics import bootstrap_ci, holm, paired_test
+from cirlib.study.method_registry import labels
 from cirlib.study.parameters import Evaluation
 from cirlib.study.units import percent
 
@@ -259,7 +260,7 @@ def _by_method(scored: Sequence[Scored]) -> dict[str, dict[str, Scored]]:
 def result_table(summary: pd.DataFrame, category: str = "mean") -> pd.DataFrame:
     """The summary for reading: a row a method, a column a metric, percent with its 95 % interval.
 
-    >>> result_table(summarise([make_scored("sum", "hat", [0, 0])], ks=[1, 5])).loc["sum"].tolist()
+    >>> result_table(summarise([make_scored("sum", "hat", [0, 0])], ks=[1, 5])).loc["weighted sum"].tolist()
     ['100.0 [15.8, 100.0]', '100.0 [15.8, 100.0]']
     """
     part = summary[summary["category"] == category]
@@ -267,4 +268,4 @@ def result_table(summary: pd.DataFrame, category: str = "mean") -> pd.DataFrame:
     table = part.assign(text=text).pivot(index="method", columns="metric", values="text")
     guessed = part.groupby("metric")["chance"].first().map(lambda value: f"{float(f'{100 * value:.2g}'):g}")
     table = table.loc[list(dict.fromkeys(part["method"])), list(dict.fromkeys(part["metric"]))]
-    return pd.concat([table, guessed.rename("chance").to_frame().T[table.columns]])
+    return pd.concat([table.rename(index=labels()), guessed.rename("chance").to_frame().T[table.columns]])

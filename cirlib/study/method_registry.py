@@ -19,8 +19,8 @@ Class = TypeVar("Class", bound=type)
 class Method:
     """One way to turn a reference and an edit into a ranking."""
 
-    name: str  # in tables and files
-    label: str  # in figures, with the colour
+    name: str  # in parameters and files
+    label: str  # wherever it is read, with the colour
     colour: str | None  # None: one that is left
     family: str  # methods of one family are variants of each other; the best of each family is compared
     trained: bool  # on triplets or preferences
@@ -119,12 +119,21 @@ def find_method(name: str) -> Method:
 
 
 def method_label(name: str) -> str:
-    """A method's name in figures.
+    """A method's name in sentences, tables and figures.
 
     >>> method_label("sum"), method_label("my_method")
     ('weighted sum', 'my method')
     """
     return find_method(name).label
+
+
+def labels() -> dict[str, str]:
+    """Name → label of every method in the list, to rename in a table.
+
+    >>> labels()["sum"]
+    'weighted sum'
+    """
+    return {method.name: method.label for method in METHODS.values()}
 
 
 def _of_file(file: Path) -> list[Method]:

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from cirlib.app import report
-from cirlib.app.report import BEGIN, END, ResultError, caption, full_table, read_summary, read_table
+from cirlib.app.report import MARKS, ResultError, caption, full_table, read_summary, read_table
 from cirlib.retrieval.result_files import write_results
 from cirlib.retrieval.scoring import SUMMARY_COLUMNS
 
@@ -22,17 +22,17 @@ SUMMARY = pd.DataFrame(
     ],
     columns=list(SUMMARY_COLUMNS),
 )
-FINDING = "**Weighted sum has 50.0 % of the targets among its first ten images.**\n\n"
+FINDING = "**Weighted sum has 50.0 % of the targets among its first ten images.**"
 TABLE = """| method | recall@1 | recall@10 |
 |---|---|---|
-| sum | 25.0 [20.0, 31.2] | 50.0 [40.0, 60.0] |
-| qformer | 100.0 [100.0, 100.0] | 12.3 [0.0, 20.0] |
+| weighted sum | 25.0 [20.0, 31.2] | 50.0 [40.0, 60.0] |
+| Q-Former | 100.0 [100.0, 100.0] | 12.3 [0.0, 20.0] |
 | chance | 1 | 10 |
 
 Percent with 95 % bootstrap interval, mean of the categories; 70 queries, 98 candidates each; the rules. \
 One training each: `make seeds` repeats them.
 """
-PAGE = f"# Title\n\n{BEGIN}\nold\n\nolder\n{END}\n\nThe end.\n"
+PAGE = "# Title\n\n{}\nold\n{}\n\nWords.\n\n{}\nold\n\nolder\n{}\n\nThe end.\n".format(*MARKS)
 
 
 @pytest.fixture
@@ -72,7 +72,8 @@ def test_the_command_shows_the_table_and_the_files_and_leaves_the_readme_alone(p
 def test_the_readme_changes_between_its_marks_only_however_often(project, run):
     for _ in range(2):
         assert run("--into", "../README.md") == ("", "")
-        assert (project / "README.md").read_text() == f"# Title\n\n{BEGIN}\n{FINDING}{TABLE}{END}\n\nThe end.\n"
+        changed = PAGE.replace("\nold\n\nolder\n", f"\n{TABLE}").replace("\nold\n", f"\n{FINDING}\n")
+        assert (project / "README.md").read_text() == changed
 
 
 def seeds_of(values: dict[str, list[float]]) -> pd.DataFrame:
@@ -86,7 +87,11 @@ def test_what_other_seeds_gave_stands_beside_the_intervals(tmp_path):
     seeds_of({"sum": [0.5, 0.5], "qformer": [0.223, 0.323]}).to_csv(tmp_path / "seeds.csv", index=False)
     table, said = full_table(SUMMARY, tmp_path)
     column = table["recall@10, 3 seeds"].to_dict()
-    assert column == {"sum": "50.0 ± 0.0 (50.0 to 50.0)", "qformer": "22.3 ± 10.0 (12.3 to 32.3)", "chance": ""}
+    assert column == {
+        "weighted sum": "50.0 ± 0.0 (50.0 to 50.0)",
+        "Q-Former": "22.3 ± 10.0 (12.3 to 32.3)",
+        "chance": "",
+    }
     assert "Over 3 seeds" in said
 
 
@@ -114,8 +119,10 @@ def test_one_incomplete_number_marks_the_table():
     assert caption(partly).endswith("; the rules. **Incomplete: images are missing.**")
 
 
-@pytest.mark.parametrize("content", [b"no marks", f"{BEGIN}\n{END}\n{BEGIN}\n".encode(), b"caf\xe9"])
-def test_a_page_without_both_marks_or_without_text_is_named_and_left_alone(project, run, content):
+@pytest.mark.parametrize(
+    "content", [b"no marks", "\n".join(MARKS * 2).encode(), "\n".join(MARKS[::-1]).encode(), b"\xe9"]
+)
+def test_a_page_without_its_marks_or_without_text_is_named_and_left_alone(project, run, content):
     page = project / "page.md"
     page.write_bytes(content)
     assert str(page) in run("--into", str(page)).err and page.read_bytes() == content

@@ -78,12 +78,39 @@ def test_fractions_are_shown_as_per_cent_with_their_interval_and_long_tables_cut
     assert "50.0 [1.3, 98.7]" in shown  # recall@10 of a category
 
 
+def test_the_columns_of_a_wide_table_become_rows(project):
+    wide = pd.DataFrame({"split": ["train", "val"], **{f"n{number}": [number, 100 + number] for number in range(12)}})
+    wide.to_csv(project / "results" / "small" / "data_prep" / "audit.csv", index=False)
+    shown = cells(write_report(project).read_text())
+    start = shown.index("split")
+    assert shown[start : start + 6] == ["split", "train", "val", "n0", "0", "100"]
+
+
 def test_a_picture_says_in_words_what_its_file_says(project):
     Image.new("RGB", (4, 3)).save(project / "figures/small/qformer/bare.png")
     text = write_report(project).read_text()
     assert 'alt="bare" width="4" height="3"' in text and 'src="data:image/png;base64,' in text
     assert 'alt="How far down is the target?. ' in text
     assert "<figcaption>How far down is the target?</figcaption>" in text
+
+
+def test_the_report_begins_with_what_the_notebooks_found_and_names_methods_as_figures_do(project):
+    def cell(kind: str, source: str, **output: object) -> dict:
+        return {"cell_type": kind, "metadata": {}, "source": source, "outputs": [output], "execution_count": 1}
+
+    printed, shown = {"output_type": "stream", "name": "stdout"}, {"output_type": "display_data", "metadata": {}}
+    noise, head = cell("code", "1", **printed, text="noise"), cell("markdown", "## What was found")
+    ends = {
+        "03_qformer": [noise, head, cell("code", "2", **printed, text=["It finds\n", "much."])],
+        "04_dpo": [noise, head, cell("code", "2", **shown, data={"text/markdown": "**DPO** finds.\n\nMore."})],
+        "05_failure_cases": [noise],  # broken off
+    }
+    for name, cells_of in ends.items():
+        content = {"metadata": {}, "cells": cells_of, "nbformat": 4, "nbformat_minor": 4}
+        (project / "results" / "small" / "notebooks" / f"{name}.ipynb").write_text(json.dumps(content))
+    text = write_report(project).read_text()
+    assert re.findall("<li>(.*?)</li>", text.split("<nav")[0], re.DOTALL) == ["It finds\nmuch.", "DPO finds."]
+    assert text.count('<th scope="row">weighted sum</th>') == 2 and '<th scope="row">sum</th>' not in text
 
 
 def test_times_and_links_come_from_the_executed_notebooks(project):

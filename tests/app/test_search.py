@@ -1,19 +1,25 @@
 """Search with a study's models: the same ranking as the study's own, leanings, refusals, uploads; and the page."""
 
+import asyncio
+import html
 import io
 import re
-from datetime import datetime
-from urllib.request import urlopen
+import socket
+import sys
+from dataclasses import replace
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
 import torch
-from browser import served
 from PIL import Image
-from small_studies import ROOT, compose
+from small_studies import compose
+from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
+from cirlib.app import search_page, search_server
 from cirlib.app.search import Hit, Search, SearchError, open_upload
-from cirlib.app.search_page import SearchPage
+from cirlib.app.search_page import SearchSite, View, open_site
+from cirlib.app.search_server import serve
 from cirlib.models.fitted_methods import fit_methods
 from cirlib.models.prepared import open_prepared
 from cirlib.retrieval.method_scoring import score_methods
@@ -198,107 +204,132 @@ def test_an_upload_is_turned_upright():
 # ------------------------------------------------------------------------------------------ the page
 
 
-@pytest.fixture
-def page(search) -> SearchPage:
-    return SearchPage(search, "sum", "qformer", hits=4)
+@pytest.fixture(scope="module")
+def site(search) -> SearchSite:
+    return open_site(search, "sum", "qformer")
 
 
-def tiles_of(page: SearchPage, side: int) -> tuple:
-    return page.columns[side].tiles.row.children
+def found(page: str) -> list[str]:
+    """The images in the results of a page, left and right."""
+    return re.findall(r'aria-label="rank \d+, (.*?): go on', page)
 
 
-def drop(page: SearchPage, content: bytes, name: str) -> None:
-    """What the browser does with a file that is uploaded."""
-    file = {"name": name, "type": "image/png", "size": len(content), "last_modified": datetime.now()}
-    page.file.value = (file | {"content": memoryview(content)},)
+def test_the_page_opens_with_an_answer_of_both_methods_and_marks_the_known_target(site):
+    page = site.page(site.first)
+    (turn,), hits = site.first.turns, found(page)
+    assert len(hits) == 20 and page.count("<summary>why these") == 2
+    (target,) = site.known[turn]
+    assert page.count('class="target"') == 1 + hits.count(target)  # beside the reference, and in the results
+    assert "the target that the study knows" not in site.page(replace(site.first, turns=((turn[0], "is odd"),)))
 
 
-def test_the_page_opens_with_an_answer_of_both_methods_and_says_why(page):
-    assert [len(tiles_of(page, side)) for side in (0, 1)] == [4, 4]
-    assert page.edit.value and page.status.value == ""
-    left, right = page.columns
-    assert left.time.value.endswith("&nbsp;ms")
-    assert "background-image: url(data:image/jpeg" in left.tiles.style.value and len(left.tiles.style.value) < 200_000
-    left.reasons.selected_index = right.reasons.selected_index = 0
-    assert "picture alone" in left.why.value and f"{right.hits[0].score:.3f}" in right.why.value
-    assert (left.why.value.count("<img"), right.why.value.count("<img")) == (0, 2)  # where the Q-Former looks
+def test_a_result_that_is_clicked_keeps_the_results_and_every_turn_leads_back(site):
+    page = site.page(site.first)
+    address = re.findall(r'<a href="([^"]*)" title="rank 2,', page)[0]
+    image = found(page)[1]
+    turns = (*site.first.turns, (image, ""))
+    assert html.unescape(address) == site.first.address(turns=turns)
+    clicked = site.page(replace(site.first, turns=turns))
+    assert found(clicked) == found(page) and "autofocus" in clicked and "autofocus" not in page
+    assert html.escape(site.first.address()) in clicked  # the way back
+    again = site.page(replace(site.first, turns=(*site.first.turns, (image, "is red"))))
+    assert found(again) != found(page) and "go on from this one" in again
 
 
-def test_several_turns_and_back(page):
-    first, hit = page.turn, page.columns[1].hits[2]
-    tiles_of(page, 1)[2].click()
-    assert page.turn.reference.image == hit.image and page.edit.value == ""
-    assert tiles_of(page, 0) == () and "Type what should be different" in page.status.value
-    page.edit.value = "is red"
-    assert page.turn.text == "is red" and len(tiles_of(page, 1)) == 4 and page.status.value == ""
-    tiles_of(page, 0)[0].click()
-    assert len(page.turns) == 3 and len(page.history.row.children) == 2
-    page.back.click()
-    assert page.turn.text == "is red" and len(tiles_of(page, 1)) == 4
-    page.history.row.children[0].click()
-    assert page.turn == first and page.back.disabled
+def test_another_method_category_balance_or_offer_answers_anew(site):
+    page = site.page(site.first)
+    assert found(site.page(replace(site.first, left="text_only")))[:10] != found(page)[:10]
+    shirts = replace(site.first, category="shirt")
+    assert set(found(site.page(shirts))) | set(site.offered(shirts)) <= set(site.search.galleries["shirt"])
+    assert found(site.page(replace(site.first, balance=-1.0))) != found(page)
+    assert site.offered(replace(site.first, offer=1)) != site.offered(site.first)
 
 
-def test_another_method_category_balance_or_reference_answers_anew(page):
-    left, text = page.columns[0], page.turn.text
-    before = left.hits
-    left.method.value = "text_only"
-    assert all(hit.score == pytest.approx(hit.words_alone, abs=1e-5) for hit in left.hits)
-    page.category.value = "shirt"
-    shirts = set(page.search.galleries["shirt"])
-    assert {hit.image for hit in left.hits} <= shirts and set(page.offered) <= shirts
-    page.category.value = "all categories"
-    left.method.value, page.balance.value = "sum", -1
-    assert [hit.image for hit in left.hits] != [hit.image for hit in before]
-    offered = list(page.offered)
-    page.picks.row.children[1].click()
-    assert page.turn.reference.image == offered[1] and page.turn.text == text
-    page.other.click()
-    assert page.offered != offered
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"turns": (("<b>", "is red"),)}, "There is no image &#39;&lt;b&gt;&#39; in the gallery."),
+        ({"left": "magic"}, "There is no method &#39;magic&#39;, there are: image_only"),
+        ({"balance": 3.0}, "The balance is 3, it must be between -1"),
+    ],
+)
+def test_what_cannot_be_shown_is_a_sentence_on_the_page(site, change, told):
+    page = site.page(replace(site.first, **change))
+    assert f'role="alert" class="error">{told}' in page and not found(page)
 
 
-def test_an_upload_becomes_the_reference_and_a_bad_one_leaves_the_page_as_it_was(page):
-    drop(page, png((90, 90)), "mine.png")
-    assert page.turn.reference.image is None and "your picture" in page.reference.value
-    answer = page.columns[0].hits
-    drop(page, b"<b>no</b>", "<b>.jpg")
-    assert 'role="alert"' in page.status.value and "&lt;b&gt;.jpg is not a picture" in page.status.value
-    assert page.columns[0].hits is answer and page.turn.reference.image is None
+def test_where_a_stage_has_not_run_the_page_says_so(prepared, tmp_path):
+    stage = Stage("search", prepared.stage.study, prepared.stage.root, tmp_path, tmp_path, {})
+    search = Search(open_prepared(stage))
+    site = SearchSite(search, View(((search.images[0], "is red"),), "", "sum", "slerp"), {})
+    assert "weights.json, which is missing: run `dvc repro zero_shot` first" in site.page(site.first)
 
 
-@pytest.mark.parametrize("act", ["type", "method", "click", "back", "slide"])
-def test_what_a_stage_has_to_make_first_is_a_sentence_on_the_page(page, monkeypatch, act):
-    """A server of pages swallows what a button's function raises."""
-
-    def missing(*_, **__):
-        raise StageError("search needs a file, which is missing: run `dvc repro qformer` first")
-
-    tiles_of(page, 1)[2].click()
-    page.edit.value = "is red"
-    monkeypatch.setattr(page.search, "search", missing)
-    monkeypatch.setattr(page.search, "reference", missing)
-    does = {
-        "type": lambda: setattr(page.edit, "value", "is blue"),
-        "method": lambda: setattr(page.columns[0].method, "value", "slerp"),
-        "click": lambda: tiles_of(page, 0)[0].click(),
-        "back": page.back.click,
-        "slide": lambda: setattr(page.balance, "value", 0.5),
-    }
-    does[act]()
-    assert "run `dvc repro qformer` first" in page.status.value
+def test_uploads_are_kept_until_there_are_many(site, monkeypatch):
+    monkeypatch.setattr(search_page, "KEPT", 2)
+    names = [site.upload(png((20 + n, 20)), "mine.png") for n in range(3)]
+    assert list(site.uploads) == names[1:] and site.reference(names[2]).picture.size == (22, 20)
+    page = site.page(replace(site.first, turns=((names[2], "is red"),)))
+    assert "your picture" in page and len(found(page)) == 20
+    assert f"There is no image &#39;{names[0]}&#39;" in site.page(replace(site.first, turns=((names[0], "is red"),)))
 
 
-@pytest.mark.slow
-def test_a_plain_page_that_cannot_open_shows_the_studys_own_sentence(tmp_path):
-    """Voilà shows one of its own unless told otherwise."""
-    for name in ("dvc.yaml", "voila.json", "notebooks/06_search.ipynb"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+def ask(site: SearchSite, *paths: str, body: bytes | None = None) -> list[HTTPResponse]:
+    """What the server answers, where there is a ``body`` to what is posted."""
+
+    async def ask_all() -> list[HTTPResponse]:
+        address, fetch = serve(site), AsyncHTTPClient().fetch
+        options = {"raise_error": False, "method": "GET" if body is None else "POST", "body": body}
+        return [await fetch(address + path, **options) for path in paths]
+
+    return asyncio.run(ask_all())
+
+
+def test_the_server_answers_addresses_pictures_and_uploads(site):
+    (image, text), *_ = site.first.turns
+    looks = urlencode({"reference": image, "text": text, "method": "qformer", "found": site.search.images[1]})
+    paths = [f"picture?image={image}", f"attention/0?{looks}", f"attention/1?{looks}"]
+    first, other, *pictures = ask(site, "", site.first.address(left="slerp"), *paths)
+    assert found(first.body.decode()) == found(site.page(site.first))
+    assert found(other.body.decode()) == found(site.page(replace(site.first, left="slerp")))
+    assert {Image.open(io.BytesIO(one.body)).size for one in pictures} == {(336, 336)}
+    assert len({one.body for one in pictures}) == 3
+    (uploaded,) = ask(site, "upload?name=mine.png", body=png())
+    assert uploaded.body.decode() in site.uploads
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "told"),
+    [
+        ("?balance=x", None, "The address is mistyped: could not convert string to float: 'x'."),
+        ("picture?image=x", None, "There is no image 'x' in the gallery."),
+        ("upload?name=a.png", b"no", "a.png is not a picture that can be read"),
+    ],
+)
+def test_a_wrong_request_is_answered_with_a_sentence(site, path, body, told):
+    (answer,) = ask(site, path, body=body)
+    assert answer.code == 400 and answer.body.decode().startswith(told)
+    assert answer.headers["Content-Type"].startswith("text/plain")
+
+
+def test_a_port_in_use_is_said(site):
+    with socket.create_server(("localhost", 0)) as taken:
+        port = taken.getsockname()[1]
+
+        async def run() -> None:
+            serve(site, port)
+
+        with pytest.raises(StageError, match=f"cannot be served on port {port}: Address already in use"):
+            asyncio.run(run())
+
+
+def test_the_command_says_what_has_to_run_first(tmp_path, monkeypatch, capsys):
     compose(tmp_path / "params.yaml")
-    options = ("--no-browser", "--port={port}", "--Voila.ip=127.0.0.1")
-    with served(tmp_path, "voila", "notebooks/06_search.ipynb", *options) as port:
-        shown = re.sub("<.*?>", " ", urlopen(f"http://127.0.0.1:{port}/", timeout=240).read().decode())
-    assert re.search(
-        "StageError: search needs data/garments/.*, which is missing: run `dvc repro data_prep` first", shown
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["search_server"])
+    with pytest.raises(SystemExit, match="1"):
+        search_server.main()
+    assert re.fullmatch(
+        r"search needs data/garments/.*, which is missing: run `dvc repro .*` first\n", capsys.readouterr().err
     )
-    assert "show_tracebacks" not in shown

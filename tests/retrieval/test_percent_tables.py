@@ -22,7 +22,7 @@ def test_fractions_are_per_cent_differences_are_points_and_the_rest_is_as_it_was
     assert shown.columns.tolist() == [
         "method", "queries", "difference (points)", "p holm", "dev/recall@10 (%)", "chance (%)"
     ]  # fmt: skip
-    assert shown.loc[0].tolist() == ["sum", "12", "−5.0 [−10.0, +1.0]", "0.1235", "50.0", "1.0"]
+    assert shown.loc[0].tolist() == ["weighted sum", "12", "−5.0 [−10.0, +1.0]", "0.1235", "50.0", "1.0"]
     assert shown.loc[1].tolist() == ["slerp", "9", "–", "1", "0.40", "0.34"]
 
 

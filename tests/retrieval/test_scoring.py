@@ -138,9 +138,9 @@ def test_a_difference_on_every_query_is_told_from_chance_and_corrected_for_the_t
 
 def test_the_table_for_reading_has_percent_with_its_interval_and_chance(scored):
     table = result_table(summarise(scored))
-    assert table.index.tolist() == ["sum", "qformer", "chance"]
+    assert table.index.tolist() == ["weighted sum", "Q-Former", "chance"]
     assert table.columns.tolist() == ["recall@1", "recall@5", "recall@10", "recall@50"]
-    assert table.loc["qformer", "recall@10"].startswith("75.0 [")
+    assert table.loc["Q-Former", "recall@10"].startswith("75.0 [")
     assert table.loc["chance"].tolist() == ["1.5", "7.5", "15", "75"]
     hats = result_table(summarise(scored), "hat")
-    assert hats.loc["sum", "recall@50"] == "100.0 [39.8, 100.0]"
+    assert hats.loc["weighted sum", "recall@50"] == "100.0 [39.8, 100.0]"
