@@ -33,7 +33,7 @@ unexport PYTHONDONTWRITEBYTECODE  # uv compiles nothing: what is imported is com
 RUNTIME := $(VENV)/installed-$(FAISS)
 DEVELOP := $(VENV)/installed-$(FAISS)-dev
 
-.PHONY: checkout help study rehearsal seeds test test-all lint format bench readme report search picture lab clean
+.PHONY: checkout help doctor study rehearsal seeds test test-all lint format bench readme report search picture lab clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of"
@@ -42,6 +42,9 @@ help: ## list the targets
 study: checkout $(RUNTIME) ## run the study: data, training, tables, figures, executed notebooks
 	@dvc repro --quiet
 	@python -m cirlib.app.report
+
+doctor: $(RUNTIME) ## what a study asks of this machine: GPU, memory, disk, hours (STUDY=fashioniq, else that of params.yaml)
+	@python -m cirlib.app.doctor $(if $(STUDY),--study "$(STUDY)")
 
 # The study's parameters and lock are put back afterwards, whatever happens.
 rehearsal: checkout $(RUNTIME) ## rehearse the FashionIQ study at full size with stand-ins (ANNOTATIONS=folder, else fetched)

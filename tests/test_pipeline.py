@@ -23,8 +23,9 @@ def test_the_committed_parameters_are_what_the_garments_study_composes(tmp_path)
     assert (ROOT / "params.yaml").read_text() == compose(tmp_path / "params.yaml", "study=garments").read_text()
 
 
-def test_the_studies_are_those_of_the_design_the_rehearsal_and_the_large_garments():
-    assert STUDIES == ["circo", "cirr", "custom", "fashioniq", "fashioniq_rehearsal", "garments", "garments_large"]
+def test_the_studies_are_those_of_the_design_sprcs_the_rehearsal_and_the_large_garments():
+    real = ["circo", "cirr", "custom", "fashioniq", "fashioniq_rehearsal", "fashioniq_sprc"]
+    assert [*real, "garments", "garments_large", "sprc_released"] == STUDIES
 
 
 @pytest.mark.parametrize("study", STUDIES)

@@ -45,9 +45,9 @@ def functions(file: Path) -> Iterator[ast.FunctionDef]:
     return (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.FunctionDef))
 
 
-def test_the_top_level_has_the_rooms_and_three_modules_for_users():
+def test_the_top_level_has_the_rooms_and_four_modules_for_users():
     assert {path.name for path in LIBRARY.iterdir() if path.is_dir() and path.name != "__pycache__"} == set(ROOMS)
-    assert {path.stem for path in LIBRARY.glob("*.py")} == {"__init__", "evaluation", "metrics", "mining"}
+    assert {path.stem for path in LIBRARY.glob("*.py")} == {"__init__", "convert", "evaluation", "metrics", "mining"}
 
 
 @pytest.mark.parametrize("of", ROOMS)

@@ -25,6 +25,7 @@ from cirlib.study.units import percent
 
 SEED_COLUMNS = ("method", "metric", "category", "seed", "value")
 MARKS = ("<!-- finding -->", "<!-- /finding -->", "<!-- results -->", "<!-- /results -->")  # in a page, in this order
+LAST_EPOCH = " The Q-Former is trained on all of train and taken at its last epoch."
 OPEN = """
 Open  results/{study}/notebooks/   the executed notebooks
       figures/{study}/             the figures
@@ -168,9 +169,11 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         root = project_root()
-        study = load_study(root / "params.yaml").name
+        params = load_study(root / "params.yaml")
+        study = params.name
         summary = read_summary(root, study)
         table, of_seeds = full_table(summary, root / "results" / study)
+        of_seeds += LAST_EPOCH * params.qformer.whole_train
         where = where_computed(read_provenance(root, study, PIPELINE))
         said, finding = f"{caption(summary)}{where}{of_seeds}", _finding(summary, table)
         if arguments.into:

@@ -79,7 +79,7 @@ class Search:
         checkpoints = prepared.stage.results("qformer") / "checkpoints"
         trained = [name for name, method in METHODS.items() if method.family == QFORMER]
         self.trained = [name for name in trained if (checkpoints / name).is_dir()]
-        baselines = [name for name, method in METHODS.items() if method.family == ZERO_SHOT]
+        baselines = [name for name, m in METHODS.items() if m.family == ZERO_SHOT and name != "sum_raw"]
         self._more: dict[str, Callable[[], Any]] = {}  # name → what opens it
         for stage in ("zero_shot", "qformer"):
             names = getattr(self.study, stage).methods

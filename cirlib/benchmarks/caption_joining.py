@@ -1,26 +1,29 @@
 """How a query's captions become the text that a model reads, in evaluation and in training."""
 
 import random
+import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from .base import Benchmark, check_choice
 
-CAPTION_STYLES = ("and", "both_orders", "first", "template")
+CAPTION_STYLES = ("and", "both_orders", "first", "template", "raw")
 
 
 def join_captions(captions: Sequence[str], style: str) -> tuple[str, ...]:
     """A query's captions as the texts a model reads; the normalised features of several are averaged.
 
-    Each caption first loses the characters `.?, ` at both ends, and one that is then empty is dropped;
+    But for "raw", each caption first loses the characters `.?, ` at both ends, and one that is then empty is dropped;
     with none left the result is `("",)` in every style.
 
-    - "and": CLIP4Cir's: one text, its first caption as `str.capitalize` makes it.
+    - "and": CLIP4Cir's: one text, its first caption as `str.capitalize` makes it. Beside an empty caption (3 of
+      FashionIQ's 6,016 val queries) CLIP4Cir leaves its "and" in the text.
     - "both_orders": `("cap1 and cap2", "cap2 and cap1")`, unchanged in case.
     - "first": `("cap1",)`, the first caption that is not empty.
     - "template": SEARLE's sentence in both orders. Its pseudo-word for the reference becomes the word
       "something" for models that have none: `("a photo of something that cap1 and cap2", …)`.
+    - "raw": the captions as they are written, `("cap1 and cap2",)`: how CIRR's and CIRCO's reach CLIP in public code.
 
     Orders that give the same text are given once.
 
@@ -28,6 +31,8 @@ def join_captions(captions: Sequence[str], style: str) -> tuple[str, ...]:
     ('Is blue and has dots',)
     """
     check_choice(style, CAPTION_STYLES, "caption style")
+    if style == "raw":
+        return (" and ".join(captions),)
     parts = _clean(captions)
     if not parts:
         return ("",)
@@ -64,6 +69,16 @@ def sample_join(captions: Sequence[str], rng: np.random.Generator | random.Rando
         return ""
     alone, draw = rng.random() < single, rng.random()
     return parts[int(draw * len(parts))].capitalize() if alone else _sentence(parts if draw < 0.5 else parts[::-1])
+
+
+def clean_caption(text: str) -> str:
+    """A text as LAVIS cleans it for BLIP-2: small letters, blanks for `.!"()*#:;~`, at most 50 words.
+
+    >>> clean_caption('Is pink: with bows. "Long" ')
+    'is pink with bows long'
+    """
+    text = re.sub(r"\s{2,}", " ", re.sub(r"[.!\"()*#:;~]", " ", text.lower())).rstrip("\n").strip(" ")
+    return " ".join(text.split(" ")[:50])
 
 
 def _clean(captions: Sequence[str]) -> list[str]:

@@ -1,6 +1,8 @@
 """Images out of what a user has: a folder, an archive, a parquet file, or a data set on the Hugging Face hub."""
 
 import hashlib
+import shutil
+import subprocess
 import tarfile
 import zipfile
 from collections import defaultdict
@@ -17,7 +19,8 @@ from .downloads import DownloadOutcome, RequestLimits, check_picture
 from .image_files import Candidate, ImageNames, best_of, find_images, several
 
 HUB = "hf://datasets/"
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".parquet")
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".rar", ".parquet")
+BSDTAR = "`sudo apt install libarchive-tools`, or unpack it yourself and name the folder"
 MAX_BYTES = RequestLimits.max_bytes  # of one image
 THERE = DownloadOutcome("there")
 
@@ -28,8 +31,9 @@ def take_images(source: str | Path, wanted: Iterable[str], folder: Path) -> dict
     Image files of a folder are linked, those of archives and parquet files are written. Nothing else is taken out of
     an archive, and no path in it is followed.
 
-    ``source``: a folder (with images, archives or parquet files at any depth), one archive (.zip, .tar, .tar.gz …) or
-    parquet file, or ``hf://datasets/<owner>/<name>[@<revision>]``. Returns what became of the images that it has.
+    ``source``: a folder (with images, archives or parquet files at any depth), one archive (.zip, .tar, .tar.gz …; .rar
+    where the machine has bsdtar) or parquet file, or ``hf://datasets/<owner>/<name>[@<revision>]``. Returns what became
+    of the images that it has.
 
     Raises `BenchmarkError` where there is no such source, it is damaged, or it has none of the wanted images.
 
@@ -86,7 +90,8 @@ def _link(source: Path, wanted: Iterable[str], folder: Path) -> dict[str, Downlo
 def _take_from(archive: Path, wanted: Iterable[str], folder: Path, outcomes: dict[str, DownloadOutcome]) -> None:
     """Writes the wanted images, each as soon as a file answers to it; one found to have several is taken back."""
     name, pictures = archive.name.lower(), defaultdict(list)
-    read = _of_zip if name.endswith(".zip") else _of_parquet if name.endswith(".parquet") else _of_tar
+    special = {".zip": _of_zip, ".rar": _of_rar, ".parquet": _of_parquet}
+    read = special.get(Path(name).suffix, _of_tar)
     try:
         for (image, *rank), member, content in read(archive, ImageNames({image: image for image in wanted})):
             outcome, ending = check_picture(content, MAX_BYTES)
@@ -123,9 +128,31 @@ def _of_zip(archive: Path, names: ImageNames) -> Found:
 
 def _of_tar(archive: Path, names: ImageNames) -> Found:
     with tarfile.open(archive) as opened:
-        for member in progress(opened, archive.name, unit="file"):
-            if member.isfile() and (match := names.find(member.name)):
-                yield match, member.name, opened.extractfile(member).read(MAX_BYTES + 1)
+        yield from _members(opened, archive.name, names)
+
+
+def _members(opened: tarfile.TarFile, title: str, names: ImageNames) -> Found:
+    for member in progress(opened, title, unit="file"):
+        if member.isfile() and (match := names.find(member.name)):
+            yield match, member.name, opened.extractfile(member).read(MAX_BYTES + 1)
+
+
+def _of_rar(archive: Path, names: ImageNames) -> Found:
+    """Through libarchive's bsdtar, which writes the archive's members as a tar into a pipe: no file is unpacked."""
+    tool = shutil.which("bsdtar")
+    if tool is None:
+        raise BenchmarkError(f"{archive} is a .rar, which bsdtar reads and this machine lacks: {BSDTAR}.")
+    command = [tool, "-cf", "-", f"@{archive}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            with tarfile.open(fileobj=process.stdout, mode="r|") as opened:
+                yield from _members(opened, archive.name, names)
+        except tarfile.TarError:  # of an empty pipe; bsdtar says why
+            pass
+        process.stdout.read()
+        said = process.stderr.read().decode(errors="replace").strip().splitlines()
+    if process.returncode:
+        raise ValueError(said[0] if said else "bsdtar failed")
 
 
 def _of_parquet(archive: Path, names: ImageNames) -> Found:

@@ -30,6 +30,6 @@ PROTOCOLS = {
     "covr": EvaluationProtocol("original", "removed", "and", "CoVR, HABIT"),
     "val_split": EvaluationProtocol("val_split", "kept", "and", "older FashionIQ papers"),
     "first_caption": EvaluationProtocol("original", "kept", "first", "no paper: what one caption is worth"),
-    "cirr": EvaluationProtocol("original", "removed", "and", "CIRR's test server"),
-    "circo": EvaluationProtocol("original", "kept", "and", "CIRCO's test server"),
+    "cirr": EvaluationProtocol("original", "removed", "raw", "CIRR's test server"),
+    "circo": EvaluationProtocol("original", "kept", "raw", "CIRCO's test server"),
 }

@@ -70,7 +70,7 @@ def load_parts(study: Study, root: Path, split: str, gallery: str) -> dict[str, 
     [8, 8]
     """
     name = study.data.benchmark
-    if split not in SPLITS[name] and split == "train":
+    if split == "train" and not (study.data.train and split in SPLITS[name]):
         return {}
     found = categories(name, root, split)
     wanted = study.data.categories or found

@@ -135,6 +135,9 @@ def paper_vs_ours(table: pd.DataFrame) -> Figure:
     figure, charts = style.panels(len(data) * len(blocks), size, title, *notes, columns=len(data), **shape)
     for axes, (block, one) in zip(charts, product(range(len(blocks)), data), strict=True):
         own = rows[(rows["trained"] == blocks[block]) & (rows["data"] == one)]
+        if own.empty:  # a study that trained nothing
+            axes.set_axis_off()
+            continue
         _panel_of_sources(axes, own.assign(order=own["value"].fillna(own["to"])))
         axes.set_ylim(counts[block] - 0.4, -0.6)
         axes.set_title(f"{'trained' if blocks[block] else 'zero-shot'}, on {one}", loc="left", size=13, weight="bold")

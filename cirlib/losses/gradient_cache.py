@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-Rows = Sequence | np.ndarray
+Rows = Sequence | np.ndarray | Tensor
 
 
 def in_chunks(embed: Callable[[Rows], Tensor], rows: Rows, size: int | None) -> Tensor:

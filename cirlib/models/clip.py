@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from copy import copy, deepcopy
 from dataclasses import dataclass
 
+import numpy as np
 import open_clip
 import torch
 from open_clip.tokenizer import HFTokenizer
@@ -13,12 +14,13 @@ from torch.nn import functional as F
 
 from cirlib.models.devices import autocast
 from cirlib.models.length_groups import by_length
+from cirlib.models.transforms import image_transform
 from cirlib.models.weights import ModelError, fingerprint
 
 
 @dataclass
 class TwoTowers:
-    """A CLIP-like model: an ``ImageEncoder`` that also reads texts; both sides are L2-normalised."""
+    """A CLIP-like model: an ``ImageEncoder`` that also reads texts; both sides are L2-normalised unless asked."""
 
     model: nn.Module
     tokenizer: Callable
@@ -26,6 +28,7 @@ class TwoTowers:
     key: str
     device: torch.device
     dtype: torch.dtype
+    normalizes: bool = True  # its image embeddings
     context: Tensor | None = None  # (M, H), learned vectors that every text is read with, behind its start token
 
     def __post_init__(self) -> None:
@@ -38,9 +41,9 @@ class TwoTowers:
         self.shape = (text.output_dim if hasattr(text, "output_dim") else text.text_projection.shape[-1],)
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W) to normalised embeddings (B, D)."""
+        """Pixels (B, 3, H, W) to embeddings (B, D)."""
         with autocast(self.device, self.dtype):
-            return self.model.encode_image(pixels.to(self.device), normalize=True).float()
+            return self.model.encode_image(pixels.to(self.device), normalize=self.normalizes).float()
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256, normalize: bool = True) -> Tensor:
         """Texts to embeddings (N, D), on the CPU. Texts of like length go through together."""
@@ -96,20 +99,40 @@ def trainable_texts(towers: TwoTowers) -> TwoTowers:
     return copied
 
 
-def load_clip(model: str, pretrained: str | None, *, device: torch.device, dtype: torch.dtype) -> TwoTowers:
+def load_clip(
+    model: str, pretrained: str | None, *, device: torch.device, dtype: torch.dtype, fit: str = "model"
+) -> TwoTowers:
     """A pretrained CLIP of open_clip, by architecture and tag or weights file; a ModelError where it cannot be had.
+
+    Of a tag it has the activation that its weights were trained with. ``fit``: how pictures become pixels, ``model``
+    (as open_clip does for these weights) or one of :func:`~cirlib.models.transforms.image_transform`.
 
     >>> load_clip("ViT-B-23", "openai", device=torch.device("cpu"), dtype=torch.float32)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     cirlib.models.weights.ModelError: CLIP 'ViT-B-23' with weights 'openai' could not be loaded: ... Available: ...
     """
+    quick = {"force_quick_gelu": _wants_quick_gelu(model, pretrained)}
     try:
-        net, _, transform = open_clip.create_model_and_transforms(model, pretrained=pretrained, require_pretrained=True)
+        net, _, transform = open_clip.create_model_and_transforms(
+            model, pretrained=pretrained, require_pretrained=True, **quick
+        )
         tokenizer = open_clip.get_tokenizer(model)
     except Exception as error:  # a broken weights file gives nearly any
         raise ModelError.because(f"CLIP {model!r} with weights {pretrained!r} could not be loaded", error) from error
+    if fit != "model":
+        pixels = net.visual.preprocess_cfg
+        transform = image_transform(fit, int(np.max(pixels["size"])), pixels["mean"], pixels["std"])
     key = f"open_clip {model} {pretrained} {fingerprint(net)} {dtype} {transform}"
     return TwoTowers(net, tokenizer, transform, key, device, dtype)
+
+
+def _wants_quick_gelu(model: str, pretrained: str | None) -> bool:
+    """Whether weights of open_clip's, by tag, want QuickGELU; a ModelError where the architecture cannot give GELU."""
+    weights = open_clip.get_pretrained_cfg(model.replace("/", "-"), pretrained or "")  # {} of what is no tag
+    wanted = weights.get("quick_gelu", False)
+    if weights and not wanted and open_clip.get_model_config(model).get("quick_gelu", False):
+        raise ModelError(f"CLIP {model!r} computes QuickGELU, open_clip names GELU for its weights {pretrained!r}")
+    return wanted
 
 
 def weighted_sum(image: Tensor, text: Tensor, weight: float) -> Tensor:

@@ -1,8 +1,13 @@
 """Where and in what precision models run."""
 
+import os
+import shutil
+import subprocess
+from functools import cache
+
 import torch
 
-from cirlib.study.errors import ParameterError
+from cirlib.study.errors import ParameterError, ResourceError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -10,12 +15,38 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 def best_device() -> torch.device:
     """The first CUDA GPU, else Apple's, else the CPU.
 
+    A ResourceError where the machine lists a GPU that torch cannot use: nobody waits weeks for a CPU by mistake. With
+    ``CUDA_VISIBLE_DEVICES`` empty none is looked for.
+
     >>> best_device().type in ("cuda", "mps", "cpu")
     True
     """
     if torch.cuda.is_available():
         return torch.device("cuda")
+    if (listed := listed_gpus()) and os.environ.get("CUDA_VISIBLE_DEVICES", "all") not in ("", "-1"):
+        built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "is built without CUDA"
+        raise ResourceError(
+            f"nvidia-smi lists {listed[0]}, which torch {torch.__version__} cannot use: it {built}. Install a driver "
+            "that nvidia-smi shows with at least this CUDA version, or set CUDA_VISIBLE_DEVICES= to use the CPU"
+        )
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+@cache
+def listed_gpus() -> tuple[str, ...]:
+    """Name, memory and driver of each NVIDIA GPU that the machine's driver lists; none without a driver.
+
+    >>> isinstance(listed_gpus(), tuple)
+    True
+    """
+    command = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    if shutil.which(command[0]) is None:
+        return ()
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except subprocess.TimeoutExpired:
+        return ()
+    return tuple(said.stdout.strip().splitlines()) if said.returncode == 0 else ()
 
 
 def precision_here(asked: str) -> str:

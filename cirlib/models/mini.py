@@ -1,6 +1,6 @@
 """EfficientNet-Lite0 and all-MiniLM-L6-v2, whose weights install as packages; joined they are the study's own CLIP."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from torchvision.transforms.v2 import functional as V
 
 from cirlib.models.clip import TwoTowers
 from cirlib.models.devices import autocast
+from cirlib.models.transforms import image_transform
 from cirlib.models.weights import ModelError, fingerprint, minilm_folder, package_file, quiet_transformers
 from cirlib.study.files import replace_file
 
@@ -30,16 +31,17 @@ HEADS = ("visual.head.", "text.proj.", "logit_scale")  # what alignment trains
 class MiniVision:
     """EfficientNet-Lite0's last grid: an image becomes T = (image_size / 32)² tokens of 1,280 channels."""
 
-    def __init__(self, image_size: int = 160, *, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, image_size: int = 160, *, device: torch.device, dtype: torch.dtype, fit: str = "model") -> None:
         if image_size % STRIDE:
             raise ModelError(f"image_size must be a multiple of {STRIDE}, given {image_size}")
         trunk = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0).eval()
         _load_efficientnet(trunk)
         self.trunk = trunk.requires_grad_(False).to(device, memory_format=torch.channels_last)
         self.device, self.dtype = device, dtype
-        self.transform = partial(_pixels, image_size)
+        self.transform = _transform(image_size, fit)
         self.shape = ((image_size // STRIDE) ** 2, IMAGE_WIDTH)
-        self.key = f"efficientnet-lite0 {EFFICIENTNET_SHA256} {image_size} {dtype} square bicubic"
+        way = "square bicubic" if fit == "model" else fit
+        self.key = f"efficientnet-lite0 {EFFICIENTNET_SHA256} {image_size} {dtype} {way}"
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, S, S) to tokens (B, T, 1280)."""
@@ -56,6 +58,10 @@ def _load_efficientnet(trunk: nn.Module) -> None:
     trunk.load_state_dict(dict(zip(trunk.state_dict(), saved.values(), strict=False)))
 
 
+def _transform(size: int, fit: str) -> Callable[[Image.Image], Tensor]:
+    return partial(_pixels, size) if fit == "model" else image_transform(fit, size, [0.5] * 3, [0.5] * 3)
+
+
 def _pixels(size: int, image: Image.Image) -> Tensor:
     """A PIL image as pixels (3, S, S) in [-1, 1], padded to a square on white so that nothing is cut off."""
     side = max(image.size)
@@ -66,8 +72,9 @@ def _pixels(size: int, image: Image.Image) -> Tensor:
 
 
 def mini_towers(
-    image_size: int, heads: Path | None = None, width: int = 256, *, device: torch.device, dtype: torch.dtype
-) -> TwoTowers:
+    image_size: int, heads: Path | None = None, width: int = 256, *, device: torch.device, dtype: torch.dtype,
+    fit: str = "model",
+) -> TwoTowers:  # fmt: skip
     """EfficientNet-Lite0 (average pooling) and MiniLM (mean pooling), both locked, as one two-tower model.
 
     Its two linear heads come from the file ``heads`` (:func:`save_heads`; a ModelError where it is none), or are still
@@ -97,9 +104,9 @@ def mini_towers(
     model.lock_image_tower()
     model.lock_text_tower(freeze_layer_norm=True)
     model.load_state_dict(saved, strict=False)
-    key = f"mini two towers {fingerprint(model)} {image_size} {dtype}"
+    key = f"mini two towers {fingerprint(model)} {image_size} {dtype}" + f" {fit}" * (fit != "model")
     tokenizer = HFTokenizer(str(minilm_folder()), context_length=48)
-    return TwoTowers(model, tokenizer, partial(_pixels, image_size), key, device, dtype)
+    return TwoTowers(model, tokenizer, _transform(image_size, fit), key, device, dtype)
 
 
 def save_heads(towers: TwoTowers, path: Path) -> None:

@@ -124,15 +124,15 @@ class Prepared:
     def vision_tower(self) -> ImageEncoder:
         """The vision tower whose tokens the Q-Former reads, freshly loaded."""
         models = self.stage.study.models
-        options = {"device": best_device(), "dtype": DTYPES[precision_here(models.precision)]}
+        options = {"device": best_device(), "dtype": DTYPES[precision_here(models.precision)], "fit": models.transform}
         if models.fusion == "mini":
             return MiniVision(models.image_size, **options)
-        return Blip2Vision(self.local_name(models.fusion), **options)
+        return Blip2Vision(self.local_name(models.fusion), normed=not models.trains_ln_vision, **options)
 
     def towers(self) -> TwoTowers:
         """The two-tower model, freshly loaded; a StageError where data preparation has still to align it."""
         stage, models = self.stage, self.stage.study.models
-        options = {"device": best_device(), "dtype": DTYPES[precision_here(models.precision)]}
+        options = {"device": best_device(), "dtype": DTYPES[precision_here(models.precision)], "fit": models.transform}
         if models.clip != "mini":
             return load_clip(self.local_name(models.clip), self.local_name(models.clip_pretrained), **options)
         given = models.clip_pretrained

@@ -1,10 +1,11 @@
 """BLIP-2's Q-Former (Li et al., 2023) as a composer: reference tokens and an edit become one query embedding."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
@@ -12,11 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer, Blip2QFormerConfig, Blip2QFormerModel
-from transformers.models.blip_2.modeling_blip_2 import Blip2QFormerLayer, Blip2TextEmbeddings
 
-from cirlib.models.blip2 import load_blip2
+from cirlib.benchmarks.caption_joining import clean_caption
+from cirlib.models.blip2 import load_blip2, own_state
 from cirlib.models.length_groups import by_length, halves
 from cirlib.models.mini import IMAGE_WIDTH
+from cirlib.models.qformer_layers import FrozenTextStates, LastLayer, TextEmbeddings
 from cirlib.models.weights import ModelError, minilm_folder, quiet_transformers
 from cirlib.study.files import replace_file
 
@@ -27,52 +29,28 @@ MAX_TOKENS = 32  # of a text
 class QFormerSettings:
     """How the Q-Former fuses and what stands for a target.
 
-    ``one_pass``: mean of the projected query states (CoVR: Ventura et al., 2024). ``two_pass``: the fused states
-    replace the query tokens in a second, imageless pass with the same text, whose [CLS] state is projected (SPRC: Bai
-    et al., 2024). ``max``: every projected state, scored by the best; ``mean``: their mean.
+    ``one_pass``: mean of the query states under the vision projection (our own). ``covr``: mean of their normalised
+    *text* projections; a target is that of its normalised projections by the model as it came, which does not learn
+    (CoVR: Ventura et al., 2024). ``two_pass``: the fused states replace the query tokens in a second, imageless pass
+    with the same text, whose [CLS] state is projected (SPRC: Bai et al., 2024). ``max``: every projected state, scored
+    by the best; ``mean``: their mean.
     """
 
-    fusion: Literal["one_pass", "two_pass"] = "one_pass"
+    fusion: Literal["one_pass", "covr", "two_pass"] = "one_pass"
     target: Literal["max", "mean"] = "max"
 
 
-class TextEmbeddings(Blip2TextEmbeddings):
-    """BLIP-2's: word and position embeddings behind the queries."""
+class FrozenTargets(nn.Module):
+    """The image side of a composer as it is now; it does not learn."""
 
-    def forward(self, ids: Tensor, mask: Tensor, queries: Tensor) -> Tensor:
-        """Ids and mask (B, L) and queries (B, Q, H) to the Q-Former's input (B, Q + L, H)."""
-        return super().forward(input_ids=ids, query_embeds=queries)
-
-
-class FrozenTextStates(nn.Module):
-    """MiniLM below its last ``layers``, frozen: what it makes of a text, behind the queries.
-
-    Its last norm is left to the Q-Former, whose input norm it becomes.
-    """
-
-    def __init__(self, minilm: nn.Module, layers: int) -> None:
+    def __init__(self, composer: "QFormerComposer") -> None:
         super().__init__()
-        self.lower = minilm.requires_grad_(False)
-        del minilm.encoder.layer[len(minilm.encoder.layer) - layers :]
-        last = minilm.encoder.layer[-1].output if len(minilm.encoder.layer) else minilm.embeddings
-        self.last_norm, last.LayerNorm = [last.LayerNorm], nn.Identity()  # in a list: no part of this module
+        for name in ("query_tokens", "image_norm", "qformer", "vision_projection"):
+            setattr(self, name, deepcopy(getattr(composer, name)))
+        self.requires_grad_(False)
 
-    def forward(self, ids: Tensor, mask: Tensor, queries: Tensor) -> Tensor:
-        """As :class:`TextEmbeddings`."""
-        with torch.no_grad():
-            states = self.lower(input_ids=ids, attention_mask=mask).last_hidden_state
-        return torch.cat([queries, states.to(queries.dtype)], dim=1)
-
-
-class LastLayer(Blip2QFormerLayer):
-    """The Q-Former's last layer. Behind queries nobody reads its text states, whose feed-forward it leaves out."""
-
-    def forward(self, *args: Any, query_length: int = 0, **kwargs: Any) -> Tensor:
-        self.reads_text = query_length == 0
-        return super().forward(*args, query_length=query_length, **kwargs)
-
-    def feed_forward_chunk(self, attention_output: Tensor) -> Tensor:
-        return super().feed_forward_chunk(attention_output) if self.reads_text else attention_output
+    def train(self, mode: bool = True) -> nn.Module:
+        return super().train(False)
 
 
 class QFormerComposer(nn.Module):
@@ -93,6 +71,10 @@ class QFormerComposer(nn.Module):
         self.vision_projection = nn.Linear(config.hidden_size, width)
         self.text_projection = nn.Linear(config.hidden_size, width)
         self.raw_temperature = nn.Parameter(torch.tensor(0.07))  # not its logarithm: a rate of 1e-5 would not move that
+        self.image_norm: nn.Module = nn.Identity()  # BLIP-2's ln_vision where that learns
+        self.prompt_tokens: nn.Parameter | None = None  # (1, Q, H), for SPRC's two further terms of the loss
+        self.frozen: FrozenTargets | None = None  # covr's
+        self.clean: Callable[[str], str] = str  # what is done to a text before it is tokenized
         self.tokenizer, self.settings = tokenizer, settings
         self.dtype: torch.dtype | None = None  # of its matrix products outside of training; None: the device's best
 
@@ -106,26 +88,43 @@ class QFormerComposer(nn.Module):
         raw = self.raw_temperature
         return raw + (raw.clamp(0.01, 0.5) - raw).detach()
 
-    def embed_queries(self, reference: Tensor, texts: Sequence[str]) -> Tensor:
-        """Reference tokens (B, T, C) and B texts to normalised query embeddings (B, D)."""
+    def embed_queries(self, reference: Tensor, texts: Sequence[str], terms: bool = False) -> Tensor:
+        """Reference tokens (B, T, C) and B texts to normalised query embeddings (B, D).
+
+        ``terms``: (B, 2 D + 1), with what SPRC's loss reads beside: the text with the prompt tokens in it, normalised
+        (B, D), and the squared distance of the mean fused state from the mean prompt token, a channel (B, 1).
+        """
 
         def embed(rows: list[int]) -> Tensor:
-            return self._embed_group(reference[rows], *self.tokenize([texts[i] for i in rows]))
+            return self._embed_group(reference[rows], *self.tokenize([texts[i] for i in rows]), terms)
 
         return by_length(embed, texts, halves(texts))
 
-    def _embed_group(self, reference: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    def _embed_group(self, reference: Tensor, ids: Tensor, mask: Tensor, terms: bool = False) -> Tensor:
         fused = self.fuse(reference, ids, mask)  # (B, Q, H)
         if self.settings.fusion == "one_pass":
-            return F.normalize(self.vision_projection(fused).mean(1), dim=-1)
-        states = self._read(ids, mask, fused)  # (B, Q + L, H)
-        return F.normalize(self.text_projection(states[:, fused.shape[1]]), dim=-1)
+            query = F.normalize(self.vision_projection(fused).mean(1), dim=-1)
+        elif self.settings.fusion == "covr":
+            query = F.normalize(F.normalize(self.text_projection(fused), dim=-1).mean(1), dim=-1)
+        else:
+            states = self._read(ids, mask, fused)  # (B, Q + L, H)
+            query = F.normalize(self.text_projection(states[:, fused.shape[1]]), dim=-1)
+        if not terms:
+            return query
+        prompts = self.prompt_tokens.expand(len(ids), -1, -1)
+        relation = self._states(self.embeddings.around(ids.to(self.device), prompts), mask)[:, 0]  # (B, H)
+        relation = F.normalize(self.text_projection(relation), dim=-1)
+        apart = (fused.mean(1) - prompts.mean(1).detach()).square().mean(1, keepdim=True)  # (B, 1)
+        return torch.cat([query, relation, apart], dim=1)
 
     def embed_targets(self, images: Tensor) -> Tensor:
         """Image tokens (B, T, C) to normalised target embeddings: (B, Q, D) for ``max``, (B, D) for ``mean``."""
-        queries = self.query_tokens.expand(len(images), -1, -1)
-        states = self.qformer(query_embeds=queries, encoder_hidden_states=images).last_hidden_state
-        projected = self.vision_projection(states)  # (B, Q, D)
+        side = self.frozen or self
+        queries = side.query_tokens.expand(len(images), -1, -1)
+        states = side.qformer(query_embeds=queries, encoder_hidden_states=side.image_norm(images)).last_hidden_state
+        projected = side.vision_projection(states)  # (B, Q, D)
+        if self.settings.fusion == "covr":
+            projected = F.normalize(projected, dim=-1)
         return F.normalize(projected if self.settings.target == "max" else projected.mean(1), dim=-1)
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
@@ -137,16 +136,20 @@ class QFormerComposer(nn.Module):
     def fuse(self, reference: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """The query states (B, Q, H) after one pass with the reference tokens (B, T, C) and tokenized texts."""
         queries = self.query_tokens.expand(len(reference), -1, -1)
-        return self._read(ids, mask, queries, reference)[:, : queries.shape[1]]
+        return self._read(ids, mask, queries, self.image_norm(reference))[:, : queries.shape[1]]
 
     def _read(self, ids: Tensor, mask: Tensor, queries: Tensor, image: Tensor | None = None) -> Tensor:
-        """The states (B, Q + L, H) after one pass over ``queries`` (B, Q, H) and texts (B, L).
+        """The states (B, Q + L, H) after one pass over ``queries`` (B, Q, H) and texts (B, L)."""
+        return self._states(self.embeddings(ids.to(self.device), mask.to(self.device), queries), mask, image)
+
+    def _states(self, embedded: Tensor, mask: Tensor, image: Tensor | None = None) -> Tensor:
+        """The states after one pass over ``embedded`` (B, Q + L, H), whose texts have ``mask`` (B, L).
 
         Without an image every token goes through the text feed-forward, as in BLIP-2.
         """
-        ids, mask, count = ids.to(self.device), mask.to(self.device), queries.shape[1]
+        mask, count = mask.to(self.device), embedded.shape[1] - mask.shape[1]
         return self.qformer(
-            query_embeds=self.embeddings(ids, mask, queries),
+            query_embeds=embedded,
             query_length=0 if image is None else count,
             attention_mask=torch.cat([mask.new_ones(len(mask), count), mask], dim=1),
             encoder_hidden_states=image,
@@ -167,22 +170,23 @@ class QFormerComposer(nn.Module):
         extra = images.shape[1] - side * side
         if extra > 1:
             raise ValueError(f"image tokens must be a square grid, with or without a class token, got {images.shape}")
-        layer = [layer for layer in self.qformer.encoder.layer if layer.has_cross_attention][-1]
+        qformer = (self.frozen or self if texts is None else self).qformer
+        layer = [layer for layer in qformer.encoder.layer if layer.has_cross_attention][-1]
         seen: list[Tensor] = []  # (B, heads, Q, T)
         handle = layer.crossattention.attention.register_forward_hook(lambda _module, _args, out: seen.append(out[1]))
-        kernel = self.qformer.config._attn_implementation
-        self.qformer.set_attn_implementation("eager")  # the one kernel that gives its weights
+        kernel = qformer.config._attn_implementation
+        qformer.set_attn_implementation("eager")  # the one kernel that gives its weights
         try:
             self.embed_targets(images) if texts is None else self.fuse(images, *self.tokenize(texts))
         finally:
-            self.qformer.set_attn_implementation(kernel)
+            qformer.set_attn_implementation(kernel)
             handle.remove()
         return seen[0].float().mean(1)[:, :, extra:].unflatten(2, (side, side))
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids and mask, (B, L) each, on the CPU."""
         options = {"truncation": True, "max_length": MAX_TOKENS, "padding": True, "return_tensors": "pt"}
-        batch = self.tokenizer(list(texts), **options)
+        batch = self.tokenizer([self.clean(text) for text in texts], **options)
         return batch["input_ids"], batch["attention_mask"]
 
 
@@ -222,8 +226,13 @@ def mini_qformer(num_query_tokens: int, width: int, settings: QFormerSettings, l
     return composer
 
 
-def blip2_qformer(name: str, settings: QFormerSettings) -> QFormerComposer:
+def blip2_qformer(
+    name: str, settings: QFormerSettings, *, ln_vision: bool = False, prompts: bool = False
+) -> QFormerComposer:
     """The pretrained Q-Former of ``Blip2ForImageTextRetrieval`` ``name``, with its heads and query tokens.
+
+    ``ln_vision``: the last norm of the vision tower is a part of it and learns, so that it takes tokens from before.
+    ``prompts``: it has prompt tokens, those of a converted SPRC or random ones.
 
     >>> blip2_qformer(str(tiny_blip2), QFormerSettings()).query_tokens.shape
     torch.Size([1, 4, 32])
@@ -231,7 +240,13 @@ def blip2_qformer(name: str, settings: QFormerSettings) -> QFormerComposer:
     model, processor = load_blip2(name)
     config, width = model.config, model.config.image_text_hidden_size
     composer = QFormerComposer(config.qformer_config, config.num_query_tokens, width, processor.tokenizer, settings)
-    composer.load_state_dict(model.state_dict(), strict=False)  # the tower and a second head are left out
+    composer.clean = clean_caption
+    if ln_vision:
+        composer.image_norm = model.vision_model.post_layernorm
+    if prompts:
+        composer.prompt_tokens = nn.Parameter(torch.empty_like(composer.query_tokens).normal_(0, 0.02))
+    composer.load_state_dict(model.state_dict() | own_state(name), strict=False)  # the tower and a head are left out
+    composer.frozen = FrozenTargets(composer) if settings.fusion == "covr" else None
     return composer
 
 
@@ -251,6 +266,9 @@ def load_weights(composer: QFormerComposer, folder: Path) -> None:
     >>> load_weights(composer, folder)
     """
     try:
-        composer.load_state_dict(load_file(folder / "model.safetensors"))
+        state = load_file(folder / "model.safetensors")
+        if composer.prompt_tokens is None:  # which only SPRC's loss reads
+            state.pop("prompt_tokens", None)
+        composer.load_state_dict(state)
     except (RuntimeError, OSError, SafetensorError) as error:
         raise ModelError.because(f"no Q-Former of this study could be loaded from {folder}", error) from error

@@ -23,7 +23,8 @@ def new_composer(prepared: Prepared) -> QFormerComposer:
     if models.fusion == "mini":
         composer = mini_qformer(params.num_query_tokens, params.width, settings, params.layers)
     else:
-        composer = blip2_qformer(prepared.local_name(models.fusion), settings)
+        learns = {"ln_vision": models.trains_ln_vision, "prompts": params.sprc_terms > 0}
+        composer = blip2_qformer(prepared.local_name(models.fusion), settings, **learns)
     if models.fusion_checkpoint:
         load_weights(composer, prepared.stage.root / models.fusion_checkpoint)
     if params.gradient_checkpointing:

@@ -42,6 +42,7 @@ METHODS = {
         Method("image_only", "image only", "#9A9A9A", ZERO_SHOT, False, "image"),
         Method("text_only", "text only", "#56B4E9", ZERO_SHOT, False, "text"),
         Method("sum", "weighted sum", "#0072B2", ZERO_SHOT, False, "sum"),
+        Method("sum_raw", "sum of raw features", "#661100", ZERO_SHOT, False),
         Method("slerp", "slerp", "#882255", ZERO_SHOT, False),
         Method("prompt_tuned", "prompt-tuned", "#332288", PROMPTS, True, "prompts", "prompt_tuning:PromptTuned"),
         Method("sum_tuned", "sum, tuned tower", None, COMBINER, True, "sum_tuned", "combiner:TunedSum"),

@@ -41,6 +41,7 @@ class Data(Block):
     split: str = "val"  # the split that is reported
     images: str | None = None  # where to take missing images from: folder, archive, hf://datasets/<owner>/<name>
     fetch: bool = False  # FashionIQ only: get the published annotations, and from their links what `images` leaves
+    train: bool = True  # False: the train split stays aside, nothing is trained and its images are not wanted
     allow_missing: bool = False
     dev_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.1  # of train, held out for every choice
     seed: Seed = 0  # of what is drawn and of what is held out
@@ -58,9 +59,11 @@ class Models(Block):
 
     clip: str = "mini"  # mini, or an open_clip architecture
     clip_pretrained: str | None = None  # open_clip tag or file; for mini: a saved alignment, None aligns one
-    fusion: str = "mini"  # mini, or a Blip2ForImageTextRetrieval id or folder
+    fusion: str = "mini"  # mini, or a Blip2ForImageTextRetrieval: a folder, or an id of the hub with or without @commit
     fusion_checkpoint: Path | None = None  # a Q-Former trained by this study to start from
+    transform: Literal["model", "targetpad", "squarepad", "squash"] = "model"  # how both towers see a picture
     image_size: Count = 160  # pixels a side, for mini
+    trains_ln_vision: bool = False  # the norm behind BLIP-2's tower learns: image tokens are kept from before it
     cache_tokens: bool = True  # False: no image tokens on disk, the vision tower runs in every training step
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 where hardware has it, else fp32
 
@@ -70,7 +73,7 @@ class Evaluation(Block):
 
     gallery: Literal["original", "val_split"] = "original"
     reference: Literal["kept", "removed"] = "removed"
-    captions: Literal["and", "both_orders", "first", "template"] = "and"
+    captions: Literal["and", "both_orders", "first", "template", "raw"] = "and"
 
 
 class Drawing(Block):
@@ -94,11 +97,13 @@ class DataPrep(Block):
 class ZeroShot(Block):
     weights: list[Annotated[float, Field(ge=0, le=1)]] = Field([n / 10 for n in range(11)], min_length=1)  # of the text
     methods: list[str] = []  # more of them: Python files that register some
+    raw_sum: bool = False  # also the plain sum of both towers' features before they are normalised, CLIP4Cir's
 
 
 class QFormer(Block):
-    fusion: Literal["one_pass", "two_pass"] = "one_pass"
+    fusion: Literal["one_pass", "covr", "two_pass"] = "one_pass"
     target: Literal["max", "mean"] = "max"
+    sprc_terms: Annotated[float, Field(ge=0)] = 0.0  # weight of SPRC's relation and alignment terms beside InfoNCE
     num_query_tokens: Count = 8
     width: Count = 256
     layers: Annotated[Whole, Field(ge=1, le=6)] = 6  # of mini, MiniLM's last; those before them read the text, frozen
@@ -107,6 +112,8 @@ class QFormer(Block):
     epochs: NonNegativeCount = 4
     lr: Positive = 2e-4
     temperature_lr: Positive | None = None  # of the learned temperature itself, not its logarithm; None: lr
+    recipe: Literal["own", "sprc"] = "own"  # of the optimiser
+    whole_train: bool = False  # also on what is held out for choices; then the last epoch counts
     batch_size: Annotated[Whole, Field(ge=2)] = 64
     accumulation: Count = 1
     edits: Count | None = None  # train edits that an epoch reads, drawn anew each time; None: all
@@ -115,7 +122,7 @@ class QFormer(Block):
     processes: Count | None = None  # that train together; None: one a GPU, without GPUs one
     chunk_size: Count | None = None  # gradient caching: images whose activations are kept at a time
     gradient_checkpointing: bool = False  # less memory for more time
-    hard_negatives: Count = 2  # mined images a query
+    hard_negatives: NonNegativeCount = 2  # mined images a query; 0: no training with mined images
     sampling: Literal["band", "margin"] = "band"
     range_max: Count = 50  # of band
     mine_from: NonNegativeCount = 2  # epochs of plain in-batch training first
@@ -206,6 +213,19 @@ class Study(Block):
     failure_cases: FailureCases = FailureCases()
     search: Search = Search()
     your_method: YourMethod = YourMethod()
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> Self:
+        asked = {
+            "models.trains_ln_vision": self.models.trains_ln_vision,
+            "qformer.sprc_terms above 0": self.qformer.sprc_terms > 0,
+            "qformer.fusion covr": self.qformer.fusion == "covr",
+        }
+        for what in (name for name, wanted in asked.items() if wanted and self.models.fusion == "mini"):
+            _refuse(True, f"{what} goes with a BLIP-2 as models.fusion only, given mini")
+        best_token = self.qformer.fusion == "covr" and self.qformer.target == "max"
+        _refuse(best_token, "qformer.fusion covr goes with qformer.target mean only, given max")
+        return self
 
 
 PIPELINE = ("data_prep", "zero_shot", "qformer", "dpo", "failure_cases")

@@ -36,12 +36,13 @@ class Batch:
 
 
 def embed_batch(
-    composer: QFormerComposer, tokens: ImageFeatures, batch: Batch, chunk_size: int | None = None
+    composer: QFormerComposer, tokens: ImageFeatures, batch: Batch, chunk_size: int | None = None, terms: bool = False
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Query (B, D), target (B, Q, D) and negative (B, K, Q, D) embeddings; (B, D) and (B, K, D) of one vector an image.
 
     Of several processes each embeds its rows of the batch, and all get the whole. ``chunk_size``: images whose
-    activations are kept at a time (:mod:`cirlib.losses.gradient_cache`); None: of all.
+    activations are kept at a time (:mod:`cirlib.losses.gradient_cache`); None: of all. ``terms``: queries are
+    (B, 2 D + 1), as of ``composer.embed_queries``.
 
     >>> batch = Batch(np.array([0, 1]), np.array([1, 2]), ["red", "blue"])
     >>> [tuple(part.shape) for part in embed_batch(composer, prepared.tokens, batch)[:2]]
@@ -55,7 +56,7 @@ def embed_batch(
         texts = [batch.texts[i] for i in own]
         if batch.references is None:
             return composer.embed_texts(texts)
-        return composer.embed_queries(read(batch.references[own]), texts)
+        return composer.embed_queries(read(batch.references[own]), texts, terms)
 
     def images(rows: np.ndarray) -> Tensor:  # (b, …) → (b, …, Q, D)
         embedded = in_chunks(lambda part: composer.embed_targets(read(part)), rows.ravel(), chunk_size)
@@ -66,18 +67,27 @@ def embed_batch(
     return composed, targets, None if batch.negatives is None else images(batch.negatives[own])
 
 
-def batch_loss(composer: QFormerComposer, tokens: ImageFeatures, batch: Batch, chunk_size: int | None = None) -> Tensor:
+def batch_loss(
+    composer: QFormerComposer, tokens: ImageFeatures, batch: Batch, chunk_size: int | None = None,
+    sprc_terms: float = 0.0,
+) -> Tensor:  # fmt: skip
     """InfoNCE: each query finds its target among the batch's and its mined negatives; BLIP-2's ITC for texts alone.
 
-    ``chunk_size`` as in :func:`embed_batch`.
+    ``chunk_size`` as in :func:`embed_batch`. ``sprc_terms``: weight of SPRC's two further terms (Bai et al., 2024): the
+    text with the prompt tokens finds the target too, and the mean fused state comes near the mean prompt token.
 
     >>> batch = Batch(np.array([0, 1]), np.array([1, 2]), ["red", "blue"], negatives=np.array([[3], [4]]))
     >>> batch_loss(composer, prepared.tokens, batch).shape
     torch.Size([])
     """
-    queries, targets, negatives = embed_batch(composer, tokens, batch, chunk_size)
+    terms = sprc_terms > 0 and batch.references is not None
+    queries, targets, negatives = embed_batch(composer, tokens, batch, chunk_size, terms)
+    queries, relations, apart = queries.tensor_split([width := targets.shape[-1], 2 * width], dim=1)
     options = {"temperature": composer.temperature, "negatives": negatives, "symmetric": batch.references is None}
-    return info_nce(queries, targets, **options)
+    loss = info_nce(queries, targets, **options)
+    if not terms:
+        return loss
+    return loss + sprc_terms * (info_nce(relations, targets, temperature=composer.temperature) + apart.float().mean())
 
 
 class TripletSampler:
@@ -98,7 +108,7 @@ class TripletSampler:
     def rows(self, epoch: int) -> list[np.ndarray]:
         """The triplets of each batch of ``epoch``: all of them, or about ``qformer.edits`` drawn anew."""
         size, params = len(self.triplets), self.params
-        parts = shuffled_batches(size, params.batch_size, self.seed, epoch)
+        parts = shuffled_batches(size, params.batch_size, self.seed, epoch, params.recipe == "sprc")
         return [part.numpy() for part in parts[: params.edits and -(-params.edits // params.batch_size)]]
 
     def batches(self, epoch: int, negatives: np.ndarray | None = None) -> list[Batch]:

@@ -23,6 +23,7 @@ from cirlib.study.progress import progress
 from cirlib.study.resources import require_disk, within_memory
 from cirlib.training.checkpoints import alone_in, read_state
 from cirlib.training.live_curves import log_step
+from cirlib.training.recipe import TrainingConfig, optimisation
 
 SELECT = "dev/recall@10"  # the score that chooses the epoch
 CODE = ("losses", "benchmarks", "models", "retrieval", "training")  # folders of cirlib that decide the weights
@@ -31,21 +32,6 @@ SMALLER_STEPS = (
     "lower batch_size and raise accumulation by the same factor; for the Q-Former, qformer.gradient_checkpointing=true "
     "or qformer.chunk_size=16 keep the batch as it is"
 )
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How to optimise: AdamW, one cycle of the learning rate with its peak at 10 % of the steps."""
-
-    run: str  # the training's name in tables and messages
-    epochs: int
-    steps_per_epoch: int  # in batches
-    lr: float
-    temperature_lr: float | None = None  # of a learned temperature; None: as the rest
-    precision: str = "auto"
-    accumulation: int = 1  # batches whose gradients make one step; the last batch of an epoch always makes one
-    unit: str = "triplets"  # what a batch is counted in
-    keep_epoch: int = 0  # whose checkpoint stays, as epoch-N.pt, for a warm start of others; 0: none
 
 
 @dataclass(frozen=True)
@@ -133,20 +119,6 @@ def training_folder(trainings: Path, model: nn.Module, config: TrainingConfig, f
     return trainings / config.run / _key(model, config, fingerprint)[:12]
 
 
-def _parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict]:
-    """Matrices decay; biases, norms and scalars do not; a learned temperature has its own learning rate."""
-    groups: tuple[list[nn.Parameter], ...] = ([], [], [])
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups[2 if name.endswith("temperature") else int(parameter.ndim < 2)].append(parameter)
-    rates = config.lr, config.lr, config.temperature_lr or config.lr
-    return [
-        {"params": group, "lr": lr, "weight_decay": decay}
-        for group, lr, decay in zip(groups, rates, (0.05, 0.0, 0.0), strict=True)
-        if group
-    ]
-
-
 class _Trainer:
     """A model in training: its optimiser, its history, and the weights of its best epoch."""
 
@@ -154,12 +126,7 @@ class _Trainer:
         self.model, self.loss_of, self.config, self.hooks, self.shows = model, loss_of, config, hooks, shows
         self.history, self.best = History(config.run), None
         self.device = next(model.parameters()).device
-        groups = _parameter_groups(model, config)
-        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
-        steps = max(1, config.epochs * -(-config.steps_per_epoch // config.accumulation))
-        options = {"total_steps": steps + 1, "pct_start": min(max(0.1, 1.5 / steps), 0.9), "cycle_momentum": False}
-        rates = [group["lr"] for group in groups]
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, rates, **options)
+        self.optimizer, self.schedule, self.max_norm = optimisation(model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.parts = self.model, self.optimizer, self.schedule, self.scaler  # whose states a checkpoint holds
 
@@ -208,7 +175,7 @@ class _Trainer:
         if updates:
             average_gradients(self.model)
             self.scaler.unscale_(self.optimizer)
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), max_norm=1.0)
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.max_norm)
             if not self.scaler.is_enabled():  # which leaves out such a step
                 self._require_finite(norm.item(), f"a gradient at {where} is not finite", batch)
             self.scaler.step(self.optimizer)
@@ -290,11 +257,14 @@ def _key(model: nn.Module, config: TrainingConfig, fingerprint: object) -> str:
     return digest.hexdigest()
 
 
-def shuffled_batches(count: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
+def shuffled_batches(count: int, batch_size: int, seed: int, epoch: int, whole: bool = False) -> list[Tensor]:
     """Rows 0 … count - 1 in an order set by seed and epoch, in batches; a last batch of one is left out.
+
+    ``whole``: so is any last batch that is not full, where there is a full one.
 
     >>> [len(rows) for rows in shuffled_batches(9, batch_size=4, seed=0, epoch=1)]
     [4, 4]
     """
     generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
-    return [rows for rows in torch.randperm(count, generator=generator).split(batch_size) if len(rows) > 1]
+    least = min(batch_size, count) if whole else 2
+    return [rows for rows in torch.randperm(count, generator=generator).split(batch_size) if len(rows) >= least]

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 from accelerate import PartialState
 from accelerate.utils import set_seed
+from torch import Tensor
 
 from cirlib.benchmarks import Benchmark, query_texts
 from cirlib.benchmarks.splits import annotations_key
@@ -32,7 +33,7 @@ from cirlib.training.loop import SELECT, History, Hooks, TrainingConfig, shuffle
 from cirlib.training.mined_negatives import mine_for_triplets
 
 DEV_RULES = Evaluation()  # of every choice by dev
-_PLAIN = ("batch_size", "target", "fusion", "edits", "single_captions")
+_PLAIN = ("batch_size", "target", "fusion", "sprc_terms", "edits", "single_captions")
 DECIDES = {  # training → the parameters of its own that decide the weights, beside those in its configuration
     "pretraining": ("batch_size", "target"),
     "qformer": _PLAIN,
@@ -67,7 +68,8 @@ class QFormerTrainer:
         self, sampler: TripletSampler, dev_parts: Mapping[str, Benchmark], *, hard_negatives: bool = False,
         warm_start: Path | None = None,
     ) -> History:  # fmt: skip
-        """Fine-tuning on triplets with InfoNCE; the composer is left at the epoch with the best dev recall@10.
+        """Fine-tuning on triplets with InfoNCE; the composer is left at the epoch with the best dev recall@10, without
+        dev parts at its last.
 
         Dev is scored under :data:`DEV_RULES` whatever the study's protocol is, so that one training serves them all.
 
@@ -86,9 +88,10 @@ class QFormerTrainer:
 
         data = annotations_key([*sampler.parts.values(), *dev_parts.values()])
         return self._train(
-            "qformer_hard_negatives" if hard_negatives else "qformer", batches, data, validate, warm_start,
+            "qformer_hard_negatives" if hard_negatives else "qformer", batches, data, validate if dev_parts else None,
+            warm_start, recipe=params.recipe,
             epochs=params.epochs, steps_per_epoch=len(sampler.batches(1)), lr=params.lr,
-            keep_epoch=0 if hard_negatives else params.mine_from,
+            keep_epoch=params.mine_from if params.hard_negatives and not hard_negatives else 0,
         )  # fmt: skip
 
     def _train(
@@ -107,9 +110,13 @@ class QFormerTrainer:
         settings = params.model_dump(include=set(DECIDES[run])) | {"seed": study.seed}
         fingerprint = {"tokens": tokens.key, "settings": settings, "data": data}
         folder = training_folder(self.trainings, composer, config, fingerprint)
+
+        def loss_of(batch: Batch) -> tuple[Tensor, dict[str, float]]:
+            return batch_loss(composer, tokens, batch, params.chunk_size, params.sprc_terms), {}
+
         return train(
-            composer, batches, lambda batch: (batch_loss(composer, tokens, batch, params.chunk_size), {}),
-            config, folder, hooks, fingerprint=fingerprint, warm_start=warm_start, retrain=params.retrain,
+            composer, batches, loss_of, config, folder, hooks, fingerprint=fingerprint, warm_start=warm_start,
+            retrain=params.retrain,
         )  # fmt: skip
 
 
@@ -169,7 +176,11 @@ def _train_here(prepared: Prepared, study: Study) -> tuple[dict[str, QFormerComp
     pretrained = study.models.fusion != "mini" and study.models.fusion_checkpoint is None  # a BLIP-2 as it comes
     if not splits.train:
         return {"qformer_pretrained" if pretrained else "qformer": composer.eval()}, _table([])
-    sampler = TripletSampler(prepared.tokens, splits.train, study)
+    train, dev = splits.train, splits.dev
+    if study.qformer.whole_train:
+        train = {name: replace(part, triplets=part.triplets + dev[name].triplets) for name, part in train.items()}
+        dev = {}
+    sampler = TripletSampler(prepared.tokens, train, study)
     trainer = QFormerTrainer(composer, prepared.tokens, study, prepared.stage.trainings)
     if study.qformer.pretraining_epochs and (pairs := prepared.pairs):
         histories.append(trainer.pretrain(pairs))
@@ -177,22 +188,28 @@ def _train_here(prepared: Prepared, study: Study) -> tuple[dict[str, QFormerComp
     if pretrained:
         composers["qformer_pretrained"] = deepcopy(composer).eval()
     mined, name = replace(trainer, composer=deepcopy(composer)), "qformer_hard_negatives"
-    histories.append(trainer.finetune(sampler, splits.dev))
+    histories.append(trainer.finetune(sampler, dev))
+    composers["qformer"] = composer
+    if not study.qformer.hard_negatives:
+        return composers, _table(histories)
     shared = histories[-1].folder / f"epoch-{study.qformer.mine_from}.pt"
-    histories.append(mined.finetune(sampler, splits.dev, hard_negatives=True, warm_start=shared))
+    histories.append(mined.finetune(sampler, dev, hard_negatives=True, warm_start=shared))
     if PartialState().is_main_process:
         shared.unlink(missing_ok=True)  # several times as large as the weights
-    return {**composers, "qformer": composer, name: mined.composer}, _table(histories)
+    return {**composers, name: mined.composer}, _table(histories)
 
 
 def _table(histories: Sequence[History]) -> pd.DataFrame:
-    """The records of some trainings one after the other, the column ``run`` first."""
+    """The records of some trainings one after the other, the column ``run`` first; no dev score is NaN."""
     rows = [{"run": history.run, **record} for history in histories for record in history.records]
-    return pd.DataFrame(rows, columns=None if rows else ["run", "epoch", "loss", SELECT])
+    table = pd.DataFrame(rows, columns=None if rows else ["run", "epoch", "loss", SELECT])
+    return table if SELECT in table else table.assign(**{SELECT: float("nan")})
 
 
 def save_training(composers: Mapping[str, QFormerComposer], history: pd.DataFrame, folder: Path) -> None:
     """Writes ``checkpoints/``, a folder a composer, ``history.csv``, and which run is best on dev: ``best_run.json``.
+
+    Without a dev score that is the last one trained.
 
     >>> save_training({}, pd.DataFrame({"run": ["qformer"], "epoch": [1], "dev/recall@10": [0.5]}), folder)
     >>> pd.read_json(folder / "best_run.json", typ="series")["run"]
@@ -205,6 +222,8 @@ def save_training(composers: Mapping[str, QFormerComposer], history: pd.DataFram
     if SELECT in history and history[SELECT].notna().any():
         best = history.loc[history[SELECT].idxmax()]
         write_json({"run": best["run"], SELECT: float(best[SELECT])}, folder / "best_run.json")
+    elif len(history):
+        write_json({"run": list(composers)[-1]}, folder / "best_run.json")
 
 
 def main() -> None:

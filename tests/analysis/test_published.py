@@ -66,3 +66,8 @@ def test_the_papers_claims_are_as_published():
     assert claim[["shirt/recall@10", "dress/recall@10", "toptee/recall@10"]].tolist() == [0.456, 0.401, 0.504]
     assert claim[["shirt/recall@10", "dress/recall@10", "toptee/recall@10"]].mean() == pytest.approx(0.454, abs=5e-4)
     assert table["recall@10"].dropna().between(0, 1).all() and (table["recall@50"].dropna() > 0.1).all()
+
+
+@pytest.mark.parametrize("study", ["fashioniq_sprc", "sprc_released"])
+def test_sprcs_studies_are_on_fashioniqs_own_pictures(summary, study):
+    assert set(paper_vs_ours(summary, study)["data"]) == {"fashioniq"}

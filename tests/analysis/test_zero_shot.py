@@ -10,6 +10,7 @@ from cirlib.models.clip import load_clip, weighted_sum
 from cirlib.models.prepared import Prepared
 from cirlib.retrieval.scoring import score, summarise
 from cirlib.study.parameters import Evaluation
+from cirlib.study.pictures import open_rgb
 
 KEPT = Evaluation(reference="kept")
 
@@ -113,3 +114,17 @@ def test_one_model_is_scored_under_every_protocol_of_public_code(towers, encoded
         ]
         summary = summarise(scored, (10,)).set_index("category")
         assert table.loc[name, ["value", "ci_low"]].tolist() == summary.loc["mean", ["value", "ci_low"]].tolist()
+
+
+def test_the_raw_sum_adds_features_before_they_are_normalised(towers, encoded):
+    parts = encoded.splits.reported
+    scored = zero_shot.score_raw_sum(encoded, towers, parts, KEPT)
+    assert [(one.method, one.category) for one in scored] == [("sum_raw", "hat"), ("sum_raw", "shoe")]
+    for one, (category, part) in zip(scored, parts.items(), strict=True):
+        pixels = torch.stack([towers.transform(open_rgb(part.path(triplet.reference))) for triplet in part.triplets])
+        edits = [f"Is {i} sizes bigger and has stripes" for i in range(3)]
+        with torch.no_grad():
+            total = towers.model.encode_image(pixels) + towers.encode_texts(edits, normalize=False)
+        queries = torch.nn.functional.normalize(total, dim=-1)
+        expected = score("mine", category, queries, encoded.clip[part.gallery], part, KEPT)
+        assert torch.equal(one.ranks.above, expected.ranks.above) and one.top == expected.top

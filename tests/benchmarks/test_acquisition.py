@@ -3,12 +3,14 @@
 import hashlib
 import json
 import zipfile
+from pathlib import Path
 
 import pytest
 from made_pictures import picture
 
-from cirlib.benchmarks import BenchmarkError, fashioniq_files
+from cirlib.benchmarks import BenchmarkError, acquisition, fashioniq_files
 from cirlib.benchmarks.acquisition import acquire, audit_study, missing_images
+from cirlib.benchmarks.downloads import DownloadOutcome
 from cirlib.benchmarks.splits import load_splits
 from cirlib.study.parameters import Study
 from cirlib.study.pictures import open_rgb
@@ -135,3 +137,19 @@ def test_a_study_that_fetches_gets_annotations_and_images_from_their_servers(
     httpserver.clear_log()
     acquire(stage)
     assert httpserver.log == []  # nothing that is there or dead is asked for again
+
+
+def test_before_hours_of_links_a_sample_says_what_they_will_bring(tmp_path, monkeypatch, capsys):
+    asked: list[set[str]] = []
+
+    def fetch(links: dict[str, list[str]], *_files: Path) -> dict[str, DownloadOutcome]:
+        asked.append(set(links))
+        return {image: DownloadOutcome("there" if int(image) % 4 else "dead") for image in links}
+
+    monkeypatch.setattr(acquisition, "fetch_images", fetch)
+    monkeypatch.setattr(acquisition, "read_links", lambda _root: {})
+    ids = [str(number) for number in range(4000)]
+    outcomes = acquisition._fetch_linked(tmp_path, ids)
+    found = sum(int(image) % 4 > 0 for image in asked[0])
+    assert f"of 100 images drawn at random {found} come by their link" in capsys.readouterr().out
+    assert len(asked[0]) == 100 and asked[0].isdisjoint(asked[1]) and outcomes.keys() == set(ids)

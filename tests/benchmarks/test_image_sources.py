@@ -1,6 +1,8 @@
 """Images out of folders, archives, parquet files and data sets of the hub."""
 
 import io
+import shutil
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -74,6 +76,38 @@ def test_archives_in_a_folder_give_what_its_files_do_not(tmp_path):
     pack(source / "rest.zip", {"a.jpg": picture(colour="blue"), "b.jpg": picture()})
     assert taken(source, tmp_path / "images") == ["a.jpg", "b.jpg"]
     assert (tmp_path / "images" / "a.jpg").read_bytes() == picture(colour="red")
+
+
+@pytest.fixture
+def bsdtar(tmp_path, monkeypatch) -> Path:
+    """A stand-in that takes a .rar for a tar with another name, and refuses what is none, as bsdtar does."""
+    tool = tmp_path / "bin" / "bsdtar"
+    tool.parent.mkdir()
+    tool.write_text(
+        f"#!{sys.executable}\nimport sys, tarfile\nfile = sys.argv[3].removeprefix('@')\n"
+        "if not tarfile.is_tarfile(file):\n    sys.exit('bsdtar: Unrecognized archive format')\n"
+        "sys.stdout.buffer.write(open(file, 'rb').read())\n"
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tool.parent))
+    return tool
+
+
+def test_a_rar_is_read_through_bsdtar_and_the_remedy_is_told_where_that_lacks(tmp_path, bsdtar, monkeypatch):
+    source = pack(tmp_path / "i.tar", FILES).rename(tmp_path / "i.rar")
+    assert taken(source, tmp_path / "images") == ["a.jpg", "b.png"]
+    source.write_bytes(b"no archive")
+    with pytest.raises(BenchmarkError, match=r"i\.rar cannot be read: bsdtar: Unrecognized archive format"):
+        take_images(source, WANTED, tmp_path / "more")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(BenchmarkError, match=r"i\.rar is a \.rar.*`sudo apt install libarchive-tools`"):
+        take_images(source, WANTED, tmp_path / "more")
+
+
+@pytest.mark.skipif(shutil.which("bsdtar") is None, reason="bsdtar is not installed")
+def test_bsdtar_itself_gives_the_members_of_an_archive(tmp_path):
+    source = pack(tmp_path / "i.zip", FILES).rename(tmp_path / "i.rar")  # it goes by the content
+    assert taken(source, tmp_path / "images") == ["a.jpg", "b.png"]
 
 
 @pytest.mark.parametrize("name", ["../../a.jpg", "/tmp/a.jpg", "..\\a.jpg"])
@@ -189,9 +223,9 @@ def test_a_full_disk_is_not_told_as_a_damaged_archive(tmp_path, monkeypatch, nam
         take_images(tmp_path / name, WANTED, tmp_path / "images")
 
 
-@pytest.mark.parametrize("name", ["nowhere", "i.rar", "mine"])
+@pytest.mark.parametrize("name", ["nowhere", "i.7z", "mine"])
 def test_a_source_without_any_wanted_image_says_what_is_expected(tmp_path, name):
-    (tmp_path / "i.rar").write_bytes(b"Rar!")
+    (tmp_path / "i.7z").write_bytes(b"7z")
     write_folder(tmp_path / "mine", {"z.jpg": picture()})
     with pytest.raises(BenchmarkError, match=r"none of the 3 images that are wanted, as 'a': expected a folder.*\.zip"):
         take_images(tmp_path / name, WANTED, tmp_path / "images")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cirlib.benchmarks import PROTOCOLS, BenchmarkError, join_captions, load_benchmark, query_texts, sample_join
+from cirlib.benchmarks.caption_joining import clean_caption
 from cirlib.benchmarks.protocols import REFERENCES
 
 TWO = ["is Blue.", " has long sleeves, "]
@@ -38,6 +39,40 @@ def test_the_and_style_is_clip4cirs_formula():
     cap1, cap2 = "  is SHORTER, ", "Has a V-neck?"
     theirs = f"{cap1.strip('.?, ').capitalize()} and {cap2.strip('.?, ')}"
     assert join_captions([cap1, cap2], "and") == (theirs,)
+
+
+def test_raw_captions_stay_as_they_are_written(real_data):
+    assert join_captions([" Fewer, towels. ", "IS red"], "raw") == (" Fewer, towels.  and IS red",)
+    assert join_captions([""], "raw") == ("",)
+    cirr = load_benchmark("cirr", real_data("cirr"))
+    assert query_texts(cirr, "raw")[0] == [triplet.captions[0] for triplet in cirr.triplets]
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("Is blue. it's LONG", "is blue it's long"),
+        ("a (v-neck); red:*white* ~ #1!", "a v-neck red white 1"),
+        ('"Live", and more\n', "live , and more"),
+        ("word " * 60, " ".join(["word"] * 50)),
+    ],
+)
+def test_texts_for_blip2_are_cleaned_as_lavis_does(text, clean):
+    assert clean_caption(text) == clean
+
+
+def test_every_real_text_reaches_blip2_as_in_lavis_but_beside_an_empty_caption(real_data):
+    def lavis(text: str) -> str:
+        blanks = str.maketrans(dict.fromkeys('.!"()*#:;~', " "))
+        return " ".join(text.lower().translate(blanks).split())
+
+    part, differ = load_benchmark("fashioniq", real_data("fashioniq")), 0
+    for triplet in part.triplets:
+        first, second = (caption.strip(".?, ") for caption in triplet.captions)
+        text = clean_caption(join_captions(triplet.captions, "and")[0])
+        differ += text != lavis(f"{first.capitalize()} and {second}")
+        assert text == lavis(text)
+    assert len(part.triplets) == 6016 and differ == 3
 
 
 def test_identical_captions_give_one_order():

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from cirlib.benchmarks import BenchmarkError
+from cirlib.benchmarks.acquisition import missing_images
 from cirlib.benchmarks.splits import hold_out, load_splits
 
 
@@ -130,3 +131,12 @@ def test_circo_has_nothing_to_train_on(custom_stage, tmp_path, write_json, monke
     splits = load_splits(custom_stage(data={"benchmark": "circo", "root": "circo"}))
     assert (splits.train, splits.dev) == ({}, {})
     assert splits.reported["circo"].gallery == ["7", "12"]
+
+
+def test_a_train_split_that_stays_aside_is_not_read_and_its_images_are_not_wanted(custom_stage):
+    stage = custom_stage(data={"train": False})
+    for file in (stage.images / "captions").glob("cap.*.train.json"):
+        file.write_text("no JSON")
+    splits = load_splits(stage)
+    assert not splits.train and not splits.dev and list(splits.reported) == ["hat", "shoe"]
+    assert missing_images(stage) == []

@@ -93,6 +93,23 @@ def test_one_pass_queries_are_the_mean_of_the_projected_fused_states(tiny_blip2,
     close(got, F.normalize(model.vision_projection(fused).mean(1), dim=-1))
 
 
+def test_covr_queries_are_the_mean_of_normalised_text_projections_and_its_targets_do_not_learn(
+    tiny_blip2, model, tokens, fused
+):
+    ours = composer(tiny_blip2, QFormerSettings("covr", "mean"))
+    theirs = F.normalize(model.text_projection(fused), dim=-1).mean(1)
+    close(ours.embed_queries(tokens, TEXTS), F.normalize(theirs, dim=-1))
+    states = model.qformer(query_embeds=model.query_tokens.expand(3, -1, -1), encoder_hidden_states=tokens)
+    targets = F.normalize(model.vision_projection(states.last_hidden_state), dim=-1).mean(1)
+    close(ours.embed_targets(tokens), F.normalize(targets, dim=-1))
+    for parameter in ours.parameters():
+        parameter.data.add_(parameter.requires_grad)
+    close(ours.train().embed_targets(tokens), F.normalize(targets, dim=-1))
+    assert not ours.embed_targets(tokens).requires_grad
+    for texts in (None, TEXTS):  # targets are looked at through what stays
+        assert ours.attention_maps(tokens, texts).shape == (3, 4, 2, 2)
+
+
 def test_two_pass_queries_are_the_text_state_after_fused_states_replaced_the_queries(
     tiny_blip2, model, inputs, tokens, fused
 ):
@@ -123,8 +140,16 @@ def test_a_missing_model_gives_one_sentence_offline(name):
     assert "could not be loaded (a hub id or a local folder)" in refusal(name)
 
 
+def test_a_folder_that_has_only_torchs_own_file_loads_the_same(tiny_blip2, tmp_path, model):
+    copy = shutil.copytree(tiny_blip2, tmp_path / "copy")
+    torch.save(load_file(copy / "model.safetensors"), copy / "pytorch_model.bin")
+    (copy / "model.safetensors").unlink()
+    loaded = load_blip2(str(copy))[0].state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())
+
+
 @pytest.mark.parametrize("damage", ["cut off", "pickled", "lacks a part"])
-def test_weights_that_are_damaged_a_pickle_or_another_models_are_refused(tiny_blip2, tmp_path, damage):
+def test_weights_that_are_damaged_run_code_or_are_another_models_are_refused(tiny_blip2, tmp_path, damage):
     copy = shutil.copytree(tiny_blip2, tmp_path / "copy")
     file, state = copy / "model.safetensors", load_file(copy / "model.safetensors")
     said = "could not be loaded"
@@ -132,7 +157,7 @@ def test_weights_that_are_damaged_a_pickle_or_another_models_are_refused(tiny_bl
         file.write_bytes(file.read_bytes()[:5000])
     elif damage == "pickled":
         file.unlink()
-        torch.save(state, copy / "pytorch_model.bin")
+        torch.save(state | {"code": print}, copy / "pytorch_model.bin")
     else:
         kept = {name: tensor for name, tensor in state.items() if not name.startswith("text_projection")}
         save_file(kept, file, {"format": "pt"})

@@ -57,6 +57,41 @@ def test_the_key_tells_weights_apart(tiny_clip, cpu, tmp_path):
     assert keys[0] == keys[1] != keys[2]
 
 
+def activations(model: torch.nn.Module) -> set[type]:
+    return {type(block.mlp.gelu) for tower in (model.visual, model) for block in tower.transformer.resblocks}
+
+
+def test_a_tag_whose_weights_want_quick_gelu_gets_it(tiny_clip, cpu, monkeypatch):
+    name, file = tiny_clip
+    tags = {"quick": {"quick_gelu": True, "url": ""}, "plain": {"url": ""}}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, name, tags)
+    monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *_args, **_options: str(file))
+    loaded = {tag: load_clip(name, tag, **cpu) for tag in tags}
+    assert activations(loaded["quick"].model) == {open_clip.model.QuickGELU}
+    assert activations(loaded["plain"].model) == {torch.nn.GELU}
+    assert loaded["quick"].key != loaded["plain"].key
+
+
+def test_every_tag_of_open_clip_is_built_with_the_activation_that_it_names_or_refused(cpu, monkeypatch):
+    built: list[bool] = []
+
+    def build(model: str, **options: bool) -> None:
+        built.append(options["force_quick_gelu"] or open_clip.get_model_config(model).get("quick_gelu", False))
+        raise RuntimeError("built")
+
+    monkeypatch.setattr(open_clip, "create_model_and_transforms", build)
+    refused = set()
+    for name, tag in open_clip.list_pretrained():
+        wanted = open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False)
+        with pytest.raises(ModelError) as caught:
+            load_clip(name, tag, **cpu)
+        if "names GELU" in str(caught.value):
+            refused.add((name, wanted))
+        else:
+            assert built.pop() == wanted, (name, tag)
+    assert refused == {("roberta-ViT-B-32", False)}  # an architecture that has no other
+
+
 def refusal(model: str, pretrained: str | None, cpu: dict) -> str:
     with pytest.raises(ModelError, match="could not be loaded") as caught:
         load_clip(model, pretrained, **cpu)

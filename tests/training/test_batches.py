@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from cirlib.models.qformer import QFormerSettings
+from cirlib.losses import info_nce
+from cirlib.models.qformer import QFormerSettings, blip2_qformer
 from cirlib.training.batches import Batch, TripletSampler, batch_loss
 
 ALL = {(f"{c}-{i}", f"{c}-{i + 1}") for c, queries in (("hat", 7), ("shoe", 5)) for i in range(queries)}
@@ -92,3 +93,27 @@ def test_an_epoch_may_read_a_part_of_the_triplets_drawn_anew_each_time(tokens, p
     assert all(len(set(rows)) == len(rows) == 8 for rows in drawn)  # whole batches of 4
     assert len({tuple(sorted(rows)) for rows in drawn}) > 1
     assert [len(batch) for batch in sampler.batches(1)] == [4, 4]
+
+
+def test_sprcs_recipe_leaves_out_a_batch_that_is_not_full(tokens, parts, make_study):
+    def sizes(batch_size: int) -> list[int]:
+        study = make_study(batch_size=batch_size, recipe="sprc")
+        return [len(rows) for rows in TripletSampler(tokens, parts, study).rows(1)]
+
+    assert sizes(5) == [5, 5] and sizes(100) == [12]
+
+
+@pytest.mark.parametrize("chunk_size", [None, 3])
+def test_sprcs_terms_are_weighted_into_the_loss(tiny_blip2, make_store, tmp_path, chunk_size):
+    composer = blip2_qformer(str(tiny_blip2), QFormerSettings("two_pass", "max"), prompts=True).eval()
+    features = torch.randn(8, 5, 24, generator=torch.Generator().manual_seed(0))
+    store, rows = make_store(tmp_path / "five", [str(i) for i in range(8)], features), np.arange(4)
+    batch = Batch(rows, rows + 4, ["is red", "is very blue", "dots", "has dots on it"])
+    tokens = store.read(np.arange(8), composer.device)
+    out, targets = composer.embed_queries(tokens[:4], batch.texts, terms=True), composer.embed_targets(tokens[4:])
+    terms = [info_nce(part, targets, temperature=composer.temperature) for part in (out[:, :16], out[:, 16:32])]
+    for weight in (0.0, 0.4, 1.0):
+        loss = batch_loss(composer, store, batch, chunk_size, weight)
+        torch.testing.assert_close(loss, terms[0] + weight * (terms[1] + out[:, 32].mean()))
+    loss.backward()
+    assert composer.prompt_tokens.grad.abs().max() > 0

@@ -17,6 +17,7 @@ from cirlib.models.devices import best_device
 from cirlib.study.files import replace_file
 from cirlib.training import loop
 from cirlib.training.loop import History, Hooks, TrainingConfig, shuffled_batches, train
+from cirlib.training.recipe import optimisation
 
 ROWS = 12
 INPUTS = torch.randn(ROWS, 5, generator=torch.Generator().manual_seed(0)).to(best_device())
@@ -325,6 +326,20 @@ def test_a_learned_temperature_moves_by_its_own_learning_rate(rate, moves):
     batches = [torch.ones(2, 4)] * 3
     train(model, lambda epoch: batches, lambda rows: (model(rows).mean() + model.raw_temperature, {}), config, None)
     assert 0.5 * moves < 0.07 - model.raw_temperature.item() < 3 * moves
+
+
+def test_sprcs_recipe_warms_up_over_a_twentieth_decays_every_weight_and_clips_nothing():
+    config = TrainingConfig("toy", epochs=10, steps_per_epoch=10, lr=0.01, recipe="sprc")
+    optimizer, schedule, max_norm = optimisation(torch.nn.LayerNorm(2), config)
+    assert [(group["weight_decay"], group["eps"]) for group in optimizer.param_groups] == [(0.05, 1e-7)]
+    assert max_norm == math.inf
+    rates = [optimizer.param_groups[0]["lr"]]
+    for _ in range(100):
+        optimizer.step()
+        schedule.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[0] == pytest.approx(1e-4) and max(rates) == pytest.approx(0.01, rel=1e-3)
+    assert rates.index(max(rates)) in (4, 5)  # of 100 steps
 
 
 @pytest.mark.parametrize("epochs", [1, 2])

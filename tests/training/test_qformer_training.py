@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from cirlib.figures import learning_curves
 from cirlib.models.prepared import Prepared
 from cirlib.models.qformer import QFormerComposer, load_weights
 from cirlib.models.qformer_embedding import embed_gallery, embed_queries, new_composer
@@ -19,7 +20,7 @@ from cirlib.study.errors import ParameterError
 from cirlib.study.parameters import Evaluation, QFormer
 from cirlib.training import qformer_training
 from cirlib.training.batches import TripletSampler
-from cirlib.training.loop import KNOWN, History
+from cirlib.training.loop import KNOWN, SELECT, History
 from cirlib.training.qformer_training import DECIDES, QFormerTrainer, save_training, score_composers, train_qformer
 
 
@@ -104,10 +105,12 @@ def test_finetuning_learns_and_keeps_the_best_dev_epoch(composer, tokens, parts,
 
 def test_every_parameter_is_known_to_decide_a_training_or_not_to():
     in_the_weights = {"num_query_tokens", "width", "layers"}
-    in_the_configuration = {"pretraining_epochs", "pretraining_lr", "epochs", "lr", "accumulation"}
+    in_the_configuration = {"pretraining_epochs", "pretraining_lr", "epochs", "lr", "accumulation", "recipe"}
+    in_the_configuration |= {"temperature_lr"}
+    in_the_data = {"whole_train"}
     needs = {"processes", "chunk_size", "gradient_checkpointing", "retrain"}
     of_prompts = {name for name in QFormer.model_fields if name.startswith("prompt_")}
-    known = set().union(*DECIDES.values()) | in_the_weights | in_the_configuration | needs | of_prompts
+    known = set().union(*DECIDES.values()) | in_the_weights | in_the_configuration | in_the_data | needs | of_prompts
     assert known == set(QFormer.model_fields)
 
 
@@ -206,6 +209,23 @@ def test_the_stage_trains_both_runs_and_writes_what_later_stages_open(ready, min
     train_qformer(ready(epochs=2, mine_from=1, range_max=3))  # mines from fewer: only that run is another
     lines = [line for line in capsys.readouterr().out.splitlines() if "trained before" in line]
     assert [line.split(": ")[0] for line in lines] == ["pretraining", "qformer"]
+
+
+def test_on_the_whole_train_set_nothing_is_held_out_the_last_epoch_counts_and_nothing_is_mined(ready, monkeypatch):
+    rows: list[int] = []
+
+    def loss(composer, _tokens, batch, *_options):
+        rows.extend(batch.targets)
+        return composer.query_tokens.sum()
+
+    monkeypatch.setattr(qformer_training, "batch_loss", loss)
+    prepared = ready(pretraining_epochs=0, epochs=2, whole_train=True, hard_negatives=0)
+    composers, table = train_qformer(prepared)
+    assert list(composers) == ["qformer_pretrained", "qformer"]
+    assert len(rows) == 2 * 14 and table[SELECT].isna().all()
+    assert learning_curves(table).axes[0].get_title("left") == "Q-Former"
+    save_training(composers, table, prepared.stage.out)
+    assert json.loads((prepared.stage.out / "best_run.json").read_text()) == {"run": "qformer"}
 
 
 @pytest.mark.parametrize(

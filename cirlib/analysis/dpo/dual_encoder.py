@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cirlib.losses.gradient_cache import in_chunks
 from cirlib.models.clip import TwoTowers, trainable_texts
 from cirlib.models.devices import autocast
 from cirlib.models.feature_store import ImageFeatures
@@ -23,6 +24,7 @@ from cirlib.study.progress import progress
 QueryTower = Callable[[Sequence[str], Sequence[str]], Tensor]  # reference ids and texts → (B, D), not normalised
 ImageTower = Callable[[Sequence[str]], Tensor]  # ids → normalised (B, D) or (B, Q, D)
 CHUNK = 256  # queries or images embedded at once
+IMAGES_AT_ONCE = 16  # whose activations a whole image tower keeps: a batch with its negatives would be 80 GB of a ViT-L
 
 
 class Memo:
@@ -161,7 +163,7 @@ class LastStage(nn.Module):
 
 
 class WholeTower(nn.Module):
-    """The image tower of an open_clip model, from the pictures."""
+    """The image tower of an open_clip model, from the pictures; activations of a few images are kept at a time."""
 
     def __init__(self, towers: TwoTowers, files: Mapping[str, Path]) -> None:
         super().__init__()
@@ -170,4 +172,7 @@ class WholeTower(nn.Module):
 
     def forward(self, ids: Sequence[str]) -> Tensor:
         pixels = torch.stack([self.transform(open_rgb(self.files[image])) for image in ids])
-        return F.normalize(self.visual(pixels.to(self.device)).float(), dim=-1)
+        return F.normalize(in_chunks(self._read, pixels, IMAGES_AT_ONCE).float(), dim=-1)
+
+    def _read(self, pixels: Tensor) -> Tensor:
+        return self.visual(pixels.to(self.device))

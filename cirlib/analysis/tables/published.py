@@ -8,6 +8,7 @@ from cirlib.study.method_registry import METHODS, find_method
 
 PUBLISHED = Path(__file__).with_name("published.csv")
 FASHIONIQ = "fashioniq"  # the study whose numbers stand beside the published ones
+ON_FASHIONIQ = ("fashioniq_sprc", "sprc_released")  # further studies of the same data
 
 
 def paper_vs_ours(summary: pd.DataFrame, study: str) -> pd.DataFrame:
@@ -15,7 +16,7 @@ def paper_vs_ours(summary: pd.DataFrame, study: str) -> pd.DataFrame:
 
     Methods that run where they are asked for are there where they ran.
 
-    Published numbers are FashionIQ's; ``data`` names the study that ours come from, and only equal data compares.
+    Published numbers are FashionIQ's; ``data`` names the study or benchmark of ours, and only equal data compares.
 
     Returns:
         ``source`` (paper, published, ours), ``method``, ``trained`` (on triplets or preferences; else zero-shot),
@@ -30,7 +31,10 @@ def paper_vs_ours(summary: pd.DataFrame, study: str) -> pd.DataFrame:
     published = pd.read_csv(PUBLISHED, true_values=["yes"], false_values=["no"]).assign(data=FASHIONIQ, complete=True)
     run = list(dict.fromkeys(summary["method"]))
     always = [method.name for method in METHODS.values() if method.made_by is None or method.name in run]
-    rows = [_ours(summary, method, study) for method in dict.fromkeys([*always, *run])]
+    rows = [
+        _ours(summary, method, FASHIONIQ if study in ON_FASHIONIQ else study)
+        for method in dict.fromkeys([*always, *run])
+    ]
     return pd.concat([published, pd.DataFrame(rows)], ignore_index=True)
 
 

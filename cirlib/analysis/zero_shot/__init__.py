@@ -7,11 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from cirlib.benchmarks import PROTOCOLS, Benchmark, query_texts
 from cirlib.models.clip import TwoTowers, slerp, weighted_sum
+from cirlib.models.image_encoding import LiveFeatures
 from cirlib.models.prepared import Prepared
 from cirlib.retrieval.scoring import Scored, average_texts, mean_recall, score, summarise
 from cirlib.study.parameters import Evaluation
@@ -99,6 +103,31 @@ def score_baselines(
         for method, compose in methods.items()
         for category, e in embedded.items()
     ]
+
+
+def score_raw_sum(
+    prepared: Prepared, towers: TwoTowers, parts: Mapping[str, Benchmark], evaluation: Evaluation
+) -> list[Scored]:
+    """CLIP4Cir's sum on every category, ``sum_raw``: both towers' features are added before they are normalised.
+
+    Nothing is chosen. The references' pictures are read once more, for what the store has is normalised.
+
+    >>> scored = score_raw_sum(prepared, prepared.towers(), prepared.splits.reported, Evaluation())
+    >>> [one.category for one in scored]
+    ['hat', 'shoe']
+    """
+    features = LiveFeatures(replace(towers, normalizes=False), prepared.images)
+    scored = []
+    for category, part in parts.items():
+        texts, rows = query_texts(part, evaluation.captions)
+        total = torch.zeros(len(part.triplets), *towers.shape)
+        edits = total.index_add(0, torch.from_numpy(rows), towers.encode_texts(texts, normalize=False))
+        edits /= torch.from_numpy(np.bincount(rows))[:, None]  # (N, D), mean of a query's texts
+        names = [triplet.reference for triplet in part.triplets]
+        references = torch.cat([features[names[i : i + 64]] for i in range(0, len(names), 64)])  # (N, D)
+        queries = F.normalize(references + edits, dim=-1)
+        scored.append(score("sum_raw", category, queries, prepared.clip[part.gallery], part, evaluation))
+    return scored
 
 
 def protocol_table(

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cirlib.analysis.dpo.dual_encoder import LastStage, Memo
+from cirlib.analysis.dpo.dual_encoder import IMAGES_AT_ONCE, LastStage, Memo, WholeTower
+from cirlib.models.clip import load_clip
 from cirlib.study.parameters import DPO
 from cirlib.study.pictures import open_rgb
 
@@ -93,3 +94,18 @@ def test_the_last_stage_is_the_end_of_the_mini_image_tower(prepared):
             torch.testing.assert_close(stage(IDS).float(), towers.encode_pixels(pixels), atol=tolerance, rtol=0)
     stage(IDS)[:, 0].sum().backward()
     assert all(p.grad is not None for p in stage.parameters())
+
+
+def test_a_whole_image_tower_keeps_the_activations_of_a_few_images(tiny_clip, tmp_path, write_image, cpu):
+    towers = load_clip(tiny_clip[0], str(tiny_clip[1]), **cpu)
+    files = {f"p{i}": write_image(tmp_path / f"p{i}.png", i) for i in range(2 * IMAGES_AT_ONCE + 1)}
+    tower, seen = WholeTower(towers, files), []
+    tower.visual.register_forward_hook(lambda _module, args, _out: seen.append(len(args[0])))
+    vectors = tower(list(files))
+    with torch.no_grad():
+        pixels = torch.stack([towers.transform(open_rgb(file)) for file in files.values()])
+        expected = towers.model.encode_image(pixels, normalize=True)
+    torch.testing.assert_close(vectors.detach(), expected)
+    assert max(seen) == IMAGES_AT_ONCE
+    vectors.sum().backward()
+    assert tower.visual.proj.grad is not None

@@ -1,0 +1,177 @@
+"""What a study asks of this machine, told before it is started.
+
+``python -m cirlib.app.doctor`` (``make doctor``) looks at the GPU and its driver, the disk, the memory and where models
+come from, and runs a few steps of every long stage with random weights of the true size on this device: what they take
+is measured, and hours are those steps times their number.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import httpx
+import open_clip
+import psutil
+import torch
+
+from cirlib.app.full_size import StageProbe, probes
+from cirlib.benchmarks import BenchmarkError
+from cirlib.benchmarks.splits import load_parts
+from cirlib.models.devices import best_device, listed_gpus
+from cirlib.study.errors import ResourceError, StudyError
+from cirlib.study.parameters import Study, load_study
+from cirlib.study.resources import SPARE_DISK
+from cirlib.study.stage import project_root
+
+HUB = "https://huggingface.co"
+IMAGES = {"fashioniq": 40_151, "circo": 123_403}  # of the whole study, where its annotations are not there yet
+QUERIES = {"fashioniq": 18_000}  # to train on
+TRAINING_STATE = 12_000_000_000  # bytes of kept trainings
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at; ``stops``: the study would not run to its end."""
+
+    what: str
+    said: str
+    stops: bool = False
+
+    def __str__(self) -> str:
+        return f"{'STOP' if self.stops else 'ok':<5}{self.what:<26} {self.said}"
+
+
+def examine(study: Study, root: Path) -> Iterator[Finding]:
+    """Every finding, one by one as it is made.
+
+    >>> [finding.what for finding in examine(stage.study, folder)][:3]
+    ['GPU', 'memory of the machine', 'disk']
+    """
+    try:
+        device = best_device()
+    except ResourceError as error:
+        yield Finding("GPU", str(error), stops=True)
+        return
+    gpu = " | ".join(listed_gpus()) if device.type == "cuda" else "none: every number below is of the CPU"
+    yield Finding("GPU", gpu)
+    images, queries = _counts(study, root)
+    stages = list(probes(study, root, device, images, queries))
+    total = psutil.virtual_memory().total
+    yield Finding("memory of the machine", f"{total / GB:.0f} GB", stops=study.models.fusion != "mini" and total < 14e9)
+    yield _disk(study, root, images, stages)
+    yield from (_source(name, root) for name in _models(study, root))
+    yield from (_measured(probe, device) for probe in stages)
+
+
+def _counts(study: Study, root: Path) -> tuple[int, int]:
+    """Images to encode and queries to train on; 0 where neither the annotations nor publications say it."""
+    folder, name = root / study.data.root, study.data.benchmark
+    try:
+        train = list(load_parts(study, folder, "train", "val_split").values())
+        parts = [*train, *load_parts(study, folder, study.data.split, "original").values()]
+        return len({image for part in parts for image in part.gallery}), sum(len(part.triplets) for part in train)
+    except BenchmarkError:
+        return IMAGES.get(name, 0), QUERIES.get(name, 0) * study.data.train
+
+
+def _disk(study: Study, root: Path, images: int, stages: list[StageProbe]) -> Finding:
+    """Image tokens and kept trainings against what the project's disk has free, what is there already included."""
+    features = sum(2 * images * probe.values for probe in stages) if study.models.cache_tokens else 0
+    kept = TRAINING_STATE if study.models.fusion != "mini" and study.data.train else 0
+    there = sum(file.stat().st_size for file in (root / "data" / study.name).rglob("features.npy"))
+    statistics = os.statvfs(root)
+    needed, free = features + kept + SPARE_DISK - there, statistics.f_bavail * statistics.f_frsize
+    advice = ": make room, or set models.cache_tokens=false" if needed > free else ""
+    said = f"{features / GB:.1f} GB of features of {images:,} images and {kept / GB:.0f} GB of trainings"
+    return Finding("disk", f"{said}, {free / GB:.0f} GB free{advice}", stops=needed > free)
+
+
+def _models(study: Study, root: Path) -> list[str]:
+    """Where the real models of a study come from: folders, files, ids of the hub."""
+    fusion, clip, weights = study.models.fusion, study.models.clip, study.models.clip_pretrained or ""
+    given = weights if (root / weights).is_file() else clip
+    tag = open_clip.get_pretrained_cfg(clip, weights).get("hf_hub", given).strip("/") if given == clip else given
+    return [name for name, kind in ((fusion, fusion), (tag, clip)) if kind != "mini"]
+
+
+def _source(name: str, root: Path) -> Finding:
+    """Whether a model is there or its hub can be asked."""
+    path = root / name.removeprefix("local-dir:")
+    if path.exists():
+        return Finding(name, "is there")
+    if name.startswith(("/", ".", "local-dir:", "data/")):
+        return Finding(name, f"there is no {path}", stops=True)
+    cached = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")) / "hub"
+    if any(cached.glob(f"models--{name.partition('@')[0].replace('/', '--')}/snapshots/*/*.safetensors")):
+        return Finding(name, "is in the hub's cache")
+    try:
+        httpx.head(HUB, timeout=10, follow_redirects=True).raise_for_status()
+    except httpx.HTTPError as error:
+        return Finding(name, f"is not here, and {HUB} does not answer: {type(error).__name__}", stops=True)
+    return Finding(name, f"{HUB} answers")
+
+
+def _measured(probe: StageProbe, device: torch.device) -> Finding:
+    """Some steps of a stage: its peak of GPU memory and the hours of all its steps."""
+    try:
+        seconds, peak = _time(probe.step, device)
+    except (torch.OutOfMemoryError, MemoryError):
+        return Finding(probe.name, f"does not fit into the GPU's memory: {probe.advice}", stops=True)
+    hours = seconds * probe.count / probe.batch / 3600
+    memory = f", {peak / GB:.1f} GB of GPU memory" if device.type == "cuda" else ""
+    all_of_it = f": {probe.count:,} take {hours:.1f} h" if probe.count else ""
+    speed = f"{probe.batch / seconds:.3g} {probe.unit} a second in batches of {probe.batch}"
+    return Finding(probe.name, f"{speed}{all_of_it}{memory}")
+
+
+def _time(prepare: Callable[[], Callable[[], object]], device: torch.device) -> tuple[float, int]:
+    """Seconds of a step, after one to warm up where there is a GPU, and the peak of its memory."""
+    if device.type != "cuda":
+        step, start = prepare(), time.perf_counter()
+        step()
+        return time.perf_counter() - start, 0
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    step = prepare()
+    step()
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(3):
+        step()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - start) / 3, torch.cuda.max_memory_allocated()
+
+
+def main() -> None:
+    """Tells what a study asks of this machine, and ends with 1 where it could not run to its end."""
+    parser = argparse.ArgumentParser(prog="python -m cirlib.app.doctor", description=main.__doc__)
+    parser.add_argument("--study", help="a name in conf/study (default: what params.yaml says)")
+    asked, root = parser.parse_args(), project_root()
+    try:
+        findings = []
+        for finding in examine(_study(asked.study, root), root):
+            print(finding, flush=True)
+            findings.append(finding)
+    except StudyError as error:
+        parser.exit(1, f"{error}\n")
+    parser.exit(int(any(finding.stops for finding in findings)))
+
+
+def _study(name: str | None, root: Path) -> Study:
+    if name is None:
+        return load_study(root / "params.yaml")
+    from dvc.utils.hydra import compose_and_dump
+
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "params.yaml"
+        compose_and_dump(file, str(root / "conf"), None, "config", "", [f"study={name}"])
+        return load_study(file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""What of the Q-Former is not transformers' own: how texts come in, and a last layer without what nobody reads."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.models.blip_2.modeling_blip_2 import Blip2QFormerLayer, Blip2TextEmbeddings
+
+
+class TextEmbeddings(Blip2TextEmbeddings):
+    """BLIP-2's: word and position embeddings behind the queries."""
+
+    def forward(self, ids: Tensor, mask: Tensor, queries: Tensor) -> Tensor:
+        """Ids and mask (B, L) and queries (B, Q, H) to the Q-Former's input (B, Q + L, H)."""
+        return super().forward(input_ids=ids, query_embeds=queries)
+
+    def around(self, ids: Tensor, prompts: Tensor) -> Tensor:
+        """The start token, ``prompts`` (B, Q, H), then the rest of the text, numbered through: (B, Q + L, H)."""
+        words = self.word_embeddings(ids)  # (B, L, H)
+        mixed = torch.cat([words[:, :1], prompts, words[:, 1:]], dim=1)
+        return mixed + self.position_embeddings.weight[: mixed.shape[1]]
+
+
+class FrozenTextStates(nn.Module):
+    """MiniLM below its last ``layers``, frozen: what it makes of a text, behind the queries.
+
+    Its last norm is left to the Q-Former, whose input norm it becomes.
+    """
+
+    def __init__(self, minilm: nn.Module, layers: int) -> None:
+        super().__init__()
+        self.lower = minilm.requires_grad_(False)
+        del minilm.encoder.layer[len(minilm.encoder.layer) - layers :]
+        last = minilm.encoder.layer[-1].output if len(minilm.encoder.layer) else minilm.embeddings
+        self.last_norm, last.LayerNorm = [last.LayerNorm], nn.Identity()  # in a list: no part of this module
+
+    def forward(self, ids: Tensor, mask: Tensor, queries: Tensor) -> Tensor:
+        """As :class:`TextEmbeddings`."""
+        with torch.no_grad():
+            states = self.lower(input_ids=ids, attention_mask=mask).last_hidden_state
+        return torch.cat([queries, states.to(queries.dtype)], dim=1)
+
+
+class LastLayer(Blip2QFormerLayer):
+    """The Q-Former's last layer. Behind queries nobody reads its text states, whose feed-forward it leaves out."""
+
+    def forward(self, *args: Any, query_length: int = 0, **kwargs: Any) -> Tensor:
+        self.reads_text = query_length == 0
+        return super().forward(*args, query_length=query_length, **kwargs)
+
+    def feed_forward_chunk(self, attention_output: Tensor) -> Tensor:
+        return super().feed_forward_chunk(attention_output) if self.reads_text else attention_output

@@ -1,0 +1,110 @@
+"""What a machine lacks is told before a study is started; times are of steps that were run here."""
+
+import stat
+import sys
+from collections import namedtuple
+
+import httpx
+import pytest
+import torch
+
+from cirlib.app import doctor
+from cirlib.app.doctor import Finding, examine
+from cirlib.models import devices
+from cirlib.models.devices import best_device, listed_gpus
+from cirlib.study.errors import ResourceError
+
+
+@pytest.fixture
+def smi(tmp_path, monkeypatch) -> None:
+    """A driver that lists a GPU which torch cannot use, as an old one does."""
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text(f"#!{sys.executable}\nprint('NVIDIA A10, 23028 MiB, 470.82.01')\n")
+    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(tool.parent))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    devices.listed_gpus.cache_clear()
+    yield
+    devices.listed_gpus.cache_clear()
+
+
+@pytest.fixture
+def real(custom_stage, tiny_blip2, tiny_clip):
+    """The small study with a tiny BLIP-2 and CLIP, as the doctor sees a study of real models."""
+    models = {
+        "fusion": str(tiny_blip2),
+        "clip": tiny_clip[0],
+        "clip_pretrained": str(tiny_clip[1]),
+        "precision": "fp32",
+    }
+    qformer = {"sprc_terms": 1.0, "fusion": "two_pass", "epochs": 3, "hard_negatives": 1}
+    return custom_stage("data_prep", models=models, qformer=qformer, dpo={"grid_edits": 10})
+
+
+def found(stage) -> dict[str, Finding]:
+    return {finding.what: finding for finding in examine(stage.study, stage.root)}
+
+
+@pytest.mark.usefixtures("smi")
+def test_a_listed_gpu_that_torch_cannot_use_stops_training_and_doctor(real, monkeypatch):
+    assert listed_gpus() == ("NVIDIA A10, 23028 MiB, 470.82.01",)
+    with pytest.raises(ResourceError, match=r"nvidia-smi lists NVIDIA A10.*cannot use: it is built .*Install a driver"):
+        best_device()
+    findings = list(examine(real.study, real.root))
+    assert len(findings) == 1 and findings[0].stops and str(findings[0]).startswith("STOP GPU")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert best_device().type == "cpu"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="batches on a GPU are the study's own")
+def test_every_long_stage_is_timed_by_steps_of_its_true_size(real):
+    said = found(real)
+    assert not any(finding.stops for finding in said.values()), said
+    for what, unit, count in (("image tokens", "images", 28), ("Q-Former", "triplets", 2 * 3 * 14)):
+        assert f"{unit} a second in batches of 2: {count} take" in said[what].said
+    assert "edits a second in batches of 2: 10 take 0.0 h" in said["both_towers of the grid"].said
+
+
+def test_without_training_there_is_no_stage_of_it(real):
+    study = real.study.model_copy(update={"data": real.study.data.model_copy(update={"train": False})})
+    assert not {"Q-Former", "both_towers of the grid"} & {finding.what for finding in examine(study, real.root)}
+
+
+def test_a_small_disk_a_small_memory_and_a_missing_model_stop(real, monkeypatch):
+    disk = namedtuple("Disk", "f_bavail f_frsize")
+    monkeypatch.setattr(doctor.os, "statvfs", lambda _: disk(1_000_000, 1000))
+    monkeypatch.setattr(doctor.psutil, "virtual_memory", lambda: namedtuple("Memory", "total")(8_000_000_000))
+    models = real.study.models.model_copy(update={"clip": "local-dir:nowhere", "clip_pretrained": None})
+    study = real.study.model_copy(update={"models": models})
+    monkeypatch.setattr(doctor, "probes", lambda *_: [])
+    said = {finding.what: finding for finding in examine(study, real.root)}
+    assert {what for what, finding in said.items() if finding.stops} == {
+        "disk", "memory of the machine", "local-dir:nowhere"
+    }  # fmt: skip
+    assert "12 GB of trainings, 1 GB free: make room, or set models.cache_tokens=false" in said["disk"].said
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_hub_that_does_not_answer_stops_where_the_model_is_not_in_its_cache(tmp_path, monkeypatch, answers):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+
+    def head(url: str, **_options: object) -> httpx.Response:
+        if not answers:
+            raise httpx.ConnectError("no route")
+        return httpx.Response(200, request=httpx.Request("HEAD", url))
+
+    monkeypatch.setattr(httpx, "head", head)
+    assert doctor._source("owner/model@abc", tmp_path).stops is not answers
+    (tmp_path / "hub/models--owner--model/snapshots/abc").mkdir(parents=True)
+    (tmp_path / "hub/models--owner--model/snapshots/abc/model.safetensors").touch()
+    assert doctor._source("owner/model@abc", tmp_path) == Finding("owner/model@abc", "is in the hub's cache")
+
+
+def test_circos_tokens_are_89_gb(custom_stage, monkeypatch):
+    data = {"benchmark": "circo", "root": "nowhere"}
+    stage = custom_stage("data_prep", data=data, models={"fusion": "Salesforce/blip2-itm-vit-g"})
+    monkeypatch.setattr(doctor, "_measured", lambda probe, _device: Finding(probe.name, "not run"))
+    monkeypatch.setattr(doctor, "_source", lambda name, _root: Finding(name, "not asked"))
+    assert found(stage)["disk"].said.startswith("89.3 GB of features of 123,403 images")
