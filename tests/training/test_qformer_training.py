@@ -109,8 +109,9 @@ def test_every_parameter_is_known_to_decide_a_training_or_not_to():
     in_the_configuration |= {"temperature_lr"}
     in_the_data = {"whole_train"}
     needs = {"processes", "chunk_size", "gradient_checkpointing", "retrain"}
-    of_prompts = {name for name in QFormer.model_fields if name.startswith("prompt_")}
-    known = set().union(*DECIDES.values()) | in_the_weights | in_the_configuration | in_the_data | needs | of_prompts
+    others = {name for name in QFormer.model_fields if name.startswith("prompt_")}
+    others |= {"combiner_lr", "method_epochs", "methods", "phi", "phi_lr", "rerank", "text_lr"}  # of the other methods
+    known = set().union(*DECIDES.values()) | in_the_weights | in_the_configuration | in_the_data | needs | others
     assert known == set(QFormer.model_fields)
 
 
