@@ -24,7 +24,16 @@ def test_the_committed_parameters_are_what_the_garments_study_composes(tmp_path)
 
 
 def test_the_studies_are_those_of_the_design_the_rehearsal_and_the_large_garments():
-    assert STUDIES == ["circo", "cirr", "custom", "fashioniq", "fashioniq_rehearsal", "garments", "garments_large"]
+    assert STUDIES == [
+        "catalogue",
+        "circo",
+        "cirr",
+        "custom",
+        "fashioniq",
+        "fashioniq_rehearsal",
+        "garments",
+        "garments_large",
+    ]
 
 
 @pytest.mark.parametrize("study", STUDIES)
