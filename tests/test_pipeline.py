@@ -24,7 +24,7 @@ def test_the_committed_parameters_are_what_the_garments_study_composes(tmp_path)
 
 
 def test_the_studies_are_those_of_the_design_sprcs_the_rehearsal_and_the_large_garments():
-    real = ["circo", "cirr", "custom", "fashioniq", "fashioniq_rehearsal", "fashioniq_sprc"]
+    real = ["catalogue", "circo", "cirr", "custom", "fashioniq", "fashioniq_rehearsal", "fashioniq_sprc"]
     assert [*real, "garments", "garments_large", "sprc_released"] == STUDIES
 
 

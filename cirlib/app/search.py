@@ -72,8 +72,10 @@ class Search:
     def __init__(self, prepared: Prepared) -> None:
         self.prepared, self.study = prepared, prepared.stage.study
         parts = prepared.splits.reported
-        self.galleries: dict[str, list[str]] = {category: list(part.gallery) for category, part in parts.items()}
+        whole = {"whole catalogue": prepared.catalogue} if prepared.catalogue else {}
+        self.galleries: dict[str, list[str]] = whole | {name: list(part.gallery) for name, part in parts.items()}
         self.files = {image: part.path(image) for part in parts.values() for image in part.gallery}
+        self.files |= {image: prepared.images[image] for image in prepared.catalogue}
         self.images = list(self.files)  # M
         self._row = {image: row for row, image in enumerate(self.images)}
         checkpoints = prepared.stage.results("qformer") / "checkpoints"

@@ -12,7 +12,12 @@ __all__ = [
     "load_benchmark", "query_texts", "sample_join",
 ]  # fmt: skip
 
-SPLITS = {"fashioniq": fashioniq.SPLITS, "cirr": cirr.SPLITS, "circo": circo.SPLITS, "custom": fashioniq.SPLITS}
+SPLITS = {
+    "fashioniq": fashioniq.SPLITS,
+    "cirr": cirr.SPLITS,
+    "circo": circo.SPLITS,
+    "custom": (*fashioniq.SPLITS, "dev"),
+}
 NAMES = tuple(SPLITS)
 _BY_CATEGORY = ("fashioniq", "custom")
 
@@ -25,7 +30,8 @@ def load_benchmark(
     Args:
         name: "fashioniq", "cirr", "circo", or "custom" for any data in FashionIQ's files.
         root: the folder with `captions/`, `image_splits/` and `images/` (CIRCO: `annotations/`).
-        split: "train", "val" or "test"; CIRR calls its test split "test1", CIRCO has no "train".
+        split: "train", "val" or "test", of custom data "dev" too; CIRR calls its test split "test1", CIRCO has no
+            "train".
         category: one of `categories(...)`; None is all of them together, their galleries joined.
         protocol: "original", the gallery of the split file; or "val_split", only the queries' references and
             targets (FashionIQ and custom data). Load a train split so: no other image of it is ever opened.

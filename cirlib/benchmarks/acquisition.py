@@ -1,14 +1,15 @@
-"""The study's files: drawn, taken from what the user has, or fetched; then looked at, gap by gap."""
+"""The study's files: drawn, made from a catalogue, taken from what there is, or fetched; then looked at, gap by gap."""
 
 import random
 from collections import Counter
 from pathlib import Path
 
-from cirlib.study.files import write_json
+from cirlib.study.files import write_json, write_table
 from cirlib.study.stage import Stage
 
 from .audit import Audit, audit
 from .base import Benchmark
+from .catalogues import read_catalogue, write_catalogue
 from .downloads import DownloadOutcome, fetch_images, save_picture
 from .fashioniq_files import REPLACEMENTS, fetch_annotations, read_links
 from .garments import draw_garments
@@ -21,14 +22,17 @@ SAMPLE = 100  # links that are tried before the rest
 def acquire(stage: Stage) -> None:
     """Brings the study's annotations and images into its folder, as far as they are not there.
 
-    Drawn where the study draws; else images are taken from ``data.images`` where that is named, else fetched from the
-    benchmark's links where ``data.fetch`` says so. An interrupted call goes on where it was.
+    Drawn where the study draws, made where it has a catalogue; else images are taken from ``data.images`` where that
+    is named, else fetched from the benchmark's links where ``data.fetch`` says so. An interrupted call goes on where it
+    was.
 
     Raises `BenchmarkError` where annotations cannot be had, or what the user named has no such images.
 
     >>> acquire(stage)  # nothing is missing
     """
     data, root = stage.study.data, stage.images
+    if data.catalogue:
+        _make_catalogue(stage)
     if drawing := stage.study.data_prep.drawing:
         draw_garments(root, drawing, image_size=stage.study.models.image_size, seed=data.seed)
     if data.fetch:
@@ -48,6 +52,15 @@ def acquire(stage: Stage) -> None:
     print(f"{kinds['there']:,} of {len(wanted):,} images {how}{rest}")
     for image, outcome in [(i, o) for i, o in outcomes.items() if o.kind != "there"][:1]:
         print(f"The first of them, {image!r}: {outcome.reason}.")
+
+
+def _make_catalogue(stage: Stage) -> None:
+    """The user's folder and table as a study's files; how they are read is shown before anything is made of them."""
+    data, folder = stage.study.data, stage.root / stage.study.data.root.expanduser()
+    catalogue = read_catalogue(data, folder)
+    print(catalogue.overview.to_string(index=False, max_colwidth=60))
+    write_catalogue(catalogue, data, folder, stage.images)
+    write_table(catalogue.overview, stage.out / "catalogue.csv")
 
 
 def missing_images(stage: Stage) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cirlib.study.errors import StudyError
 
+MADE = "made_edits"  # the category of a reported split whose edits are made, not written by people
 PROTOCOLS_OF_GALLERY = ("original", "val_split")
 
 

@@ -39,7 +39,7 @@ def load_splits(stage: Stage, gallery: str | None = None) -> Splits:
     """The study's data as its parameters describe it, with another ``gallery`` protocol where one is given.
 
     Raises `BenchmarkError` where files or images are missing and ``data.allow_missing`` does not allow it. Images of
-    `UNUSABLE` are missing too.
+    `UNUSABLE` are missing too. Dev is held out of train, unless the data has files of it.
 
     >>> list(load_splits(stage).reported)
     ['hat', 'shoe']
@@ -56,6 +56,8 @@ def load_splits(stage: Stage, gallery: str | None = None) -> Splits:
         if not all(t.targets for t in part.triplets):
             raise BenchmarkError(f"{part.name} {part.split} has no public targets to score: set data.split to val.")
     data, trained = study.data, load("train", "val_split")
+    if data.benchmark == "custom" and (dev := load("dev", "original")):
+        return Splits(trained, dev, reported)
     halves = {name: hold_out(part, data.dev_fraction, data.seed) for name, part in trained.items()}
     train, dev = ({name: pair[half] for name, pair in halves.items()} for half in (0, 1))
     return Splits(train, dev, reported)
@@ -74,7 +76,7 @@ def load_parts(study: Study, root: Path, split: str, gallery: str) -> dict[str, 
         return {}
     found = categories(name, root, split)
     wanted = study.data.categories or found
-    if split == "train" and name != "cirr":
+    if split in ("train", "dev") and name != "cirr":
         names = {category: category for category in found if category in wanted}
     else:
         names = {category: category for category in wanted} or {name: None}

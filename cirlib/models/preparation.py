@@ -51,7 +51,9 @@ def align_towers(prepared: Prepared) -> pd.DataFrame:
     head, text.proj = text.proj, torch.nn.Identity()  # for MiniLM's own sentence embeddings, (N, 384)
     texts = towers.encode_texts([pair["caption"] for pair in pairs], normalize=False)
     text.proj = head
-    history = pd.DataFrame(align(towers, pooled, texts, epochs=20, lr=1e-3, batch_size=256, seed=stage.study.seed))
+    history = pd.DataFrame(
+        align(towers, pooled, texts, epochs=models.alignment_epochs, lr=1e-3, batch_size=256, seed=stage.study.seed)
+    )
     save_heads(towers, stage.data / "two_towers.safetensors")
     return history
 

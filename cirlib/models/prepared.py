@@ -86,13 +86,19 @@ class Prepared:
         return _read_json(self.stage.images / "pairs.json", [])
 
     @cached_property
+    def catalogue(self) -> list[str]:
+        """Every image of a catalogue, whatever it is used for; empty where the study is of none."""
+        return _read_json(self.stage.images / "catalogue.json", [])
+
+    @cached_property
     def images(self) -> dict[str, Path]:
-        """Every image of the study, those of the pairs included: id → file."""
-        of_pairs = locate({pair["image"]: pair["image"] for pair in self.pairs}, self.stage.images / "images")
-        for image, file in of_pairs.items():
+        """Every image of the study, those of the pairs and of the whole catalogue included: id → file."""
+        wanted = [pair["image"] for pair in self.pairs] + self.catalogue
+        others = locate({image: image for image in wanted}, self.stage.images / "images")
+        for image, file in others.items():
             if isinstance(file, str):
                 raise BenchmarkError(f"pairs.json: image {image!r} is missing: {file}.")
-        return self.splits_under("original").images() | of_pairs
+        return self.splits_under("original").images() | others
 
     @cached_property
     def attributes(self) -> ImageAttributes | None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cirlib.benchmarks import Benchmark
-from cirlib.benchmarks.base import check_choice
+from cirlib.benchmarks.base import MADE, check_choice
 from cirlib.benchmarks.families import families
 from cirlib.benchmarks.protocols import REFERENCES
 from cirlib.retrieval.cirr_circo import chance, extra_values, field_size, target_pairs
@@ -210,7 +210,7 @@ def _row(category: str, metric: str, parts: Sequence[Scored]) -> tuple:
         sum(len(v) for v in values),
         round(np.mean([field_size(metric, part.benchmark, part.candidates) for part in parts])),
         float(np.mean([chance(metric, part.benchmark, part.candidates) for part in parts])),
-        parts[0].protocol,
+        parts[0].protocol + ", edits made from the catalogue" * any(part.category == MADE for part in parts),
         all(part.benchmark.complete for part in parts),
     )
 

@@ -50,6 +50,7 @@ METHODS = {
         Method(
             "combiner_tuned", "Combiner, tuned tower", None, COMBINER, True, "combiner_tuned", "combiner:TunedCombiner"
         ),
+        Method("joint_sum", "gated sum", None, COMBINER, True, "joint_sum", "joint_sum:JointSum"),
         Method("pic2word", "Pic2Word", None, INVERSION, False, "pic2word", "textual_inversion:Pic2Word"),
         Method("lincir", "LinCIR", None, INVERSION, False, "lincir", "textual_inversion:LinCIR"),
         Method("phi", "published φ", None, INVERSION, False, "phi", "textual_inversion:PublishedInversion"),

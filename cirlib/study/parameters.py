@@ -32,11 +32,25 @@ class Block(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
+class CatalogueTable(Block):
+    """Which columns of a catalogue's table are what; None: guessed from names and contents."""
+
+    table: str | None = None  # the file in ``data.root``; None: the only one there, or the one called catalogue
+    image: str | None = None
+    title: str | None = None
+    attributes: list[str] | None = None
+    edits: Count = 12  # made for each item
+    captions: Count = 3  # made for each item
+
+
 class Data(Block):
     """Where triplets, galleries and images come from."""
 
     benchmark: Literal["fashioniq", "cirr", "circo", "custom"] = "fashioniq"
     root: Path
+    catalogue: CatalogueTable | None = (
+        None  # of a folder with photographs and a table: what is trained on is made from it
+    )
     categories: list[str] | None = None  # None: every category that has a captions file
     split: str = "val"  # the split that is reported
     images: str | None = None  # where to take missing images from: folder, archive, hf://datasets/<owner>/<name>
@@ -50,6 +64,8 @@ class Data(Block):
     def _is_sound(self) -> Self:
         foreign = self.fetch and self.benchmark != "fashioniq"
         _refuse(foreign, f"fetch must be false for {self.benchmark}: only FashionIQ's files can be fetched")
+        apart = self.catalogue is not None and (self.benchmark != "custom" or self.categories is not None)
+        _refuse(apart, "catalogue goes with benchmark custom and categories null only")
         _refuse(self.split == "train", "split must not be train: what is trained on is not reported")
         return self
 
@@ -64,6 +80,7 @@ class Models(Block):
     transform: Literal["model", "targetpad", "squarepad", "squash"] = "model"  # how both towers see a picture
     image_size: Count = 160  # pixels a side, for mini
     trains_ln_vision: bool = False  # the norm behind BLIP-2's tower learns: image tokens are kept from before it
+    alignment_epochs: Count = 20  # of the mini pair's heads, on image-caption pairs
     cache_tokens: bool = True  # False: no image tokens on disk, the vision tower runs in every training step
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 where hardware has it, else fp32
 

@@ -69,6 +69,8 @@ class Stage:
     def images(self) -> Path:
         """The folder with ``captions/``, ``image_splits/`` and ``images/``."""
         drawn_anew = self.study.data_prep.drawing and self.data.is_relative_to(self.out)
+        if self.study.data.catalogue:
+            return self.data / "made"
         return self.data / "drawn" if drawn_anew else self.root / self.study.data.root.expanduser()
 
     @property

@@ -1,6 +1,7 @@
 """The committed notebooks: clean, with the parameters their stage takes; and each run small through papermill."""
 
 import ast
+import json
 import shutil
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import pandas as pd
 import papermill
 import pytest
 import yaml
-from small_studies import NOTEBOOKS, execute, run_all
+from small_studies import NOTEBOOKS, compose, execute, run_all
 
-from cirlib.study.parameters import STAGES, overridable
-from cirlib.study.stage import PARAMETERS_MARK, assigned_names
+from cirlib.app.search import Search
+from cirlib.models.prepared import open_prepared
+from cirlib.study.parameters import STAGES, load_study, overridable
+from cirlib.study.stage import PARAMETERS_MARK, Stage, assigned_names
 
 STAGE_OF = {path.name: path.stem.split("_", 1)[1] for path in NOTEBOOKS}
 
@@ -120,6 +123,36 @@ def test_real_photos_in_fashioniqs_format_take_the_same_road(small_project, real
     summary = pd.read_csv(tmp_path / "results" / "custom" / "summary.csv")
     assert list(summary["method"].unique()) == ["image_only", "text_only", "sum", "slerp", "qformer"]
     assert set(summary["queries"]) == {60}
+
+
+@pytest.mark.slow
+def test_photographs_with_a_table_become_a_study_that_searches_all_of_them(real_data, tmp_path):
+    source, folder = real_data("catalogue"), tmp_path / "shop"
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("images"))
+    reported = {*json.loads((folder / "image_splits/split.shop.val.json").read_text())}
+    table = pd.read_csv(folder / "catalogue.csv", dtype=str, keep_default_na=False)
+    table = table[table["image"].isin(reported) | (table.index % 9 == 0)]
+    table.to_csv(folder / "catalogue.csv", index=False)
+    (folder / "images").mkdir()
+    for image in table["image"]:
+        (folder / "images" / f"{image}.jpg").symlink_to(source / "images" / f"{image}.jpg")
+    compose(
+        tmp_path / "params.yaml", "study=catalogue", f"data.root={folder}", "models.image_size=64", "dpo.edits=64",
+        "qformer.epochs=1", "qformer.mine_from=0", "qformer.pretraining_epochs=1", "qformer.method_epochs=1",
+        "qformer.edits=128", "qformer.prompt_edits=64", "data_prep.num_workers=0",
+    )  # fmt: skip
+    run_all(tmp_path)
+    summary = pd.read_csv(tmp_path / "results/catalogue/summary.csv").query(
+        "metric == 'recall@10' and category == 'mean'"
+    )
+    values = summary.set_index("method")["value"]
+    assert {"sum", "qformer", "joint_sum"} <= set(values.index) and (summary["gallery"] == 999).all()
+    assert values["joint_sum"] > 3 * summary["chance"].iloc[0]
+    out = tmp_path / "none"
+    search = Search(open_prepared(Stage("search", load_study(tmp_path / "params.yaml"), tmp_path, out, out, {})))
+    assert len(search.images) == len(table) > 1200
+    hits = search.search(search.reference(search.images[0]), "is red", "joint_sum", category="whole catalogue", count=5)
+    assert len(hits) == 5
 
 
 @pytest.mark.slow

@@ -1,14 +1,12 @@
 """What a drawn garment is: the attributes a caption may speak of, and the values they take."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from operator import attrgetter
-from typing import TypeVar
 
 import numpy as np
 
-T = TypeVar("T")
+from cirlib.benchmarks.edit_writer import pick
 
 PALETTE: dict[str, tuple[int, int, int]] = {
     "red": (208, 36, 44),
@@ -94,15 +92,6 @@ class Garment:
 
 ATTRIBUTES = tuple(field.name for field in fields(Garment) if field.name != "category")
 _values_of = attrgetter(*ATTRIBUTES)
-
-
-def pick(rng: np.random.Generator, options: Sequence[T]) -> T:
-    """One of the options, each equally likely.
-
-    >>> pick(np.random.default_rng(0), ("red",))
-    'red'
-    """
-    return options[int(rng.integers(len(options)))]
 
 
 def luminance(colour: str) -> float:

@@ -4,11 +4,9 @@ A change is told in units: one attribute, or a pattern or graphic together with 
 shows. Each unit becomes a phrase for "is" or for "has", and phrases are joined to a sentence.
 """
 
-import re
-from dataclasses import dataclass
-
 import numpy as np
 
+from cirlib.benchmarks.edit_writer import Caption, Phrase, contrast, join_phrases, mend, pick, two_sentences
 from cirlib.benchmarks.garments.attributes import (
     ATTRIBUTES,
     COLOURS,
@@ -16,10 +14,8 @@ from cirlib.benchmarks.garments.attributes import (
     Garment,
     difference,
     luminance,
-    pick,
 )
 
-Phrase = tuple[str, str]  # ("is" | "has", the words that follow)
 NOUNS = {"dress": ("dress", "dress"), "shirt": ("shirt", "shirt"), "toptee": ("top", "blouse")}
 # value → ways to say it; {c} is where the second colour goes, "" when it is not mentioned
 PHRASES: dict[str, dict[str, tuple[Phrase, ...]]] = {
@@ -87,18 +83,7 @@ RELATIVE: dict[str, tuple[tuple[Phrase, ...], tuple[Phrase, ...]]] = {
 }
 DARKER: tuple[Phrase, ...] = (("is", "darker in color"), ("is", "a darker color"))
 LIGHTER: tuple[Phrase, ...] = (("is", "lighter in color"), ("is", "a brighter color"))
-CONTRASTS = (*["{new}"] * 12, "{new} instead of {old}", "{new} rather than {old}", "{new}, not {old},")
-NAMED = 0.9  # chance that a change after the first two is named
 COMPARED = 0.25  # chance that a change which can be told by a comparison is told so
-STARTS = ("", "", "", "", "it ", "the {noun} ", "this one ")
-
-
-@dataclass(frozen=True)
-class Caption:
-    """A sentence and the attributes it speaks of."""
-
-    text: str
-    mentions: frozenset[str]
 
 
 def edit_captions(rng: np.random.Generator, reference: Garment, target: Garment) -> tuple[Caption, Caption]:
@@ -113,15 +98,7 @@ def edit_captions(rng: np.random.Generator, reference: Garment, target: Garment)
     >>> edit_captions(np.random.default_rng(0), garment, other)[0].mentions
     frozenset({'colour'})
     """
-    units = _units(reference, target)
-    if not units:
-        raise ValueError("the two garments are the same: there is no edit to describe")
-    first, second = _shares(rng, units)
-    texts = ["", ""]
-    while texts[0] == texts[1]:
-        texts = [_sentence(rng, reference, target, share) for share in (first, second)]
-    captions = [Caption(text, frozenset().union(*share)) for text, share in zip(texts, (first, second), strict=True)]
-    return captions[0], captions[1]
+    return two_sentences(rng, _units(reference, target), lambda units: _sentence(rng, reference, target, units))
 
 
 def _units(reference: Garment, target: Garment) -> list[tuple[str, ...]]:
@@ -148,18 +125,8 @@ def _carrier(changed: frozenset[str], target: Garment) -> str | None:
     return None
 
 
-def _shares(rng: np.random.Generator, units: list[tuple[str, ...]]) -> tuple[list, list]:
-    """Which units the first and the second sentence take: none is empty, none is in both unless there is only one."""
-    order = [units[i] for i in rng.permutation(len(units))]
-    named = order[:2] + [unit for unit in order[2:] if rng.random() < NAMED]
-    if len(named) == 1:
-        return named, named
-    cut = int(rng.integers(1, len(named)))
-    return named[:cut], named[cut:]
-
-
 def _sentence(rng: np.random.Generator, reference: Garment, target: Garment, units: list[tuple[str, ...]]) -> str:
-    return _join(rng, [_phrase(rng, reference, target, unit) for unit in units], target.category)
+    return join_phrases(rng, [_phrase(rng, reference, target, unit) for unit in units], NOUNS[target.category])
 
 
 def _phrase(rng: np.random.Generator, reference: Garment, target: Garment, unit: tuple[str, ...]) -> Phrase:
@@ -182,7 +149,7 @@ def _contrast(rng: np.random.Generator, name: str, verb: str, words: str, old: s
     same = [text for old_verb, text in PHRASES[name].get(old, ()) if old_verb == verb]
     if not same or any(text.startswith("no ") for text in (words, *same)):
         return words
-    return pick(rng, CONTRASTS).format(new=words, old=same[0].replace("{c}", ""))
+    return contrast(rng, words, same[0].replace("{c}", ""))
 
 
 def _recoloured(rng: np.random.Generator, reference: Garment, target: Garment) -> Phrase:
@@ -218,22 +185,6 @@ def _relative(reference: Garment, target: Garment, name: str) -> list[Phrase]:
     return list(RELATIVE[name][int(order.index(new) > order.index(old))])
 
 
-def _join(rng: np.random.Generator, phrases: list[Phrase], category: str) -> str:
-    """Phrases to one sentence: "is blue with long sleeves", "blue, long sleeves", "has … and is …"."""
-    qualities = " and ".join(words for verb, words in phrases if verb == "is")
-    features = " and ".join(words for verb, words in phrases if verb == "has")
-    style = rng.random()
-    if len(phrases) > 1 and style < 0.2:
-        return _clean(", ".join(words for _, words in phrases))
-    start = pick(rng, STARTS).format(noun=pick(rng, NOUNS[category]))
-    if not (qualities and features):
-        return _clean(start + (f"is {qualities}" if qualities else f"has {features}"))
-    if style < 0.6:
-        return _clean(f"{start}is {qualities} with {features}")
-    first, second = f"is {qualities}", f"has {features}"
-    return _clean(start + (f"{first} and {second}" if style < 0.8 else f"{second} and {first}"))
-
-
 def full_caption(rng: np.random.Generator, garment: Garment) -> Caption:
     """A description of one (visible) garment; most attributes are named, some are left out.
 
@@ -247,7 +198,7 @@ def full_caption(rng: np.random.Generator, garment: Garment) -> Caption:
     order = rng.permutation([name for name in named if name not in ("colour", "second_colour")])
     phrases = [pick(rng, _ways(garment, str(name))) for name in order]
     text = _description(rng, garment, "colour" in named, phrases).format(c=colour)
-    return Caption(_clean(text), frozenset(named))
+    return Caption(mend(text), frozenset(named))
 
 
 def _speakable(garment: Garment, name: str) -> bool:
@@ -273,9 +224,3 @@ def _description(rng: np.random.Generator, garment: Garment, coloured: bool, phr
         return f"{text}, it has {tail}" if tail else text
     start = pick(rng, ("a ", "a ", "", "a photo of a "))
     return f"{start}{' '.join([*adjectives, noun])}" + (f" with {tail}" if tail else "")
-
-
-def _clean(text: str) -> str:
-    """Mend articles ("a orange" → "an orange") and commas left at the end or doubled."""
-    text = re.sub(r"\ba (?=[aeiou])", "an ", text)
-    return re.sub(r",+(?=,|$)", "", text).strip()

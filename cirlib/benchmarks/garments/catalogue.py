@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cirlib.benchmarks.base import BenchmarkError
+from cirlib.benchmarks.edit_writer import Caption, pick
 from cirlib.benchmarks.garments.attributes import (
     ATTRIBUTES,
     CATEGORIES,
@@ -20,11 +21,10 @@ from cirlib.benchmarks.garments.attributes import (
     Garment,
     contrasting,
     difference,
-    pick,
     random_garment,
     visible,
 )
-from cirlib.benchmarks.garments.captions import Caption, edit_captions, full_caption
+from cirlib.benchmarks.garments.captions import edit_captions, full_caption
 from cirlib.study.parameters import Drawing
 
 SPLITS = ("train", "val")

@@ -1,0 +1,90 @@
+"""A catalogue in the layout that every loader reads: pairs, train edits, and the reported split's edits and gallery."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cirlib.benchmarks.annotations import IMAGE_IDS, read_annotations
+from cirlib.benchmarks.base import MADE, BenchmarkError
+from cirlib.benchmarks.catalogues.columns import find_table, read_table
+from cirlib.benchmarks.catalogues.items import CatalogueItems, read_items
+from cirlib.benchmarks.catalogues.pairing import made_edits, made_pairs
+from cirlib.benchmarks.catalogues.wording import Item
+from cirlib.benchmarks.image_files import locate
+from cirlib.study.files import write_json
+from cirlib.study.parameters import Data
+
+HELD_OUT, MOST_HELD_OUT, REPORTED = 0.2, 1000, 400  # share and number of items, and edits, without hand-written ones
+LEAST = 40  # items to train on
+
+
+def read_catalogue(data: Data, folder: Path) -> CatalogueItems:
+    """What a catalogue's folder holds; its ``overview`` says how it is read.
+
+    >>> _ = write_image(folder / "a.jpg"), (folder / "mine.csv").write_text("image,title\\na.jpg,red coat")
+    >>> read_catalogue(Data(benchmark="custom", root=folder, catalogue={}), folder).items[0].kind
+    'coat'
+    """
+    if not folder.is_dir():
+        raise BenchmarkError(f"no folder {folder}: data.root names the one with the photographs and the table.")
+    table = find_table(folder, data.catalogue.table)
+    return read_items(folder, read_table(table), data.catalogue)
+
+
+def write_catalogue(catalogue: CatalogueItems, data: Data, folder: Path, raw: Path) -> None:
+    """Writes ``catalogue`` into ``raw`` in FashionIQ's layout, with ``pairs.json`` and ``catalogue.json``, every id.
+
+    Hand-written edits of ``folder`` are the reported split, and their gallery stays out of training; without any, edits
+    are made between items held out. Dev's items are no others'. BenchmarkError: too few items are left to train on.
+
+    >>> items = [Item(str(n), kind="coat", colour=f"shade {n}") for n in range(60)]
+    >>> catalogue = CatalogueItems(items, {}, {item.id: np.ones(3) for item in items}, None)
+    >>> write_catalogue(catalogue, Data(benchmark="custom", root=folder, catalogue={}), folder, folder / "raw")
+    >>> sorted(file.name for file in (folder / "raw/captions").iterdir())
+    ['cap.catalogue.dev.json', 'cap.catalogue.train.json', 'cap.made_edits.val.json']
+    """
+    for name in ("captions", "image_splits", "images"):
+        shutil.rmtree(raw / name, ignore_errors=True)
+        (raw / name).mkdir(parents=True)
+    written = sorted((folder / "captions").glob(f"cap.*.{data.split}.json"))
+    gallery = _copy_reported(written, folder, raw, data.split) if written else _make_reported(catalogue, data, raw)
+    items = [item for item in catalogue.items if item.id not in gallery]
+    if len(items) < LEAST:
+        raise BenchmarkError(f"{folder}: {len(items)} items are left to train on, expected at least {LEAST}.")
+    order, size = np.random.default_rng(data.seed).permutation(len(items)), round(data.dev_fraction * len(items))
+    dev, train = ([items[row] for row in rows] for rows in (order[:size], order[size:]))
+    for split, part, each in (("dev", dev, 2), ("train", train, data.catalogue.edits)):
+        _write_made(catalogue, part, each * len(part), raw, "catalogue", split, data.seed)
+    write_json(made_pairs(train, data.catalogue.captions, data.seed), raw / "pairs.json")
+    files = catalogue.files | {i: p for i, p in locate({i: i for i in gallery}, folder).items() if isinstance(p, Path)}
+    for image, file in files.items():
+        (raw / "images" / f"{image}{file.suffix.lower()}").symlink_to(file.resolve())
+    write_json(sorted(catalogue.files), raw / "catalogue.json")
+
+
+def _copy_reported(written: Sequence[Path], folder: Path, raw: Path, split: str) -> set[str]:
+    gallery: set[str] = set()
+    for file in written:
+        listed = folder / "image_splits" / file.name.replace("cap.", "split.", 1)
+        gallery |= {*read_annotations(listed, IMAGE_IDS, "the gallery of the hand-written edits beside it")}
+        shutil.copy(file, raw / "captions")
+        shutil.copy(listed, raw / "image_splits")
+    return gallery
+
+
+def _make_reported(catalogue: CatalogueItems, data: Data, raw: Path) -> set[str]:
+    order = np.random.default_rng((data.seed, 2)).permutation(len(catalogue.items))
+    held = [catalogue.items[row] for row in order[: min(MOST_HELD_OUT, round(HELD_OUT * len(order)))]]
+    _write_made(catalogue, held, min(REPORTED, 2 * len(held)), raw, MADE, data.split, data.seed)
+    return {item.id for item in held}
+
+
+def _write_made(
+    catalogue: CatalogueItems, items: Sequence[Item], count: int, raw: Path, category: str, split: str, seed: int
+) -> None:
+    looks = np.stack([catalogue.looks[item.id] for item in items])
+    edits = made_edits(items, looks, count, seed)
+    write_json(edits, raw / "captions" / f"cap.{category}.{split}.json", indent=1)
+    write_json([item.id for item in items], raw / "image_splits" / f"split.{category}.{split}.json", indent=1)

@@ -1,0 +1,120 @@
+"""A table's rows with the folder's pictures: items, and everything odd about them, counted."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cirlib.benchmarks.base import BenchmarkError
+from cirlib.benchmarks.catalogues.columns import SEPARATORS, Columns, guess_columns, picture_name
+from cirlib.benchmarks.catalogues.pairing import thumbnail
+from cirlib.benchmarks.catalogues.wording import Item, canonical, from_title
+from cirlib.benchmarks.image_files import EXTENSIONS, locate
+from cirlib.study.parameters import CatalogueTable
+
+EXAMPLES = 3  # that the overview shows of anything
+
+
+@dataclass(frozen=True)
+class CatalogueItems:
+    """What a folder and its table hold. ``files``: every picture's id → file, also of those without a row.
+
+    ``looks``: id → thumbnail (P,) of those that can be decoded.
+
+    ``overview``: what each column is read as, and what is missing, repeated or odd, a row each.
+    """
+
+    items: list[Item]
+    files: dict[str, Path]
+    looks: dict[str, np.ndarray]
+    overview: pd.DataFrame
+
+
+def read_items(folder: Path, table: pd.DataFrame, named: CatalogueTable) -> CatalogueItems:
+    """The items of the pictures under ``folder`` that ``table`` describes.
+
+    Raises `BenchmarkError` where no row has a picture.
+
+    >>> _, table = write_image(folder / "a.jpg"), pd.DataFrame({"image": ["a.jpg", "b"], "title": ["Red coat", "Hat"]})
+    >>> items = read_items(folder, table, CatalogueTable())
+    >>> items.items[0].title, items.overview.set_index("what").loc["rows without a picture", "for example"]
+    ('red coat', 'b')
+    """
+    pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
+    names = {picture_name(path.name).casefold() for path in pictures}
+    columns = guess_columns(table, names, named)
+    ids = table[columns.image].map(picture_name)
+    found = locate({image: image for image in ids if image}, folder)
+    there = ids.map(lambda image: isinstance(found.get(image), Path))
+    whole, first = table.duplicated(), ids.duplicated()
+    rows = table.assign(**{columns.image: ids})[there & ~first]
+    if rows.empty:
+        raise BenchmarkError(f"{folder}: no row of the table names a picture that is there.")
+    items = [_item(row, columns) for row in rows.to_dict("records")]
+    used = {path.resolve() for path in found.values() if isinstance(path, Path)}
+    spare = {picture_name(path.name): path for path in pictures if path.resolve() not in used}
+    files = {image: found[image] for image in rows[columns.image]} | {i: p for i, p in spare.items() if i not in found}
+    looks = {image: look for image, file in files.items() if (look := thumbnail(file)) is not None}
+    broken = [image for image in files if image not in looks]
+    silent = [item.id for item in items if not item.words()]
+    counts = {
+        "rows": (len(table), []),
+        "rows without a picture": (int((~there).sum()), table[columns.image][~there].tolist()),
+        "rows that repeat another": (int((whole & there).sum()), ids[whole & there].tolist()),
+        "further rows of one picture, not read": (
+            int((first & ~whole & there).sum()),
+            ids[first & ~whole & there].tolist(),
+        ),
+        "pictures without a row, searched only": (len(spare), list(spare)),
+        "pictures that cannot be decoded, left out": (len(broken), broken),
+        "items without a word, searched only": (len(silent), silent),
+    }
+    told = [item for item in items if item.id in looks and item.words()]
+    overview = _overview(table, columns, counts | {"items": (len(told), [])})
+    return CatalogueItems(told, {image: files[image] for image in looks}, looks, overview)
+
+
+def _item(row: dict[str, str], columns: Columns) -> Item:
+    """A row as an item; what has no column is looked for in the title."""
+    title = " ".join((row[columns.title] if columns.title else "").lower().split())
+    colours = [canonical(row[name]) for name in columns.colours]
+    details = [part.strip().lower() for name in columns.details for part in SEPARATORS.split(row[name])]
+    item = Item(
+        row[columns.image], title, canonical(row[columns.kind]) if columns.kind else "", *([*colours, ""][:1]),
+        tuple(filter(None, colours[1:])), {canonical(name): canonical(row[name]) for name in columns.values},
+        tuple(filter(None, details)),
+    )  # fmt: skip
+    return from_title(item)
+
+
+def _overview(table: pd.DataFrame, columns: Columns, counts: dict[str, tuple[int, list[str]]]) -> pd.DataFrame:
+    rows = []
+    for name, role in sorted(columns.roles.items(), key=lambda pair: list(table).index(pair[0])):
+        filled = table[name][table[name] != ""]
+        merged = _merged(filled) if not role.startswith(("image", "title", "details", "not read")) else []
+        numbers = pd.to_numeric(filled, errors="coerce").notna().sum()
+        example = [value for value, _ in Counter(filled).most_common(EXAMPLES)]
+        rows.append(
+            (
+                f"column {name}",
+                role,
+                len(filled),
+                len(table) - len(filled),
+                filled.nunique(),
+                len(merged),
+                numbers,
+                merged[:EXAMPLES] or example,
+            )
+        )
+    rows += [(what, "", number, *[""] * 4, examples[:EXAMPLES]) for what, (number, examples) in counts.items()]
+    names = ["what", "read as", "cells", "empty", "different", "synonyms", "numbers", "for example"]
+    return pd.DataFrame(rows, columns=names).assign(**{"for example": lambda t: t["for example"].map("; ".join)})
+
+
+def _merged(cells: Sequence[str]) -> list[str]:
+    """Values that are read as another one of the column, as "gray = grey"."""
+    values = dict.fromkeys(" ".join(str(cell).split()) for cell in cells)
+    return [f"{value} = {canonical(value)}" for value in values if value.lower() != canonical(value)]

@@ -1,0 +1,218 @@
+"""Catalogues: columns guessed and named, what is odd counted, edits true of the items, the layout loaders read."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cirlib.benchmarks import BenchmarkError, load_benchmark
+from cirlib.benchmarks.base import MADE
+from cirlib.benchmarks.catalogues import read_catalogue, write_catalogue
+from cirlib.benchmarks.catalogues.columns import read_table
+from cirlib.benchmarks.catalogues.pairing import made_edits
+from cirlib.benchmarks.catalogues.wording import Item, describe, differences, edit_captions
+from cirlib.study.parameters import Data
+
+KINDS, COLOURS, NECKS = (
+    ("coat", "dress", "shirt"),
+    ("red", "light blue", "grey", "Gray"),
+    ("round", "crew", "v-neck", ""),
+)
+
+
+def rows(count):
+    """Rows of a clean table."""
+    return [
+        {
+            "file": f"{n}.jpg",
+            "name": f"{COLOURS[n % 4]} {KINDS[n % 3]} with {n} buttons",
+            "kind": KINDS[n % 3],
+            "colour": COLOURS[n % 4],
+            "neck": NECKS[n % 4 if n % 5 else 3],
+            "price": str(10 + n),
+            "details": f"{n} buttons; hem {n}",
+        }
+        for n in range(count)
+    ]
+
+
+@pytest.fixture
+def shop(tmp_path, write_image):
+    """Makes a folder with ``count`` pictures, some in subfolders, and a clean table."""
+
+    def make(count=72, table="catalogue.csv"):
+        folder = tmp_path / "shop"
+        for n in range(count):
+            write_image(folder / ("images/more" if n % 9 == 0 else "images") / f"{n}.jpg", seed=n)
+        pd.DataFrame(rows(count)).to_csv(folder / table, index=False)
+        return folder
+
+    return make
+
+
+def read(folder, **named):
+    return read_catalogue(Data(benchmark="custom", root=folder, catalogue=named), folder)
+
+
+def counts(catalogue):
+    table = catalogue.overview.set_index("what")
+    return {what: cells for what, cells in table["cells"].items() if not what.startswith("column")}
+
+
+def test_columns_are_guessed_from_names_and_contents_and_said(shop):
+    said = read(shop()).overview.set_index("what")["read as"]
+    expected = ["image", "title", "kind", "colour", "attribute", "not read: numbers", "details"]
+    assert said[:7].tolist() == expected and said.index[:7].tolist() == [f"column {name}" for name in rows(1)[0]]
+
+
+def test_a_column_that_is_named_is_taken_instead(shop):
+    catalogue = read(shop(), title="details", attributes=["neck"])
+    said = catalogue.overview.set_index("what")["read as"]
+    assert said["column details"] == "title" and said["column neck"] == "attribute"
+    assert said["column price"] == "not read: not named" and catalogue.items[1].values == {"neck": "crew"}
+    with pytest.raises(BenchmarkError, match="names the column 'cut', the table has file, name, kind"):
+        read(shop(), title="cut")
+
+
+def test_all_that_is_odd_is_counted_and_nothing_is_dropped_silently(shop, write_image):
+    folder, table = shop(), rows(72)
+    table[1]["file"] = "https://shop.example/pictures/1.jpg?width=80"
+    table[2]["file"] = "images\\2"
+    table += [rows(1)[0], {**rows(1)[0], "name": "another text"}, {**rows(1)[0], "file": "lost.jpg"}]
+    write_image(folder / "images" / "spare.png")
+    (folder / "images" / "5.jpg").write_bytes(b"no picture")
+    for name in ("name", "kind", "colour", "neck", "details"):
+        table[7][name] = ""
+    pd.DataFrame(table).to_csv(folder / "catalogue.csv", index=False, sep=";", encoding="cp1252")
+    catalogue = read(folder)
+    assert counts(catalogue) == {
+        "rows": 75,
+        "rows without a picture": 1,
+        "rows that repeat another": 1,
+        "further rows of one picture, not read": 1,
+        "pictures without a row, searched only": 1,
+        "pictures that cannot be decoded, left out": 1,
+        "items without a word, searched only": 1,
+        "items": 70,
+    }
+    assert "spare" in catalogue.files and "7" in catalogue.files and "5" not in catalogue.files
+    table = catalogue.overview.set_index("what")
+    assert table.loc["column neck", "empty"] == 33 and table.loc["column price", "numbers"] == 75
+    assert (
+        table.loc["column colour", "for example"] == "Gray = grey"
+        and table.loc["rows without a picture"].iloc[-1] == "lost.jpg"
+    )
+
+
+@pytest.mark.parametrize("kind", ["tsv", "jsonl", "parquet", "xlsx"])
+def test_every_kind_of_table_reads_the_same(shop, kind):
+    folder = shop(3)
+    expected = read_table(folder / "catalogue.csv")
+    write = {"tsv": lambda t, f: t.to_csv(f, sep="\t", index=False), "parquet": pd.DataFrame.to_parquet}
+    write["xlsx"] = lambda t, f: t.to_excel(f, index=False)
+    write["jsonl"] = lambda t, f: t.to_json(f, orient="records", lines=True)
+    write[kind](pd.DataFrame(rows(3)).replace({"neck": {"": None}}), folder / f"t.{kind}")
+    assert read_table(folder / f"t.{kind}").equals(expected)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda folder: (folder / "catalogue.csv").unlink(), r"expected one table, .*found none"),
+        (lambda folder: (folder / "catalogue.csv").write_text("file,name\n"), "has no row"),
+        (lambda folder: (folder / "catalogue.csv").write_text("file,name\nx.jpg,red coat"), "no column names pictures"),
+        (lambda folder: (folder / "catalogue.csv").write_text("file,price\n1.jpg,3\n2.jpg,4"), "no column says what"),
+    ],
+)
+def test_what_cannot_be_used_is_one_sentence(shop, spoil, told):
+    folder = shop(9)
+    spoil(folder)
+    with pytest.raises(BenchmarkError, match=told) as caught:
+        read(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_edit_speaks_of_what_differs_and_never_leads_from_a_word_to_its_synonym():
+    one = Item("a", "red coat with a zip", "coat", "red", values={"neck": "crew", "length": "mini"})
+    two = Item("b", "blue coat with two pockets", "coat", "blue", values={"neck": "crew", "length": "maxi"})
+    assert {sort for sort, _ in differences(one, two)} == {"colour", "value", "detail", "title"}
+    rng = np.random.default_rng(0)
+    said = [" and ".join(edit_captions(rng, one, two)) for _ in range(300)]
+    assert {"blue", "maxi", "pockets", "longer"} <= set(" ".join(said).split()) and not any(
+        "shorter" in s for s in said
+    )
+    assert len(set(said)) > 200 and any("the same crew" in text or "also crew" in text for text in said)
+    with pytest.raises(ValueError, match="no edit"):
+        edit_captions(rng, one, one)
+
+
+def test_a_new_kind_is_nearly_always_told():
+    one, two = Item("a", kind="coat", colour="red"), Item("b", kind="dress", colour="blue", details=("zip", "bow"))
+    rng = np.random.default_rng(0)
+    said = [" and ".join(edit_captions(rng, one, two)) for _ in range(200)]
+    assert sum("dress" in text or "frock" in text for text in said) > 180
+
+
+def test_titles_alone_are_enough(shop):
+    folder = shop()
+    pd.DataFrame(rows(72))[["file", "name"]].to_csv(folder / "catalogue.csv", index=False)
+    item = read(folder).items[1]
+    assert (item.kind, item.colour, item.fragments) == ("dress", "light blue", ("1 buttons",))
+    assert "light blue" in describe(np.random.default_rng(0), item)
+
+
+def test_pairs_share_something_and_are_told_both_ways(shop):
+    catalogue = read(shop())
+    looks = np.stack([catalogue.looks[item.id] for item in catalogue.items])
+    edits = made_edits(catalogue.items, looks, 100, seed=0)
+    pairs = {(edit["candidate"], edit["target"]) for edit in edits}
+    assert len(edits) == len(pairs) >= 100 and pairs == {(b, a) for a, b in pairs}
+    assert edits == made_edits(catalogue.items, looks, 100, seed=0)
+
+
+def test_without_hand_written_edits_made_ones_of_held_out_items_are_reported(shop, tmp_path):
+    folder, raw = shop(), tmp_path / "raw"
+    data = Data(benchmark="custom", root=folder, catalogue={"edits": 2, "captions": 2})
+    write_catalogue(read(folder), data, folder, raw)
+    train, reported = (load_benchmark("custom", raw, split=split) for split in ("train", "val"))
+    assert reported.categories == [MADE] and not reported.missing and not train.missing
+    assert not set(train.gallery) & set(reported.gallery)
+    pairs = json.loads((raw / "pairs.json").read_text())
+    assert {pair["image"] for pair in pairs} <= set(train.gallery)
+    assert len(json.loads((raw / "catalogue.json").read_text())) == 72
+
+
+def test_the_gallery_of_hand_written_edits_stays_out_of_training(shop, tmp_path, write_json):
+    folder, raw = shop(), tmp_path / "raw"
+    gallery = [str(n) for n in range(12)]
+    write_json(folder / "image_splits/split.mine.val.json", gallery)
+    edit = {"candidate": "3", "target": "4", "captions": ["is red", "has a bow"]}
+    write_json(folder / "captions/cap.mine.val.json", [edit])
+    data = Data(benchmark="custom", root=folder, catalogue={"edits": 2, "captions": 2})
+    write_catalogue(read(folder), data, folder, raw)
+    assert load_benchmark("custom", raw).categories == ["mine"]
+    used = {pair["image"] for pair in json.loads((raw / "pairs.json").read_text())}
+    assert not (used | load_benchmark("custom", raw, split="train").query_images) & set(gallery)
+
+
+@pytest.mark.parametrize("other", [{"benchmark": "fashioniq"}, {"benchmark": "custom", "categories": ["dress"]}])
+def test_a_catalogue_is_all_that_its_study_is_made_of(other):
+    with pytest.raises(ValueError, match="catalogue goes with benchmark custom and categories null only"):
+        Data(root="shop", catalogue={}, **other)
+
+
+def test_too_few_items_to_train_on_are_refused(shop, tmp_path):
+    folder = shop(20)
+    with pytest.raises(BenchmarkError, match="16 items are left to train on, expected at least 40"):
+        write_catalogue(read(folder), Data(benchmark="custom", root=folder, catalogue={}), folder, tmp_path / "raw")
+
+
+def test_real_photographs_with_titles_make_a_study(real_data, tmp_path):
+    folder = real_data("catalogue")
+    catalogue = read(folder)
+    said = catalogue.overview.set_index("what")["read as"]
+    assert said["column image"] == "image" and said["column title"] == "title" and counts(catalogue)["items"] == 3581
+    small = type(catalogue)(catalogue.items[:200], catalogue.files, catalogue.looks, catalogue.overview)
+    write_catalogue(small, Data(benchmark="custom", root=folder, catalogue={"edits": 2}), folder, tmp_path / "raw")
+    assert len(load_benchmark("custom", tmp_path / "raw").gallery) == 1000
