@@ -1,5 +1,7 @@
 """The study's table and ranks, gathered from its stages, and its best methods."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
@@ -7,6 +9,7 @@ from cirlib.analysis.tables.study_tables import best_method, best_of_families, r
 from cirlib.retrieval.result_files import write_results
 from cirlib.retrieval.scoring import summarise
 from cirlib.study.errors import StageError
+from cirlib.study.provenance import write_provenance
 
 RANKS = {  # stage → method → the rank of every target, less one
     "zero_shot": {"image_only": 30, "sum": 9},
@@ -32,6 +35,7 @@ def stage(custom_stage, scored):
     for name, parts in scored.items():
         stage.results(name).mkdir(parents=True)
         write_results(parts, stage.results(name))
+        write_provenance(replace(stage, name=name), {})
     return stage
 
 

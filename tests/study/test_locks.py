@@ -101,8 +101,8 @@ def test_a_folder_that_may_not_be_written_is_refused_before_any_work(project):
         subprocess.run(["umount", "-l", "results"], check=True)
 
 
-@pytest.mark.parametrize(("cell", "free"), [("1 / 0", True), ("1 / 1", False)])
-def test_a_notebook_that_failed_gives_its_folder_back_while_its_kernel_goes_on(project, cell, free):
+@pytest.mark.parametrize("cell", ["1 / 0", "1 / 1"])
+def test_a_notebook_that_failed_or_is_looked_at_gives_its_folder_to_others_while_its_kernel_goes_on(project, cell):
     shell = (
         "from IPython.core.interactiveshell import InteractiveShell\n"
         "shell = InteractiveShell.instance()\n"
@@ -116,10 +116,6 @@ def test_a_notebook_that_failed_gives_its_folder_back_while_its_kernel_goes_on(p
         while process.stdout.readline().strip() != "done":
             assert process.poll() is None, process.stderr.read()
         try:
-            if free:
-                assert open_stage("qformer").out.is_dir()
-            else:
-                with pytest.raises(StageError, match="another run writes to"):
-                    open_stage("qformer")
+            assert open_stage("qformer").out.is_dir()
         finally:
             process.kill()
