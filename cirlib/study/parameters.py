@@ -6,30 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from cirlib.study.errors import ParameterError
-
-
-def _refuse(wrong: bool, sentence: str) -> None:
-    if wrong:
-        raise ValueError(sentence)
-
-
-def _no_flag(value: Any) -> Any:
-    _refuse(isinstance(value, bool), "should be a whole number")  # pydantic takes True for 1
-    return value
-
-
-Whole = Annotated[int, BeforeValidator(_no_flag)]
-Count = Annotated[Whole, Field(ge=1)]
-NonNegativeCount = Annotated[Whole, Field(ge=0)]
-Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
-Positive = Annotated[float, Field(gt=0)]
-
-
-class Block(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+from cirlib.study.parameter_types import Block, Count, NonNegativeCount, Seed, Whole, refuse
+from cirlib.study.training_parameters import DPO, QFormer
 
 
 class CatalogueTable(Block):
@@ -63,10 +44,10 @@ class Data(Block):
     @model_validator(mode="after")
     def _is_sound(self) -> Self:
         foreign = self.fetch and self.benchmark != "fashioniq"
-        _refuse(foreign, f"fetch must be false for {self.benchmark}: only FashionIQ's files can be fetched")
+        refuse(foreign, f"fetch must be false for {self.benchmark}: only FashionIQ's files can be fetched")
         apart = self.catalogue is not None and (self.benchmark != "custom" or self.categories is not None)
-        _refuse(apart, "catalogue goes with benchmark custom and categories null only")
-        _refuse(self.split == "train", "split must not be train: what is trained on is not reported")
+        refuse(apart, "catalogue goes with benchmark custom and categories null only")
+        refuse(self.split == "train", "split must not be train: what is trained on is not reported")
         return self
 
 
@@ -113,89 +94,8 @@ class DataPrep(Block):
 
 class ZeroShot(Block):
     weights: list[Annotated[float, Field(ge=0, le=1)]] = Field([n / 10 for n in range(11)], min_length=1)  # of the text
-    methods: list[str] = []  # more of them: Python files that register some
+    methods: list[str] = Field([])  # more of them: Python files that register some
     raw_sum: bool = False  # also the plain sum of both towers' features before they are normalised, CLIP4Cir's
-
-
-class QFormer(Block):
-    fusion: Literal["one_pass", "covr", "two_pass"] = "one_pass"
-    target: Literal["max", "mean"] = "max"
-    sprc_terms: Annotated[float, Field(ge=0)] = 0.0  # weight of SPRC's relation and alignment terms beside InfoNCE
-    num_query_tokens: Count = 8
-    width: Count = 256
-    layers: Annotated[Whole, Field(ge=1, le=6)] = 6  # of mini, MiniLM's last; those before them read the text, frozen
-    pretraining_epochs: NonNegativeCount = 2
-    pretraining_lr: Positive = 2e-4
-    epochs: NonNegativeCount = 4
-    lr: Positive = 2e-4
-    temperature_lr: Positive | None = None  # of the learned temperature itself, not its logarithm; None: lr
-    recipe: Literal["own", "sprc"] = "own"  # of the optimiser
-    whole_train: bool = False  # also on what is held out for choices; then the last epoch counts
-    batch_size: Annotated[Whole, Field(ge=2)] = 64
-    accumulation: Count = 1
-    edits: Count | None = None  # train edits that an epoch reads, drawn anew each time; None: all
-    retrain: bool = False  # trains anew what was trained before with the same parameters
-    single_captions: Annotated[float, Field(ge=0, le=1)] = 0.5  # chance that a text is one caption, not both
-    processes: Count | None = None  # that train together; None: one a GPU, without GPUs one
-    chunk_size: Count | None = None  # gradient caching: images whose activations are kept at a time
-    gradient_checkpointing: bool = False  # less memory for more time
-    hard_negatives: NonNegativeCount = 2  # mined images a query; 0: no training with mined images
-    sampling: Literal["band", "margin"] = "band"
-    range_max: Count = 50  # of band
-    mine_from: NonNegativeCount = 2  # epochs of plain in-batch training first
-    methods: list[str] = ["prompt_tuned"]  # beside the Q-Former: names, or Python files that register some
-    method_epochs: Count = 4  # of the Combiner, a tuned text tower and textual inversion
-    combiner_lr: Positive = 1e-3
-    text_lr: Positive = 1e-4  # of a text tower
-    phi_lr: Positive = 1e-3  # of textual inversion
-    phi: Path | None = None  # a published φ of Pic2Word, SEARLE or LinCIR, for the method "phi"
-    rerank: str = "sum"  # the method whose first fifty "reranked" puts in order
-    prompt_vectors: Annotated[Whole, Field(ge=1, le=32)] = 4  # learned before the edit, in the two-tower model
-    prompt_epochs: Count = 1
-    prompt_edits: Count | None = 1_000  # train edits that an epoch reads; None: all
-    prompt_lr: Positive = 0.01
-
-
-class DPO(Block):
-    """A preference training, our reading of the paper's Retrieval-DPO unless told otherwise, and the grid around it.
-
-    The paper's abstract and introduction give the two towers, mined negatives and a DPO loss that trains the text side;
-    every number here is ours.
-    """
-
-    fusion: Literal["text_only", "sum", "qformer"] = "text_only"
-    start: Literal["pretrained", "finetuned"] = "pretrained"  # of the Q-Former
-    objective: Literal["dpo", "info_nce_mined", "info_nce_in_batch", "recall_in_batch"] = "dpo"
-    loss_type: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
-    trains: Literal["query_projection", "query_tower", "both_projections", "both_towers"] = "query_tower"
-    beta: Positive = 0.1  # times 100, CLIP's logit scale: the slope of every objective
-    epochs: Count = 1
-    edits: Count | None = None  # train edits used, an even share a category; None: all
-    retrain: bool = False  # trains anew what was trained before with the same parameters
-    lr: Positive = 1e-4  # of towers; projections have one of their own
-    batch_size: Annotated[Whole, Field(ge=2)] = 64
-    num_negatives: Count = 5
-    index: Literal["flat", "ivf", "hnsw"] = "flat"
-    nlist: Count | None = None  # lists of ivf; None: by the size of the gallery
-    nprobe: Count | None = None  # lists that ivf searches
-    sampling: Literal["top", "band", "random", "margin"] = "top"
-    range_min: NonNegativeCount = 0  # of top and band
-    range_max: Count = 100
-    mine_every: NonNegativeCount = 0  # epochs between two minings; 0: mined once
-    repetition: NonNegativeCount = 0  # the same with other edits, batches and draws
-    grid: Literal["none", "small", "full"] = "small"
-    grid_edits: Count = 256  # of the grid's runs
-
-    @model_validator(mode="after")
-    def _is_sound(self) -> Self:
-        wanted, depth = f"range_min + num_negatives ({self.range_min} + {self.num_negatives})", self.range_max
-        _refuse(depth < self.range_min + self.num_negatives, f"range_max ({depth}) must be at least {wanted}")
-        for_ivf, lists, probes = self.index == "ivf", self.nlist or 0, self.nprobe or 0
-        _refuse(not for_ivf and lists + probes > 0, f"nlist and nprobe go with index ivf only, given {self.index}")
-        _refuse(0 < lists < probes, f"nprobe ({probes}) must be at most nlist ({lists})")
-        after_training = self.start == "finetuned" and self.fusion != "qformer"
-        _refuse(after_training, f"start finetuned goes with fusion qformer only, given {self.fusion}")
-        return self
 
 
 class FailureCases(Block):
@@ -239,9 +139,9 @@ class Study(Block):
             "qformer.fusion covr": self.qformer.fusion == "covr",
         }
         for what in (name for name, wanted in asked.items() if wanted and self.models.fusion == "mini"):
-            _refuse(True, f"{what} goes with a BLIP-2 as models.fusion only, given mini")
+            refuse(True, f"{what} goes with a BLIP-2 as models.fusion only, given mini")
         best_token = self.qformer.fusion == "covr" and self.qformer.target == "max"
-        _refuse(best_token, "qformer.fusion covr goes with qformer.target mean only, given max")
+        refuse(best_token, "qformer.fusion covr goes with qformer.target mean only, given max")
         return self
 
 
