@@ -105,6 +105,19 @@ def test_all_that_is_odd_is_counted_and_nothing_is_dropped_silently(shop, write_
     )
 
 
+def test_pictures_of_one_name_are_told_apart_by_their_folders_and_doubt_is_said(tmp_path, write_image):
+    for seed, place in enumerate(("bags/001", "shoes/001", "old/007", "new/007")):
+        write_image(tmp_path / "images" / f"{place}.jpg", seed=seed)
+    rows = [("bags/001.jpg", "red bag"), ("shoes/001.jpg", "blue shoe"), ("007.jpg", "cap"), ("gone.jpg", "hat")]
+    pd.DataFrame(rows, columns=["image", "title"]).to_csv(tmp_path / "catalogue.csv", index=False)
+    catalogue = read(tmp_path)
+    assert {item.id: item.title for item in catalogue.items} == {"bags/001": "red bag", "shoes/001": "blue shoe"}
+    assert catalogue.files["shoes/001"] == tmp_path / "images" / "shoes" / "001.jpg"
+    lacking = catalogue.overview.set_index("what").loc["rows without a picture"]
+    assert lacking["cells"] == 2
+    assert "007.jpg (2 files have this name" in lacking["for example"] and "; gone.jpg" in lacking["for example"]
+
+
 @pytest.mark.parametrize("kind", ["tsv", "jsonl", "parquet", "xlsx"])
 def test_every_kind_of_table_reads_the_same(shop, kind):
     folder = shop(3)

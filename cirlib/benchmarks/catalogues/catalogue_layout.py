@@ -60,7 +60,9 @@ def write_catalogue(catalogue: CatalogueItems, data: Data, folder: Path, raw: Pa
     write_json(made_pairs(train, data.catalogue.captions, data.seed), raw / "pairs.json")
     files = catalogue.files | {i: p for i, p in locate({i: i for i in gallery}, folder).items() if isinstance(p, Path)}
     for image, file in files.items():
-        (raw / "images" / f"{image}{file.suffix.lower()}").symlink_to(file.resolve())
+        link = raw / "images" / f"{image}{file.suffix.lower()}"
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(file.resolve())
     write_json(sorted(catalogue.files), raw / "catalogue.json")
 
 

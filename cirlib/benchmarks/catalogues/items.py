@@ -1,7 +1,7 @@
 """A table's rows with the folder's pictures: items, and everything odd about them, counted."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from cirlib.benchmarks.base import BenchmarkError
 from cirlib.benchmarks.catalogues.columns import SEPARATORS, Columns, guess_columns, picture_name
 from cirlib.benchmarks.catalogues.pairing import thumbnail
 from cirlib.benchmarks.catalogues.wording import Item, canonical, from_title
-from cirlib.benchmarks.image_files import EXTENSIONS, locate
+from cirlib.benchmarks.image_files import EXTENSIONS, find_images
 from cirlib.study.parameters import CatalogueTable
 
 EXAMPLES = 3  # that the overview shows of anything
@@ -46,8 +46,8 @@ def read_items(folder: Path, table: pd.DataFrame, named: CatalogueTable) -> Cata
     pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
     names = {picture_name(path.name).casefold() for path in pictures}
     columns = guess_columns(table, names, named)
-    ids = table[columns.image].map(picture_name)
-    found = locate({image: image for image in ids if image}, folder)
+    ids = _picture_ids(table[columns.image])
+    found, _ = find_images({image: image for image in ids if image}, folder)
     there = ids.map(lambda image: isinstance(found.get(image), Path))
     whole, first = table.duplicated(), ids.duplicated()
     rows = table.assign(**{columns.image: ids})[there & ~first]
@@ -60,9 +60,10 @@ def read_items(folder: Path, table: pd.DataFrame, named: CatalogueTable) -> Cata
     looks = {image: look for image, file in files.items() if (look := thumbnail(file)) is not None}
     broken = [image for image in files if image not in looks]
     silent = [item.id for item in items if not item.words()]
+    absent = zip(ids[~there], table[columns.image][~there], strict=True)
     counts = {
         "rows": (len(table), []),
-        "rows without a picture": (int((~there).sum()), table[columns.image][~there].tolist()),
+        "rows without a picture": (int((~there).sum()), [_why_not(found, i, c) for i, c in absent]),
         "rows that repeat another": (int((whole & there).sum()), ids[whole & there].tolist()),
         "further rows of one picture, not read": (
             int((first & ~whole & there).sum()),
@@ -75,6 +76,18 @@ def read_items(folder: Path, table: pd.DataFrame, named: CatalogueTable) -> Cata
     told = [item for item in items if item.id in looks and item.words()]
     overview = _overview(table, columns, counts | {"items": (len(told), [])})
     return CatalogueItems(told, {image: files[image] for image in looks}, looks, overview)
+
+
+def _picture_ids(cells: pd.Series) -> pd.Series:
+    """The name of each cell's picture, behind its folder where pictures of one name lie in several."""
+    names = cells.map(picture_name)
+    folders = cells.map(lambda cell: cell.strip().replace("\\", "/").rpartition("/")[0].rpartition("/")[2])
+    several = folders.groupby(names).transform("nunique") > 1
+    return names.where(~several | (folders == ""), folders + "/" + names)
+
+
+def _why_not(found: Mapping[str, Path | str], image: str, cell: str) -> str:
+    return f"{cell} ({found[image]})" if isinstance(found.get(image), str) else cell
 
 
 def _item(row: dict[str, str], columns: Columns) -> Item:
