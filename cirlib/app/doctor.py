@@ -80,14 +80,16 @@ def _counts(study: Study, root: Path) -> tuple[int, int]:
 
 
 def _disk(study: Study, root: Path, images: int, stages: list[StageProbe]) -> Finding:
-    """Image tokens and kept trainings against what the project's disk has free, what is there already included."""
-    features = sum(2 * images * probe.values for probe in stages) if study.models.cache_tokens else 0
+    """Features, with the copy that DVC keeps, and trainings, against what is free on the disk or there already."""
+    features = sum(4 * images * probe.values for probe in stages) if study.models.cache_tokens else 0
     kept = TRAINING_STATE if study.models.fusion != "mini" and study.data.train else 0
     there = sum(file.stat().st_size for file in (root / "data" / study.name).rglob("features.npy"))
     statistics = os.statvfs(root)
-    needed, free = features + kept + SPARE_DISK - there, statistics.f_bavail * statistics.f_frsize
+    needed, free = features + kept + SPARE_DISK - 2 * there, statistics.f_bavail * statistics.f_frsize
     advice = ": make room, or set models.cache_tokens=false" if needed > free else ""
-    said = f"{features / GB:.1f} GB of features of {images:,} images and {kept / GB:.0f} GB of trainings"
+    said = (
+        f"{features / GB:.1f} GB of features of {images:,} images with DVC's copy and {kept / GB:.0f} GB of trainings"
+    )
     return Finding("disk", f"{said}, {free / GB:.0f} GB free{advice}", stops=needed > free)
 
 

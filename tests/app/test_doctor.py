@@ -102,9 +102,9 @@ def test_a_hub_that_does_not_answer_stops_where_the_model_is_not_in_its_cache(tm
     assert doctor._source("owner/model@abc", tmp_path) == Finding("owner/model@abc", "is in the hub's cache")
 
 
-def test_circos_tokens_are_89_gb(custom_stage, monkeypatch):
+def test_circos_tokens_are_89_gb_and_as_much_for_dvcs_copy(custom_stage, monkeypatch):
     data = {"benchmark": "circo", "root": "nowhere"}
     stage = custom_stage("data_prep", data=data, models={"fusion": "Salesforce/blip2-itm-vit-g"})
     monkeypatch.setattr(doctor, "_measured", lambda probe, _device: Finding(probe.name, "not run"))
     monkeypatch.setattr(doctor, "_source", lambda name, _root: Finding(name, "not asked"))
-    assert found(stage)["disk"].said.startswith("89.3 GB of features of 123,403 images")
+    assert found(stage)["disk"].said.startswith("178.6 GB of features of 123,403 images")
