@@ -85,7 +85,7 @@ picture: $(RUNTIME) ## photograph the search page for the README, while `make se
 	@chromium --headless --no-sandbox --hide-scrollbars --window-size=1160,605 --screenshot=docs/search_page.png http://localhost:8866/
 
 lab: $(RUNTIME) ## open the notebooks in JupyterLab
-	@jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.default_url=/lab/tree/notebooks/02_zero_shot.ipynb
+	@jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.default_url=/lab/tree/notebooks/01_data_prep.ipynb
 
 clean: ## remove the environment and the caches; data and results stay
 	@rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .hypothesis

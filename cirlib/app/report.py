@@ -120,13 +120,15 @@ def full_table(summary: pd.DataFrame, folder: Path) -> tuple[pd.DataFrame, str]:
     return table, f" Over {count} seeds, which train anew on the same data: mean ± standard deviation (range)."
 
 
-def _finding(summary: pd.DataFrame, table: pd.DataFrame) -> str:
+def _finding(study: str, summary: pd.DataFrame, table: pd.DataFrame) -> str:
     """The best method and the best zero-shot one, with their recall@10, and that over seeds where ``table`` has it."""
     means = recall_by_method(summary)
     best, zero_shot = best_method(summary), best_of_families(summary).get(ZERO_SHOT)
     label, named = method_label(best), labels()
     rows = [named.get(name, name) for name in dict.fromkeys([best, zero_shot]) if name]
-    said = f"{label[0].upper()}{label[1:]} has {percent(means[best])} % of the targets among its first ten images"
+    one = summary[(summary["category"] == "mean") & (summary["metric"] == "recall@10")].iloc[0]
+    said = f"Of {one['queries']} queries in the {study} study, {label} finds {percent(means[best])} % of the targets"
+    said += f" among its first ten of {one['gallery']} images (by chance {percent(one['chance'])} %)"
     if zero_shot not in (None, best):
         said += f", the best zero-shot method ({method_label(zero_shot)}) {percent(means[zero_shot])} %"
     for column in table.columns[table.columns.str.endswith(" seeds")]:
@@ -175,7 +177,7 @@ def main() -> None:
         table, of_seeds = full_table(summary, root / "results" / study)
         of_seeds += LAST_EPOCH * params.qformer.whole_train
         where = where_computed(read_provenance(root, study, PIPELINE))
-        said, finding = f"{caption(summary)}{where}{of_seeds}", _finding(summary, table)
+        said, finding = f"{caption(summary)}{where}{of_seeds}", _finding(study, summary, table)
         if arguments.into:
             _update_page(arguments.into, table, finding, said)
             _publish(root, study)

@@ -47,7 +47,7 @@ class PairCosines(NamedTuple):
             "margin": (chosen - rejected).mean().item(),
             "chosen_reward": chosen.mean().item(),
             "rejected_reward": rejected.mean().item(),
-            "accuracy": (chosen > rejected).float().mean().item(),
+            "accuracy": (0.5 + 0.5 * (chosen - rejected).sign()).mean().item(),  # a tie counts half
         }
 
 
