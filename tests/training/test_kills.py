@@ -21,7 +21,7 @@ QFORMER = {
     "width": 16,
 }  # fmt: skip
 KILLS = {  # notebook → parts of paths, and at which of their writes to die
-    "01_data_prep": [("captions/cap", 4), ("tokens.partial/", 3)],
+    "01_data_prep": [("captions/cap", 4), ("features/tokens", 3)],
     "02_zero_shot": [],
     "03_qformer": [("trainings/qformer/", 3), ("trainings/qformer_hard_negatives", 2)],
 }
@@ -36,8 +36,9 @@ def run(root: Path, notebook: str, *kill: object) -> None:
 
 
 def content(root: Path) -> dict[str, bytes]:
-    """Every file but the trainings and their histories, which tell times."""
-    files = [path for path in root.rglob("*") if path.is_file() and path.name not in ("history.csv", "state.pt")]
+    """Every file but those that tell times: trainings with their histories, and where each stage was computed."""
+    timed = ("history.csv", "state.pt", "provenance")
+    files = [path for path in root.rglob("*") if path.is_file() and not {path.name, path.parent.name} & {*timed}]
     return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
 
