@@ -18,12 +18,17 @@ from cirlib.benchmarks import Benchmark, query_texts
 from cirlib.retrieval.ranks import top_rows
 from cirlib.retrieval.scoring import Scored, average_texts, protocol_name, score, score_run
 from cirlib.retrieval.similarity import own_similarity
+from cirlib.study.errors import StudyError
 from cirlib.study.parameters import Evaluation
 
 BATCH = 256  # queries or images that a method is given at a time
 DEPTH = 50  # images that a second stage puts in order
 RERANKED = 32  # queries that a second stage is given at a time
 Read = Callable[[Sequence[str]], Any]  # ids → the images as methods read them: Prepared.read of a study
+
+
+class MethodError(StudyError, ValueError):
+    """A method gave what cannot be scored; the message says what, and what is expected."""
 
 
 def embed(method: Any, read: Read, ids: Sequence[str], texts: Sequence[str] | None = None) -> Tensor:
@@ -38,9 +43,25 @@ def embed(method: Any, read: Read, ids: Sequence[str], texts: Sequence[str] | No
     parts = []
     for start in range(0, len(ids), BATCH):
         images, own = read(ids[start : start + BATCH]), slice(start, start + BATCH)
-        given = method.embed_targets(images) if texts is None else method.embed_queries(images, list(texts[own]))
-        parts.append(torch.as_tensor(given).detach().float().cpu())
+        what, asked = ("embed_targets", (images,)) if texts is None else ("embed_queries", (images, list(texts[own])))
+        parts.append(_checked(method, what, asked, (len(ids[own]),), ("D", "T, D") if texts is None else ("D",)))
     return torch.cat(parts) if texts is None else normalize(torch.cat(parts), dim=-1)
+
+
+def _checked(method: Any, what: str, asked: tuple, first: tuple[int, ...], rest: tuple[str, ...]) -> Tensor:
+    """What a method gives, of a shape that begins with ``first`` and ends with one of ``rest``; else a MethodError."""
+    given, name = getattr(method, what)(*asked), f"{type(method).__name__}.{what}"
+    try:
+        values = torch.as_tensor(given).detach().float().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise MethodError(f"{name} gave a {type(given).__name__}, expected a tensor or an array of numbers") from None
+    shapes = [[*map(str, first), *filter(None, more.split(", "))] for more in rest]
+    if values.shape[: len(first)] != first or values.ndim not in map(len, shapes):
+        expected = " or ".join(f"({', '.join(shape)})" for shape in shapes)
+        raise MethodError(f"{name} gave an array of shape {tuple(values.shape)}, expected {expected}")
+    if not values.isfinite().all():
+        raise MethodError(f"{name} gave numbers that are not finite")
+    return values
 
 
 @torch.no_grad()
@@ -90,10 +111,10 @@ def _reranked(
     for start in range(0, len(rows), RERANKED):
         own = rows[start : start + RERANKED]
         candidates = [ranking[row][:DEPTH] for row in own]
-        scores = method.rerank(
-            read([references[row] for row in own]), list(texts[start : start + RERANKED]), candidates
-        )
-        total.index_add_(0, torch.from_numpy(own), torch.as_tensor(scores).detach().float().cpu())
+        images = read([references[row] for row in own])
+        asked = images, list(texts[start : start + RERANKED]), candidates
+        scores = _checked(method, "rerank", asked, (len(own), first.shape[1]), ("",))
+        total.index_add_(0, torch.from_numpy(own), scores)
     order = total.argsort(dim=1, descending=True, stable=True).tolist()
     return {
         triplet.id: [ids[i] for i in first] + ids[DEPTH:]

@@ -107,8 +107,13 @@ def _ranked_lists(path: Path) -> dict[str, list[str]]:
     else:
         form = {"sep": r"\s+", "header": None, "names": TREC, "dtype": dict.fromkeys(TREC[:3], str)}
         table = pd.read_csv(path, **form, na_filter=False, encoding="utf-8-sig")  # an id may be NA
-    rising = "score" not in table
-    order = table.sort_values("rank" if rising else "score", ascending=rising, kind="stable")
+    by = "score" if "score" in table else "rank"
+    if lacking := {"query", "image", by} - {*table}:
+        raise RunError(f"no column {min(lacking)!r}: query, image, and score or rank are needed")
+    numbers = pd.to_numeric(table[by], errors="coerce")
+    for row in numbers.index[numbers.isna()][:1]:
+        raise RunError(f"{by} {table[by][row]!r} of query {table['query'][row]!r} is no number")
+    order = table.assign(**{by: numbers}).sort_values(by, ascending=by == "rank", kind="stable")
     return order.groupby("query", sort=False)["image"].agg(list).to_dict()
 
 

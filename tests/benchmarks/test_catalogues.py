@@ -94,6 +94,7 @@ def test_all_that_is_odd_is_counted_and_nothing_is_dropped_silently(shop, write_
         "pictures without a row, searched only": 1,
         "pictures that cannot be decoded, left out": 1,
         "items without a word, searched only": 1,
+        "folders that may not be opened": 0,
         "items": 70,
     }
     assert "spare" in catalogue.files and "7" in catalogue.files and "5" not in catalogue.files
@@ -111,8 +112,11 @@ def test_pictures_of_one_name_are_told_apart_by_their_folders_and_doubt_is_said(
     rows = [("bags/001.jpg", "red bag"), ("shoes/001.jpg", "blue shoe"), ("007.jpg", "cap"), ("gone.jpg", "hat")]
     pd.DataFrame(rows, columns=["image", "title"]).to_csv(tmp_path / "catalogue.csv", index=False)
     catalogue = read(tmp_path)
-    assert {item.id: item.title for item in catalogue.items} == {"bags/001": "red bag", "shoes/001": "blue shoe"}
-    assert catalogue.files["shoes/001"] == tmp_path / "images" / "shoes" / "001.jpg"
+    assert {item.id: item.title for item in catalogue.items} == {
+        "images/bags/001": "red bag",
+        "images/shoes/001": "blue shoe",
+    }
+    assert catalogue.files["images/shoes/001"] == tmp_path / "images" / "shoes" / "001.jpg"
     lacking = catalogue.overview.set_index("what").loc["rows without a picture"]
     assert lacking["cells"] == 2
     assert "007.jpg (2 files have this name" in lacking["for example"] and "; gone.jpg" in lacking["for example"]
@@ -213,6 +217,32 @@ def test_the_gallery_of_hand_written_edits_stays_out_of_training(shop, tmp_path,
 def test_a_catalogue_is_all_that_its_study_is_made_of(other):
     with pytest.raises(ValueError, match="catalogue goes with benchmark custom and categories null only"):
         Data(root="shop", catalogue={}, **other)
+
+
+@pytest.mark.parametrize("named", ["{}.jpg", "images/{}", "{}"])
+def test_a_gallery_named_in_another_way_stays_out_of_training_too(shop, tmp_path, write_json, named):
+    folder = shop()
+    gallery = [named.format(n) for n in (1, 2, 3, 4)]
+    edits = [{"candidate": gallery[0], "target": gallery[1], "captions": ["is red", "has dots"]}]
+    write_json(folder / "captions" / "cap.hand.val.json", edits)
+    write_json(folder / "image_splits" / "split.hand.val.json", gallery)
+    write_catalogue(read(folder), Data(benchmark="custom", root=folder, catalogue={}), folder, tmp_path / "raw")
+    trained = json.loads((tmp_path / "raw/image_splits/split.catalogue.train.json").read_text())
+    trained += json.loads((tmp_path / "raw/image_splits/split.catalogue.dev.json").read_text())
+    assert len(trained) == 68 and not {"1", "2", "3", "4"} & set(trained)
+
+
+def test_a_table_of_another_machine_is_read_by_names_and_a_wrong_folder_is_not(tmp_path, write_image):
+    for n in range(3):
+        write_image(tmp_path / "shoes" / f"{n}.jpg", seed=n)
+    for before, items in ((r"C:\photos\{}.jpg", 3), ("https://shop.example/{}.jpg", 3)):
+        pd.DataFrame([(before.format(n), f"shoe {n}") for n in range(3)], columns=["image", "title"]).to_csv(
+            tmp_path / "catalogue.csv", index=False
+        )
+        assert len(read(tmp_path).items) == items
+    rows = [(f"{kind}/{n}.jpg", f"{kind} {n}") for kind in ("bags", "shoes") for n in range(3)]
+    pd.DataFrame(rows, columns=["image", "title"]).to_csv(tmp_path / "catalogue.csv", index=False)
+    assert [item.title for item in read(tmp_path).items] == ["shoes 0", "shoes 1", "shoes 2"]
 
 
 def test_too_few_items_to_train_on_are_refused(shop, tmp_path):

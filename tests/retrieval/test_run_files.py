@@ -217,3 +217,11 @@ def test_ids_in_a_trec_file_that_look_like_nothing_or_a_number_stay_ids(make_ben
     ]
     (tmp_path / "mine.trec").write_text("\n".join(lines), encoding="utf-8-sig")
     assert score_run(tmp_path / "mine.trec", benchmark).ranks.above.tolist() == [1]
+
+
+@pytest.mark.parametrize("score", ["abc", "100,5", "-", ""])
+def test_a_score_that_is_no_number_is_named_instead_of_sorted_as_text(make_benchmark, tmp_path, score):
+    lines = [f"hat-query-0\tQ0\t{image}\t1\t{score if image == IDS[3] else 1.5}\ttag" for image in IDS]
+    (tmp_path / "mine.trec").write_text("\n".join(lines))
+    with pytest.raises(RunError, match="of query 'hat-query-0' is no number"):
+        score_run(tmp_path / "mine.trec", make_benchmark([(IDS[0], IDS[1], "is x")], IDS))

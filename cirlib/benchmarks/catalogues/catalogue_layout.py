@@ -1,7 +1,7 @@
 """A catalogue in the layout that every loader reads: pairs, train edits, and the reported split's edits and gallery."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +50,10 @@ def write_catalogue(catalogue: CatalogueItems, data: Data, folder: Path, raw: Pa
         (raw / name).mkdir(parents=True)
     written = sorted((folder / "captions").glob(f"cap.*.{data.split}.json"))
     gallery = _copy_reported(written, folder, raw, data.split) if written else _make_reported(catalogue, data, raw)
-    items = [item for item in catalogue.items if item.id not in gallery]
+    found = locate({image: image for image in gallery}, folder)
+    located = {image: path.resolve() for image, path in found.items() if isinstance(path, Path)}
+    shown, files = set(located.values()), catalogue.files
+    items = [item for item in catalogue.items if item.id not in gallery and _file(files, item) not in shown]
     if len(items) < LEAST:
         raise BenchmarkError(f"{folder}: {len(items)} items are left to train on, expected at least {LEAST}.")
     order, size = np.random.default_rng(data.seed).permutation(len(items)), round(data.dev_fraction * len(items))
@@ -58,12 +61,15 @@ def write_catalogue(catalogue: CatalogueItems, data: Data, folder: Path, raw: Pa
     for split, part, each in (("dev", dev, 2), ("train", train, data.catalogue.edits)):
         _write_made(catalogue, part, each * len(part), raw, "catalogue", split, data.seed)
     write_json(made_pairs(train, data.catalogue.captions, data.seed), raw / "pairs.json")
-    files = catalogue.files | {i: p for i, p in locate({i: i for i in gallery}, folder).items() if isinstance(p, Path)}
-    for image, file in files.items():
+    for image, file in (files | located).items():
         link = raw / "images" / f"{image}{file.suffix.lower()}"
-        link.parent.mkdir(exist_ok=True)
+        link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(file.resolve())
     write_json(sorted(catalogue.files), raw / "catalogue.json")
+
+
+def _file(files: Mapping[str, Path], item: Item) -> Path | None:
+    return files[item.id].resolve() if item.id in files else None
 
 
 def _copy_reported(written: Sequence[Path], folder: Path, raw: Path, split: str) -> set[str]:

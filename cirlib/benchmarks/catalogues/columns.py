@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
+from unicodedata import normalize
+from urllib.parse import unquote, urlsplit
 
 import pandas as pd
 
@@ -118,7 +120,7 @@ def _text(cell: object) -> str:
         return cell.strip()
     if hasattr(cell, "__len__"):  # lists and arrays
         return "; ".join(map(_text, cell))
-    return "" if pd.isna(cell) else f"{cell:g}" if isinstance(cell, float) else str(cell)
+    return "" if pd.isna(cell) else str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
 
 
 def guess_columns(table: pd.DataFrame, pictures: Collection[str], named: CatalogueTable) -> Columns:
@@ -150,13 +152,23 @@ def guess_columns(table: pd.DataFrame, pictures: Collection[str], named: Catalog
     return columns
 
 
+def picture_path(cell: str) -> str:
+    """A picture's path in a cell, with slashes; of an address the end.
+
+    >>> picture_path("https://shop.example/p/1.5%20coat.JPG?width=80"), picture_path("bags\\\\1.jpg")
+    ('1.5 coat.JPG', 'bags/1.jpg')
+    """
+    text = normalize("NFC", cell.strip().replace("\\", "/"))
+    return unquote(urlsplit(text).path).rpartition("/")[2] if "://" in text else text.lstrip("/")
+
+
 def picture_name(cell: str) -> str:
     """A picture's name in a cell: what stands behind its folders, without its ending.
 
     >>> picture_name("https://shop.example/p/1.5 coat.JPG?width=80"), picture_name("1.5")
     ('1.5 coat', '1.5')
     """
-    file = PurePosixPath(cell.strip().split("?")[0].replace("\\", "/"))
+    file = PurePosixPath(picture_path(cell))
     return file.stem if file.suffix.lower() in EXTENSIONS else file.name
 
 

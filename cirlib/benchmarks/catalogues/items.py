@@ -1,18 +1,18 @@
 """A table's rows with the folder's pictures: items, and everything odd about them, counted."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
 
 from cirlib.benchmarks.base import BenchmarkError
-from cirlib.benchmarks.catalogues.columns import SEPARATORS, Columns, guess_columns, picture_name
+from cirlib.benchmarks.catalogues.columns import SEPARATORS, Columns, guess_columns, picture_name, picture_path
 from cirlib.benchmarks.catalogues.pairing import thumbnail
 from cirlib.benchmarks.catalogues.wording import Item, canonical, from_title
-from cirlib.benchmarks.image_files import EXTENSIONS, find_images
+from cirlib.benchmarks.image_files import EXTENSIONS, find_images, walk
 from cirlib.study.parameters import CatalogueTable
 
 EXAMPLES = 3  # that the overview shows of anything
@@ -43,51 +43,85 @@ def read_items(folder: Path, table: pd.DataFrame, named: CatalogueTable) -> Cata
     >>> items.items[0].title, items.overview.set_index("what").loc["rows without a picture", "for example"]
     ('red coat', 'b')
     """
-    pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
-    names = {picture_name(path.name).casefold() for path in pictures}
-    columns = guess_columns(table, names, named)
-    ids = _picture_ids(table[columns.image])
-    found, _ = find_images({image: image for image in ids if image}, folder)
-    there = ids.map(lambda image: isinstance(found.get(image), Path))
+    closed: list[str] = []
+    pictures = sorted(path for path in map(Path, walk(str(folder), closed)) if _is_picture(path))
+    columns = guess_columns(table, {picture_name(path.name).casefold() for path in pictures}, named)
+    cells, names = table[columns.image].map(picture_path), _picture_ids(pictures, folder)
+    found = _found(cells, folder)
+    ids = cells.map(lambda cell: names.get(found.get(cell), ""))
+    there = ids != ""
     whole, first = table.duplicated(), ids.duplicated()
     rows = table.assign(**{columns.image: ids})[there & ~first]
     if rows.empty:
         raise BenchmarkError(f"{folder}: no row of the table names a picture that is there.")
     items = [_item(row, columns) for row in rows.to_dict("records")]
-    used = {path.resolve() for path in found.values() if isinstance(path, Path)}
-    spare = {picture_name(path.name): path for path in pictures if path.resolve() not in used}
-    files = {image: found[image] for image in rows[columns.image]} | {i: p for i, p in spare.items() if i not in found}
+    files = {image: path for path, image in names.items()}
+    spare = [image for image in files if image not in set(ids)]
     looks = {image: look for image, file in files.items() if (look := thumbnail(file)) is not None}
     broken = [image for image in files if image not in looks]
     silent = [item.id for item in items if not item.words()]
-    absent = zip(ids[~there], table[columns.image][~there], strict=True)
+    absent = zip(cells[~there], table[columns.image][~there], strict=True)
     counts = {
         "rows": (len(table), []),
-        "rows without a picture": (int((~there).sum()), [_why_not(found, i, c) for i, c in absent]),
+        "rows without a picture": (int((~there).sum()), [_why_not(found, path, cell) for path, cell in absent]),
         "rows that repeat another": (int((whole & there).sum()), ids[whole & there].tolist()),
         "further rows of one picture, not read": (
             int((first & ~whole & there).sum()),
             ids[first & ~whole & there].tolist(),
         ),
-        "pictures without a row, searched only": (len(spare), list(spare)),
+        "pictures without a row, searched only": (len(spare), spare),
         "pictures that cannot be decoded, left out": (len(broken), broken),
         "items without a word, searched only": (len(silent), silent),
+        "folders that may not be opened": (len(closed), closed),
     }
     told = [item for item in items if item.id in looks and item.words()]
     overview = _overview(table, columns, counts | {"items": (len(told), [])})
     return CatalogueItems(told, {image: files[image] for image in looks}, looks, overview)
 
 
-def _picture_ids(cells: pd.Series) -> pd.Series:
-    """The name of each cell's picture, behind its folder where pictures of one name lie in several."""
-    names = cells.map(picture_name)
-    folders = cells.map(lambda cell: cell.strip().replace("\\", "/").rpartition("/")[0].rpartition("/")[2])
-    several = folders.groupby(names).transform("nunique") > 1
-    return names.where(~several | (folders == ""), folders + "/" + names)
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in EXTENSIONS and path.is_file()
 
 
-def _why_not(found: Mapping[str, Path | str], image: str, cell: str) -> str:
-    return f"{cell} ({found[image]})" if isinstance(found.get(image), str) else cell
+def _picture_ids(pictures: Sequence[Path], folder: Path) -> dict[Path, str]:
+    """Each file's id: its name; behind its folders, and with its ending, where others have the same."""
+    ids: dict[Path, str] = {}
+    ways: tuple[Callable[[Path], str], ...] = (
+        lambda path: picture_name(path.name),
+        lambda path: path.relative_to(folder).with_suffix("").as_posix(),
+        lambda path: path.relative_to(folder).as_posix(),
+    )
+    for way in ways:
+        left = [path for path in pictures if path not in ids]
+        count = Counter(way(path) for path in left)
+        ids |= {path: way(path) for path in left if count[way(path)] == 1}
+    return {path: ids[path] for path in pictures}
+
+
+def _without_ending(cell: str) -> str:
+    path = PurePosixPath(cell)
+    return path.with_suffix("").as_posix() if path.suffix.lower() in EXTENSIONS else cell
+
+
+def _found(cells: pd.Series, folder: Path) -> dict[str, Path | str]:
+    """Cell → its file, or why it is in doubt: by its whole path, else without its ending, else by its name.
+
+    By their names only where no path leads to a file, as in a table from another machine, and where no two are alike.
+    """
+    wanted = cells[cells != ""].drop_duplicates()
+    found, _ = find_images({cell: cell for cell in wanted}, folder)
+    for shorten in (_without_ending, picture_name):
+        if shorten is picture_name and found:
+            break
+        left = wanted[~wanted.isin(found)]
+        short = left.map(shorten)
+        alone = ~short.duplicated(keep=False)
+        found |= find_images(dict(zip(left[alone], short[alone], strict=True)), folder)[0]
+    return found
+
+
+def _why_not(found: Mapping[str, Path | str], path: str, cell: str) -> str:
+    return f"{cell} ({found[path]})" if isinstance(found.get(path), str) else cell
 
 
 def _item(row: dict[str, str], columns: Columns) -> Item:
