@@ -245,9 +245,21 @@ def test_a_table_of_another_machine_is_read_by_names_and_a_wrong_folder_is_not(t
     assert [item.title for item in read(tmp_path).items] == ["shoes 0", "shoes 1", "shoes 2"]
 
 
+@pytest.mark.parametrize("written", [2, 60])
+def test_a_small_catalogue_is_refused_in_a_sentence_or_has_a_dev_part(shop, tmp_path, written):
+    folder, data = shop(written), {"benchmark": "custom", "catalogue": {}, "dev_fraction": 0.01}
+    data = Data(root=folder, **data)
+    if written == 2:
+        with pytest.raises(BenchmarkError, match="2 items are left to train on, expected at least 40"):
+            write_catalogue(read(folder), data, folder, tmp_path / "raw")
+    else:
+        write_catalogue(read(folder), data, folder, tmp_path / "raw")
+        assert len(json.loads((tmp_path / "raw/image_splits/split.catalogue.dev.json").read_text())) == 6
+
+
 def test_too_few_items_to_train_on_are_refused(shop, tmp_path):
     folder = shop(20)
-    with pytest.raises(BenchmarkError, match="16 items are left to train on, expected at least 40"):
+    with pytest.raises(BenchmarkError, match="20 items are left to train on, expected at least 40"):
         write_catalogue(read(folder), Data(benchmark="custom", root=folder, catalogue={}), folder, tmp_path / "raw")
 
 

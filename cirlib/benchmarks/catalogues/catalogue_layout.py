@@ -17,7 +17,7 @@ from cirlib.study.files import write_json
 from cirlib.study.parameters import Data
 
 HELD_OUT, MOST_HELD_OUT, REPORTED = 0.2, 1000, 400  # share and number of items, and edits, without hand-written ones
-LEAST = 40  # items to train on
+LEAST, LEAST_DEV = 40, 6  # items to train on, dev's among them
 
 
 def read_catalogue(data: Data, folder: Path) -> CatalogueItems:
@@ -45,6 +45,7 @@ def write_catalogue(catalogue: CatalogueItems, data: Data, folder: Path, raw: Pa
     >>> sorted(file.name for file in (folder / "raw/captions").iterdir())
     ['cap.catalogue.dev.json', 'cap.catalogue.train.json', 'cap.made_edits.val.json']
     """
+    _require_items(catalogue.items, folder)
     for name in ("captions", "image_splits", "images"):
         shutil.rmtree(raw / name, ignore_errors=True)
         (raw / name).mkdir(parents=True)
@@ -54,9 +55,9 @@ def write_catalogue(catalogue: CatalogueItems, data: Data, folder: Path, raw: Pa
     located = {image: path.resolve() for image, path in found.items() if isinstance(path, Path)}
     shown, files = set(located.values()), catalogue.files
     items = [item for item in catalogue.items if item.id not in gallery and _file(files, item) not in shown]
-    if len(items) < LEAST:
-        raise BenchmarkError(f"{folder}: {len(items)} items are left to train on, expected at least {LEAST}.")
+    _require_items(items, folder)
     order, size = np.random.default_rng(data.seed).permutation(len(items)), round(data.dev_fraction * len(items))
+    size = max(LEAST_DEV, size)
     dev, train = ([items[row] for row in rows] for rows in (order[:size], order[size:]))
     for split, part, each in (("dev", dev, 2), ("train", train, data.catalogue.edits)):
         _write_made(catalogue, part, each * len(part), raw, "catalogue", split, data.seed)
@@ -66,6 +67,11 @@ def write_catalogue(catalogue: CatalogueItems, data: Data, folder: Path, raw: Pa
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(file.resolve())
     write_json(sorted(catalogue.files), raw / "catalogue.json")
+
+
+def _require_items(items: Sequence[Item], folder: Path) -> None:
+    if len(items) < LEAST:
+        raise BenchmarkError(f"{folder}: {len(items)} items are left to train on, expected at least {LEAST}.")
 
 
 def _file(files: Mapping[str, Path], item: Item) -> Path | None:
