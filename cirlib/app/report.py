@@ -26,6 +26,7 @@ from cirlib.study.units import percent
 SEED_COLUMNS = ("method", "metric", "category", "seed", "value")
 MARKS = ("<!-- finding -->", "<!-- /finding -->", "<!-- results -->", "<!-- /results -->")  # in a page, in this order
 LAST_EPOCH = " The Q-Former is trained on all of train and taken at its last epoch."
+UNPUBLISHED = ("ranks.csv", "misses.csv", "provenance")
 OPEN = """
 Open  results/{study}/notebooks/   the executed notebooks
       figures/{study}/             the figures
@@ -160,7 +161,7 @@ def _publish(root: Path, study: str) -> None:
         source, target = root / kind / study, root / "docs" / "studies" / study / kind
         shutil.rmtree(target, ignore_errors=True)
         for file in source.rglob("*"):
-            if file.suffix in endings and file.name not in ("ranks.csv", "misses.csv"):
+            if file.suffix in endings and not {file.name, file.parent.name} & {*UNPUBLISHED}:
                 write_bytes(file.read_bytes(), target / file.relative_to(source))
 
 
