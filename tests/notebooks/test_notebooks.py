@@ -112,7 +112,7 @@ def test_two_runs_of_a_training_give_the_same_metrics(small_project, tmp_path):
 def test_real_photos_in_fashioniqs_format_take_the_same_road(small_project, real_data, tmp_path):
     photos = real_data("photos")
     study = yaml.safe_load((small_project / "params.yaml").read_text())
-    heads = small_project / "data" / "garments" / "two_towers.safetensors"
+    heads = small_project / "data" / "garments" / "prepared" / "two_towers.safetensors"
     trained = small_project / "results" / "garments" / "qformer" / "checkpoints" / "qformer"
     study["name"] = "custom"
     study["data"] |= {"benchmark": "custom", "root": str(photos)}
