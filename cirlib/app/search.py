@@ -28,7 +28,7 @@ from cirlib.models.qformer_embedding import embed_gallery, trained_composer
 from cirlib.retrieval.method_scoring import DEPTH, embed
 from cirlib.retrieval.similarity import similarity
 from cirlib.study.errors import StudyError
-from cirlib.study.method_registry import METHODS, QFORMER, ZERO_SHOT
+from cirlib.study.method_registry import METHODS, QFORMER
 from cirlib.study.pictures import FORMATS, open_picture, open_rgb, to_rgb
 
 MOST_BYTES = 8 * 2**20  # a notebook server takes 10 MB in one message
@@ -81,12 +81,11 @@ class Search:
         checkpoints = prepared.stage.results("qformer") / "checkpoints"
         trained = [name for name, method in METHODS.items() if method.family == QFORMER]
         self.trained = [name for name in trained if (checkpoints / name).is_dir()]
-        baselines = [name for name, m in METHODS.items() if m.family == ZERO_SHOT and name != "sum_raw"]
         self._more: dict[str, Callable[[], Any]] = {}  # name → what opens it
         for stage in ("zero_shot", "qformer"):
             names = getattr(self.study, stage).methods
             self._more |= fitted_methods(prepared, names, prepared.stage.results(stage))
-        self.methods = [*baselines, *self._more, *self.trained]
+        self.methods = [*zero_shot.BASELINES, *self._more, *self.trained]
         self._opened: dict[str, tuple[Any, Tensor]] = {}  # with the gallery as the method embeds it
 
     @property

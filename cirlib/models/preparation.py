@@ -90,13 +90,13 @@ def _encode(
     stage, encoder = prepared.stage, tower(prepared)
     key = contents_key(encoder.key, list(prepared.images.values()))
     folder = _kept(stage, name, key)
-    if begin_store(folder, key, list(prepared.images), encoder.shape, advice):
-        count = processes.process_count(stage.study.data_prep.processes, "data_prep.processes")
-        if count > 1:
-            del encoder  # the GPU's memory is for the processes
-            processes.launch(_encode_shards, (stage, tower, folder, key, what), count)
-            return _published(stage, name, folder)
-    _encode_shards((stage, lambda _: encoder, folder, key, what))
+    pending = begin_store(folder, key, list(prepared.images), encoder.shape, advice)
+    count = processes.process_count(stage.study.data_prep.processes, "data_prep.processes") if pending else 1
+    if count > 1:
+        del encoder  # the GPU's memory is for the processes
+        processes.launch(_encode_shards, (stage, tower, folder, key, what), count)
+    else:
+        _encode_shards((stage, lambda _: encoder, folder, key, what))
     return _published(stage, name, folder)
 
 

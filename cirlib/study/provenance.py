@@ -1,7 +1,7 @@
 """On what, when and with which parameters a stage was computed; and that one study is never put together from two."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,11 @@ def require_same(stage: Stage, earlier: str) -> None:
     >>> write_provenance(stage, {})
     >>> require_same(stage, stage.name)
     """
+    import pandas as pd
+
     file = stage.require(provenance_file(stage.root, stage.study.name, earlier), earlier)
-    then, now = (
-        dict(_flat(blocks)) for blocks in (json.loads(file.read_text())["parameters"], _decisive(stage, earlier))
-    )
+    both = json.loads(file.read_text())["parameters"], _decisive(stage, earlier)
+    then, now = (pd.json_normalize(blocks).iloc[0].to_dict() for blocks in both)  # by dotted names
     for name in now:
         if then.get(name) != now[name]:
             said = f"{earlier} was computed with {name}={then.get(name)}, now it is {now[name]}"
@@ -65,11 +66,3 @@ def _decisive(stage: Stage, name: str) -> dict[str, Any]:
     blocks = stage.study.model_dump(mode="json", include={"name", "seed", "data", "models", name})
     blocks[name].pop("retrain", None)
     return blocks
-
-
-def _flat(blocks: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in blocks.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{before}{name}.")
-        else:
-            yield f"{before}{name}", value

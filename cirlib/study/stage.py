@@ -1,7 +1,6 @@
 """What a notebook opens first: its parameters checked, its folders resolved, its inputs present."""
 
 import ast
-import fcntl
 import hashlib
 import json
 import os
@@ -15,6 +14,7 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from cirlib.study.errors import ParameterError, StageError, StudyError
+from cirlib.study.locks import take_lock
 from cirlib.study.method_registry import requested_methods
 from cirlib.study.parameters import Study, load_study, overridable, override
 
@@ -178,22 +178,9 @@ def _take(stage: Stage) -> None:
     except OSError as error:
         raise StageError(f"{where} may not be written: {error.strerror}: move the project elsewhere") from None
     _release(stage.lock)  # held already where the same cell runs again
-    if not _lock(stage.lock):
+    if (descriptor := take_lock(stage.lock)) is None:
         raise StageError(f"another run writes to {where}: wait for it, or stop it")
-
-
-def _lock(lock: Path, *, wait: bool = False) -> bool:
-    """Whether this process holds ``lock`` now."""
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except (BlockingIOError, PermissionError):
-        os.close(descriptor)
-        return False
-    except OSError:  # a file system that knows no locks
-        pass
-    _held[lock] = descriptor
-    return True
+    _held[stage.lock] = descriptor
 
 
 def _release(lock: Path) -> None:
@@ -208,9 +195,10 @@ def _release_all() -> None:
 
 def _before_a_cell(_info: Any) -> None:
     for lock in [lock for lock, descriptor in _held.items() if descriptor is None]:
-        if not _lock(lock):
+        _held[lock] = take_lock(lock)
+        if _held[lock] is None:
             print("another run writes what this notebook writes: waits for it", flush=True)
-            _lock(lock, wait=True)
+            _held[lock] = take_lock(lock, wait=True)
 
 
 def _after_a_cell(_result: Any) -> None:

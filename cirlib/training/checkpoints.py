@@ -1,12 +1,14 @@
 """The checkpoint of a training: read where it is whole, and used by one run at a time."""
 
-import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
+
+from cirlib.study.locks import take_lock
 
 
 @contextmanager
@@ -20,13 +22,14 @@ def alone_in(folder: Path | None, run: str) -> Iterator[None]:
         yield
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f"{folder.name}.lock").open("a") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"{run}: another run trains the same, waits for it", flush=True)
-            fcntl.flock(held, fcntl.LOCK_EX)
+    lock = folder.with_name(f"{folder.name}.lock")
+    if (held := take_lock(lock)) is None:
+        print(f"{run}: another run trains the same, waits for it", flush=True)
+        held = take_lock(lock, wait=True)
+    try:
         yield
+    finally:
+        os.close(held)
 
 
 def read_state(path: Path) -> dict | None:

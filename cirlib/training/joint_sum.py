@@ -1,6 +1,7 @@
 """A gated sum in a space of its own, heads and gate trained together: for catalogues of some thousand photographs."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,12 +13,9 @@ from cirlib.benchmarks.splits import annotations_key
 from cirlib.losses.info_nce import info_nce
 from cirlib.models.colours import BINS, colour_histograms
 from cirlib.models.prepared import Prepared
-from cirlib.retrieval.method_scoring import score_methods
-from cirlib.retrieval.scoring import mean_recall
 from cirlib.training.batches import Batch, TripletSampler
-from cirlib.training.loop import SELECT, TrainingConfig
-from cirlib.training.qformer_training import DEV_RULES
-from cirlib.training.two_tower_methods import TwoTowerMethod, train_method
+from cirlib.training.loop import TrainingConfig
+from cirlib.training.two_tower_methods import LearnedMethod, dev_recall, train_method
 
 WIDTH, MEMBERS = 512, 3
 IMAGE_DROPOUT, TEXT_DROPOUT, GATE_DROPOUT = 0.5, 0.2, 0.5
@@ -58,7 +56,7 @@ class GatedSum(nn.Module):
         return F.normalize((1 - share) * image * kept + share * text, dim=-1)
 
 
-class JointSum(TwoTowerMethod):
+class JointSum(LearnedMethod):
     """Some :class:`GatedSum` side by side, on frozen features: an image is its mean token beside its colour histogram.
 
     They learn from triplets and, so that few triplets do not bend the words, from image-caption pairs at once. Their
@@ -99,17 +97,13 @@ class JointSum(TwoTowerMethod):
             pair = known[described[drawn]], captions[drawn]
             return self._loss(references, self._texts(batch.texts), targets, *pair), {}
 
-        def validate() -> dict[str, float]:
-            scored = score_methods({"dev": self}, prepared.read, splits.dev, DEV_RULES)
-            return {SELECT: mean_recall(scored, 10)}
-
         params = study.qformer
         config = TrainingConfig(
             "joint_sum", params.method_epochs, len(sampler.rows(1)), params.combiner_lr, study.models.precision
         )
         data = [annotations_key([*splits.train.values(), *splits.dev.values()]), params.edits, params.single_captions]
         data += [prepared.tokens.key, prepared.annotations]
-        train_method(self, prepared, sampler.batches, loss_of, config, data, validate)
+        train_method(self, prepared, sampler.batches, loss_of, config, data, partial(dev_recall, self, prepared))
 
     def _loss(self, references: Tensor, edits: Tensor, targets: Tensor, images: Tensor, captions: Tensor) -> Tensor:
         """InfoNCE of triplets and, symmetric, of pairs: the mean over the members."""

@@ -23,12 +23,12 @@ from cirlib.study.errors import ParameterError
 from cirlib.study.method_registry import QFORMER, ZERO_SHOT, find_method
 from cirlib.training.batches import Batch, TripletSampler
 from cirlib.training.loop import TrainingConfig
-from cirlib.training.two_tower_methods import TwoTowerMethod, train_method
+from cirlib.training.two_tower_methods import LearnedMethod, train_method
 
 CANDIDATES = 256  # images that go through the Q-Former at a time
 
 
-class Reranked(TwoTowerMethod):
+class Reranked(LearnedMethod):
     """The method ``qformer.rerank``, its first images put in order by image-text matching.
 
     BLIP-2 brings its matching head. The small models have none: head and Q-Former learn it on the train triplets, where

@@ -1,6 +1,8 @@
 """What methods on the two-tower embeddings share: a training on triplets, embedding, saving."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +24,36 @@ from cirlib.training.loop import SELECT, History, Hooks, TrainingConfig, train, 
 from cirlib.training.qformer_training import DEV_RULES
 
 
-class TwoTowerMethod(nn.Module):
-    """A method whose targets are the stored image embeddings. B queries, D width.
+class LearnedMethod(nn.Module, ABC):
+    """A method that is kept as a file of what it learned."""
 
-    Its own are :meth:`compose`, ``build(prepared)``, which makes the untrained parts, and ``fit(prepared)``.
-    """
+    @abstractmethod
+    def build(self, prepared: Prepared) -> None:
+        """Makes the untrained parts."""
+
+    def save(self, file: Path) -> None:
+        """Writes what was learned as safetensors."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(file, lambda part: save_file(self.state_dict(), part))
+
+    def load(self, prepared: Prepared, file: Path) -> None:
+        """What :meth:`save` wrote, in ``fit``'s place; a ModelError where it does not fit."""
+        self.build(prepared)
+        try:
+            self.load_state_dict(load_file(file))
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise ModelError.because(f"no method of this study could be loaded from {file}", error) from error
+        self.eval()
+
+
+class TwoTowerMethod(LearnedMethod):
+    """A method whose targets are the stored image embeddings. B queries, D width."""
 
     towers: TwoTowers  # no part of the state, unless it learns
 
+    @abstractmethod
     def compose(self, references: Tensor, texts: list[str]) -> Tensor:
         """Normalised queries (B, D) with gradients, of reference embeddings (B, D) on the towers' device and texts."""
-        raise NotImplementedError
 
     @property
     def temperature(self) -> float:
@@ -52,19 +73,18 @@ class TwoTowerMethod(nn.Module):
         size = halves(texts) if self.training else len(texts)
         return by_length(lambda rows: self.towers.text_features([texts[i] for i in rows]), texts, size)
 
-    def save(self, file: Path) -> None:
-        """Writes what was learned as safetensors."""
-        file.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(file, lambda part: save_file(self.state_dict(), part))
 
-    def load(self, prepared: Prepared, file: Path) -> None:
-        """What :meth:`save` wrote, in :meth:`fit`'s place; a ModelError where it does not fit."""
-        self.build(prepared)
-        try:
-            self.load_state_dict(load_file(file))
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise ModelError.because(f"no method of this study could be loaded from {file}", error) from error
-        self.eval()
+def dev_recall(method: Any, prepared: Prepared) -> dict[str, float]:
+    """The score that chooses a method's epoch: its mean recall@10 on the dev part.
+
+    >>> from cirlib.training.combiner import Combiner
+    >>> method = Combiner()
+    >>> method.build(prepared)
+    >>> list(dev_recall(method.eval(), prepared))
+    ['dev/recall@10']
+    """
+    scored = score_methods({"dev": method}, prepared.read, prepared.splits.dev, DEV_RULES)
+    return {SELECT: mean_recall(scored, 10)}
 
 
 def train_on_triplets(
@@ -90,14 +110,10 @@ def train_on_triplets(
         queries = method.compose(store.read(batch.references, device), batch.texts)
         return info_nce(queries, store.read(batch.targets, device), temperature=method.temperature), {}
 
-    def validate() -> dict[str, float]:
-        scored = score_methods({"dev": method}, prepared.read, splits.dev, DEV_RULES)
-        return {SELECT: mean_recall(scored, 10)}
-
     precision = prepared.stage.study.models.precision
     config = TrainingConfig(run, epochs, len(sampler.rows(1)), lr, precision=precision)
     data = [annotations_key([*splits.train.values(), *splits.dev.values()]), edits, params.single_captions]
-    return train_method(method, prepared, sampler.batches, loss_of, config, data, validate)
+    return train_method(method, prepared, sampler.batches, loss_of, config, data, partial(dev_recall, method, prepared))
 
 
 def train_method(

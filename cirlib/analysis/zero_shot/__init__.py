@@ -22,6 +22,7 @@ from cirlib.study.parameters import Evaluation
 
 Composer = Callable[[Tensor, Tensor], Tensor]
 MIXES = {"sum": weighted_sum, "slerp": slerp}
+BASELINES = ("image_only", "text_only", *MIXES)
 
 
 @dataclass(frozen=True)

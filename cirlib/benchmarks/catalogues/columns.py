@@ -27,7 +27,7 @@ SEPARATORS = re.compile(r"\s*[;|\n]\s*|\.\s+")  # between the details of a cell
 MOST_VALUES = 0.5  # of its cells that differ: a column above is no attribute but details or an id
 
 
-@dataclass(frozen=True)
+@dataclass
 class Columns:
     """Which column is what; ``unused``: column → why."""
 
@@ -207,6 +207,6 @@ def _place(columns: Columns, name: str, cells: pd.Series, wanted: Collection[str
     elif _called(name, "colour") or values.map(lambda text: (text.split() or [""])[-1] in LIGHTNESS).mean() > 0.5:
         columns.colours.append(name)
     elif columns.kind is None and _called(name, "kind"):
-        object.__setattr__(columns, "kind", name)
+        columns.kind = name
     else:
         columns.values.append(name)
