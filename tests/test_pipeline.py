@@ -1,5 +1,6 @@
 """The pipeline's files agree with each other and with the code; and a small study reproduces from a fresh clone."""
 
+import hashlib
 import re
 import shutil
 from functools import reduce
@@ -128,10 +129,14 @@ def test_dvc_shows_metrics_and_plots_of_every_stage(small_project):
     assert pictures and all((small_project / "plots" / picture).is_file() for picture in pictures)
 
 
-def contents(root: Path) -> dict[str, bytes]:
-    """Every file that a study has made for others."""
-    kinds = [root / kind / "garments" for kind in ("data", "results", "figures")]
-    return {str(f.relative_to(root)): f.read_bytes() for kind in kinds for f in kind.rglob("*") if f.is_file()}
+def contents(root: Path) -> dict[str, str]:
+    """The SHA-256 of every file that the pipeline's stages give, by its path."""
+    named = [out for stage in PIPELINE.values() for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])]
+    outputs = [root / next(iter(out)) if isinstance(out, dict) else root / out for out in named]
+    outputs = [Path(str(out).replace("${name}", "garments")) for out in outputs]
+    files = [file for out in outputs for file in (out.rglob("*") if out.is_dir() else [out]) if file.is_file()]
+    assert len(files) >= len(outputs)
+    return {str(file.relative_to(root)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 @pytest.fixture

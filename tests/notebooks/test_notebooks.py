@@ -180,12 +180,12 @@ def test_the_qformer_trains_in_every_form_without_cached_tokens(small_rehearsal,
     study = yaml.safe_load((root / "params.yaml").read_text())
     study["models"] |= {"cache_tokens": False, "precision": "bf16"}
     (root / "params.yaml").write_text(yaml.safe_dump(study))
-    shutil.rmtree(root / "data" / "fashioniq_rehearsal" / "tokens")
+    shutil.rmtree(root / "data" / "fashioniq_rehearsal" / "prepared" / "tokens")
     forms = {"fusion": "two_pass", "target": "mean", "accumulation": 2, "gradient_checkpointing": True}
     execute(root, "03_qformer.ipynb", epochs=1, mine_from=0, **forms)
     (run,) = (root / "runs" / "fashioniq_rehearsal").glob("qformer-*")
     assert pd.read_csv(run / "summary.csv")["value"].between(0, 1).all()
-    assert not (root / "data" / "fashioniq_rehearsal" / "tokens").exists()
+    assert not (root / "data" / "fashioniq_rehearsal" / "prepared" / "tokens").exists()
 
 
 @pytest.mark.slow
