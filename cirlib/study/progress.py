@@ -1,9 +1,10 @@
-"""Bars: a notebook's widget, text in a terminal, or the line that a stage's runner shows."""
+"""Bars: a notebook's widget, text in a terminal, the line that a stage's runner shows, or one below papermill's."""
 
 import os
 from functools import partial
 from pathlib import Path
 
+import psutil
 import tqdm.auto
 import tqdm.std
 
@@ -26,11 +27,20 @@ class _LastWord:
         """Every write is whole already."""
 
 
+def _papermills_terminal() -> str | None:
+    """The terminal where papermill runs this notebook; None: it has none, or something else runs it."""
+    parent = psutil.Process().parent()
+    by_papermill = parent is not None and any(Path(word).stem == "papermill" for word in parent.cmdline()[:3])
+    return parent.terminal() if by_papermill else None
+
+
 def _bar_class() -> type[tqdm.std.tqdm] | partial:
-    if STATUS not in os.environ:
-        return tqdm.auto.tqdm
-    stream = _LastWord(Path(os.environ[STATUS]))
-    return partial(tqdm.std.tqdm, file=stream, bar_format=LINE, mininterval=1, leave=False)
+    short = partial(tqdm.std.tqdm, bar_format=LINE, mininterval=1, leave=False)
+    if STATUS in os.environ:
+        return partial(short, file=_LastWord(Path(os.environ[STATUS])))
+    if terminal := _papermills_terminal():
+        return partial(short, file=open(terminal, "w"), position=1)
+    return tqdm.auto.tqdm
 
 
 progress = _bar_class()

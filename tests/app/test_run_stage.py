@@ -1,6 +1,9 @@
 """The runner of a stage: what a terminal shows meanwhile, what came out, and what went wrong."""
 
+import contextlib
 import io
+import os
+import re
 import subprocess
 import sys
 
@@ -48,6 +51,21 @@ def test_one_line_tells_how_far_it_is_and_in_the_end_what_was_found(run, tmp_pat
     assert counted and all(len(line) == run_stage.WIDTH and " left" in line for line in counted)
     assert (tmp_path / "results" / "garments" / "notebooks" / "02_zero_shot.ipynb").is_file()
     assert STATUS not in run_stage.os.environ
+
+
+def test_under_plain_papermill_the_terminal_shows_it_too(tmp_path):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(COUNTS)])
+    nbformat.write(notebook, tmp_path / "counts.ipynb")
+    command = [sys.executable, "-m", "papermill", "counts.ipynb", "out.ipynb", "-k", "python3"]
+    terminal, its_end = os.openpty()
+    papermill = subprocess.Popen(command, cwd=tmp_path, preexec_fn=lambda: os.login_tty(its_end))
+    os.close(its_end)
+    said = b""
+    with contextlib.suppress(OSError):  # a terminal that all have left
+        while some := os.read(terminal, 4096):
+            said += some
+    assert papermill.wait() == 0
+    assert re.search(rb"counting  \d+ %  00:0\d left", said), said.decode()
 
 
 def test_where_lines_are_kept_each_is_one_of_its_own(run):
