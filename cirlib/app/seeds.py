@@ -15,6 +15,7 @@ import pandas as pd
 import yaml
 
 from cirlib.app.report import SEED_COLUMNS, read_summary, read_table, seed_spread
+from cirlib.study.code_hash import code_hash
 from cirlib.study.errors import ParameterError, StageError, StudyError
 from cirlib.study.files import write_bytes, write_table
 from cirlib.study.parameters import Study, load_study
@@ -84,13 +85,11 @@ def _with_paths_from(root: Path, study: Study) -> dict[str, Any]:
 
 
 def _code(root: Path) -> str:
-    """A hash of the code that the repeated stages depend on, as dvc.yaml names it."""
+    """What the repeated stages run, as dvc.yaml names it: the notebooks, and a hash of the library's folders."""
     stages = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
-    named = sorted({root / name for stage in NOTEBOOKS for name in stages[stage]["deps"] if "${" not in name})
-    library = Path(__file__).parents[2]
-    files = [file for path in named for file in sorted((library / path.relative_to(root)).rglob("*.py"))]
-    files += [path for path in named if path.is_file()]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    named = sorted({name for stage in NOTEBOOKS for name in stages[stage]["deps"]})
+    folders = [name.removeprefix("cirlib/") for name in named if name.startswith("cirlib/")]
+    return "".join((root / name).read_text() for name in named if name.endswith(".ipynb")) + code_hash(*folders)
 
 
 def _link_data(data: Path, own: Path) -> None:
