@@ -155,7 +155,7 @@ def _whole(file: Path, state: dict[str, Tensor], heads: Mapping[str, int | None]
         raise ModelError(f"{file} lacks {error.args[0]}: --base names a BLIP-2 that gives what a file lacks") from None
     except (ArithmeticError, IndexError, TypeError, ValueError) as error:
         raise ModelError.because(f"{file} holds a BLIP-2 of impossible sizes", error) from error
-    for name in ("itm_head.weight", "itm_head.bias"):  # of matching, which CoVR leaves out and no study reads
+    for name in ("itm_head.weight", "itm_head.bias"):  # of matching, which CoVR leaves out and only reranking reads
         state.setdefault(name, torch.zeros(wanted[name].shape))
     wrong = {name for name, tensor in wanted.items() if name not in state or state[name].shape != tensor.shape}
     if wrong:
