@@ -11,10 +11,12 @@ or an id of the hub, that gives what the file lacks.
 
 import argparse
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from math import isqrt
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from safetensors.torch import save_file
@@ -23,10 +25,11 @@ from torch import Tensor
 from cirlib.models.blip2 import OWN_FILE, load_blip2, save_processor
 from cirlib.models.weights import ModelError
 from cirlib.study.errors import StudyError
-from cirlib.study.files import replace_file
+from cirlib.study.files import check_new_folder, new_folder
 
 MARK = "query_tokens"  # a tensor that every state dict of a BLIP-2 has
 OWN = {"temp": "raw_temperature", "prompt_tokens": "prompt_tokens"}  # what transformers' model has no place for
+PARTS = {"vision": "vision tower", "qformer": "Q-Former"}
 HEAD_WIDTHS = {"vision": (88, 64), "qformer": (64,)}  # EVA ViT-g, ViT; BERT
 NAMES = (  # of LAVIS, of transformers
     (r"^visual_encoder\.cls_token$", "vision_model.embeddings.class_embedding"),
@@ -45,37 +48,34 @@ NAMES = (  # of LAVIS, of transformers
 )
 
 
-def convert(file: Path, out: Path, base: str | None = None, heads: Mapping[str, int] | None = None) -> None:
-    """Writes the model in ``file`` into the folder ``out``.
+def convert(file: Path, out: Path, base: str | None = None, heads: Mapping[str, int | None] | None = None) -> str:
+    """Writes the model in ``file`` into the folder ``out``, new or empty; nothing is left of it where that fails.
 
     Args:
         base: gives what the file lacks. heads: of the attention in ``vision`` and ``qformer``, which weights do not
             tell; without it as many as make heads as wide as the published ones, else as many as there are layers.
 
-    Raises:
-        ModelError: the file is no BLIP-2, or not a whole one.
-    """
-    import transformers
+    Returns:
+        how many heads each part was taken to have, in words.
 
+    Raises:
+        ModelError: the file is no BLIP-2, or not a whole one. WriteError: ``out`` is not empty or cannot be written.
+    """
+    check_new_folder(out)
     found = read_state(file)
-    state = dict(load_blip2(base)[0].state_dict()) if base else {}
-    state |= {name: tensor.float() for name, tensor in _renamed(found).items()}
-    try:
-        config = transformers.Blip2Config(**_sizes(state, heads or {}), architectures=["Blip2ForImageTextRetrieval"])
-    except KeyError as error:
-        raise ModelError(f"{file} lacks {error.args[0]}: --base names a BLIP-2 that gives what a file lacks") from None
-    with torch.device("meta"):
-        wanted = transformers.Blip2ForImageTextRetrieval(config).state_dict()
-    wrong = {name for name, tensor in wanted.items() if name not in state or state[name].shape != tensor.shape}
-    if wrong:
-        raise ModelError(f"{file} lacks {min(wrong)} or has it in another size: --base gives what a file lacks")
-    out.mkdir(parents=True, exist_ok=True)
-    tensors = {name: state[name].contiguous() for name in wanted}
-    replace_file(out / "model.safetensors", lambda path: save_file(tensors, path, {"format": "pt"}))
+    state = (dict(load_blip2(base)[0].state_dict()) if base else {}) | _renamed(found)
+    config, tensors = _whole(file, state, heads or {})
     own = {name: found[theirs].float().contiguous() for theirs, name in OWN.items() if theirs in found}
-    replace_file(out / OWN_FILE, lambda path: save_file(own, path))
-    config.save_pretrained(out)
-    save_processor(out, config.vision_config.image_size)
+    broken = {name for name, tensor in (tensors | own).items() if not tensor.isfinite().all()}
+    if broken:
+        raise ModelError(f"{file} is broken: {min(broken)} has values that are no finite numbers")
+    with new_folder(out) as folder:
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+        save_file(own, folder / OWN_FILE)
+        config.save_pretrained(folder)
+        save_processor(folder, config.vision_config.image_size)
+    sizes = {"vision": config.vision_config, "qformer": config.qformer_config}
+    return ", ".join(f"{PARTS[part]} with {sizes[part].num_attention_heads} heads" for part in PARTS)
 
 
 def read_state(file: Path) -> dict[str, Tensor]:
@@ -84,19 +84,42 @@ def read_state(file: Path) -> dict[str, Tensor]:
     Raises:
         ModelError: there is none, or the file holds other things than tensors and plain values.
 
-    >>> read_state(Path("nowhere.pt"))  # doctest: +ELLIPSIS
+    >>> read_state(Path("nowhere.pt"))
     Traceback (most recent call last):
-    cirlib.models.weights.ModelError: nowhere.pt could not be read as a file of weights: FileNotFoundError: ...
+    cirlib.models.weights.ModelError: nowhere.pt could not be read: No such file or directory
     """
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken file gives nearly any
-        raise ModelError.because(f"{file} could not be read as a file of weights", error) from error
-    for state in _dicts(content):
-        for prefix in (name.removesuffix(MARK) for name in state if name == MARK or str(name).endswith(f".{MARK}")):
-            named = {str(name).removeprefix(prefix): t for name, t in state.items() if str(name).startswith(prefix)}
-            return {name: tensor for name, tensor in named.items() if isinstance(tensor, Tensor)}
+    for state in _dicts(_load(file)):
+        names = [name for name in state if isinstance(name, str) and isinstance(state[name], Tensor)]
+        prefixes = [name.removesuffix(MARK) for name in names if name == MARK or name.endswith(f".{MARK}")]
+        if prefixes:
+            prefix = min(prefixes, key=len)  # of a training with a momentum copy, the model itself
+            return {name.removeprefix(prefix): state[name] for name in names if name.startswith(prefix)}
     raise ModelError(f"{file} holds no BLIP-2: none of its tensors is named {MARK}")
+
+
+def _load(file: Path) -> Any:
+    """What ``file`` holds; objects of classes of a training's own, as CoVR's schedule, come without what is in them."""
+    foreign: list[str] = []
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(file) if is_zipfile(file) else []
+        foreign = sorted(name for name in names if name.partition(".")[0] in sys.stdlib_module_names)
+        with torch.serialization.safe_globals([(_Skipped, name) for name in names if name not in foreign]):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ModelError(f"{file} could not be read: {error.strerror or error}") from error
+    except Exception as error:  # a broken file gives nearly any, and torch's own text advises to run what is in it
+        why = f"holds {foreign[0]}, and no code of a file is run" if foreign else "is damaged or of another kind"
+        raise ModelError(f"{file} could not be read as a file of weights: it {why}") from error
+
+
+class _Skipped:
+    """In the place of any object."""
+
+    def __new__(cls, *_args: object) -> "_Skipped":
+        return super().__new__(cls)
+
+    def __setstate__(self, _state: object) -> None:
+        pass
 
 
 def _dicts(content: Any) -> Iterator[Mapping]:
@@ -112,12 +135,32 @@ def _renamed(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
     state = {}
     for name, tensor in found.items():
         if name.endswith("q_bias"):
-            value = found[name.replace("q_bias", "v_bias")]
+            value = found.get(name.replace("q_bias", "v_bias"), tensor.new_empty(0))
             name, tensor = name.replace("q_bias", "qkv.bias"), torch.cat([tensor, torch.zeros_like(value), value])
         for theirs, ours in NAMES:
             name = re.sub(theirs, ours, name)
         state[name] = tensor
     return state
+
+
+def _whole(file: Path, state: dict[str, Tensor], heads: Mapping[str, int | None]) -> tuple[Any, dict[str, Tensor]]:
+    """transformers' configuration of the model in ``state``, and all of its tensors."""
+    import transformers
+
+    try:
+        config = transformers.Blip2Config(**_sizes(state, heads), architectures=["Blip2ForImageTextRetrieval"])
+        with torch.device("meta"):
+            wanted = transformers.Blip2ForImageTextRetrieval(config).state_dict()
+    except KeyError as error:
+        raise ModelError(f"{file} lacks {error.args[0]}: --base names a BLIP-2 that gives what a file lacks") from None
+    except (ArithmeticError, IndexError, TypeError, ValueError) as error:
+        raise ModelError.because(f"{file} holds a BLIP-2 of impossible sizes", error) from error
+    for name in ("itm_head.weight", "itm_head.bias"):  # of matching, which CoVR leaves out and only reranking reads
+        state.setdefault(name, torch.zeros(wanted[name].shape))
+    wrong = {name for name, tensor in wanted.items() if name not in state or state[name].shape != tensor.shape}
+    if wrong:
+        raise ModelError(f"{file} lacks {min(wrong)} or has it in another size: --base gives what a file lacks")
+    return config, {name: state[name].float().contiguous() for name in wanted}
 
 
 def _sizes(state: Mapping[str, Tensor], heads: Mapping[str, int]) -> dict[str, Any]:
@@ -148,11 +191,11 @@ def _sizes(state: Mapping[str, Tensor], heads: Mapping[str, int]) -> dict[str, A
         "vocab_size": len(words),
         "max_position_embeddings": len(state["embeddings.position_embeddings.weight"]),
         "encoder_hidden_size": patches.shape[0],
-        "cross_attention_frequency": (*crossed, len(readers))[1],
+        "cross_attention_frequency": crossed[1] if len(crossed) > 1 else len(readers),
         "use_qformer_text_input": True,
     }
     for name, one in (("vision", vision), ("qformer", qformer)):
-        one["num_attention_heads"] = heads.get(name) or _heads(name, one["hidden_size"], one["num_hidden_layers"])
+        one["num_attention_heads"] = _heads(name, one["hidden_size"], one["num_hidden_layers"], heads.get(name))
     width = len(state["vision_projection.weight"])
     return {
         "vision_config": vision, "qformer_config": qformer, "num_query_tokens": queries.shape[1],
@@ -160,12 +203,14 @@ def _sizes(state: Mapping[str, Tensor], heads: Mapping[str, int]) -> dict[str, A
     }  # fmt: skip
 
 
-def _heads(part: str, width: int, layers: int) -> int:
+def _heads(part: str, width: int, layers: int, asked: int | None) -> int:
     """Weights do not tell it."""
+    if asked is not None and (asked < 1 or width % asked):
+        raise ModelError(f"--{part}-heads must divide the width of the {PARTS[part]}, {width}, given {asked}")
     counts = [width // head for head in HEAD_WIDTHS[part] if width % head == 0] + [layers] * (width % layers == 0)
-    if not counts:
-        raise ModelError(f"how many heads a {part} of width {width} has, its weights do not tell: give --{part}-heads")
-    return counts[0]
+    if not (asked or counts):
+        raise ModelError(f"weights do not tell how many heads a {PARTS[part]} {width} wide has: give --{part}-heads")
+    return asked or counts[0]
 
 
 def main() -> None:
@@ -179,10 +224,11 @@ def main() -> None:
         parser.add_argument(f"--{part}-heads", type=int, metavar="N", help="where they are not as wide as published")
     asked = parser.parse_args()
     try:
-        convert(asked.file, asked.out, asked.base, {part: getattr(asked, f"{part}_heads") for part in HEAD_WIDTHS})
+        heads = {part: getattr(asked, f"{part}_heads") for part in HEAD_WIDTHS}
+        parts = convert(asked.file, asked.out, asked.base, heads)
     except StudyError as error:
         parser.exit(1, f"{error}\n")
-    print(f"{asked.out} holds the model: models.fusion={asked.out}")
+    print(f"{asked.out} holds the model ({parts}): models.fusion={asked.out}")
 
 
 if __name__ == "__main__":

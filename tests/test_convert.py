@@ -18,6 +18,7 @@ from cirlib.models.blip2 import Blip2Vision
 from cirlib.models.qformer import QFormerSettings, blip2_qformer
 from cirlib.models.weights import ModelError
 from cirlib.retrieval.similarity import similarity
+from cirlib.study.errors import WriteError
 
 FILES = ["lavis_blip2.pth", "sprc.pt"]
 
@@ -117,12 +118,29 @@ def test_a_norm_that_learns_starts_as_the_towers_own(folder, expected, texts, cp
     assert tower.key != Blip2Vision(str(folder), **cpu).key
 
 
-@pytest.mark.parametrize("form", ["lightning .ckpt", "bare", "half precision", "compiled"])
+class Schedule:
+    """A class that only a training's own code has, as CoVR's."""
+
+    def __init__(self) -> None:
+        self.step = 3
+
+
+FORMS = ["lightning .ckpt", "CoVR's .ckpt", "bare", "half precision", "compiled", "momentum"]
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_file_gives_the_same_model(state, tmp_path, expected, texts, form):
     file = tmp_path / ("model.ckpt" if "ckpt" in form else "model.pt")
     forms = {
         "lightning .ckpt": {"epoch": 3, "state_dict": {f"model.{name}": tensor for name, tensor in state.items()}},
+        "CoVR's .ckpt": {
+            "epoch": 4,
+            "model": {n: tensor for n, tensor in state.items() if not n.startswith(("itm_head", "temp"))},
+            "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 1e-5}]},
+            "scheduler": Schedule(),
+        },
         "bare": state,
+        "momentum": {"model": {f"model_m.{n}": torch.zeros_like(t) for n, t in state.items()} | state},
         "half precision": {"model": {n: t.half() if "visual_encoder" in n else t for n, t in state.items()}},
         "compiled": {"model": {f"module._orig_mod.{name}": tensor for name, tensor in state.items()}},
     }
@@ -153,17 +171,56 @@ def test_heads_are_as_wide_as_published_else_as_many_as_layers_or_as_asked(state
     )
 
 
-@pytest.mark.parametrize("damage", ["cut off", "no model", "another size", "objects"])
+@pytest.mark.parametrize("damage", ["cut off", "text", "no model", "another size", "no layers", "NaN", "a folder"])
 def test_what_is_no_model_is_refused_in_one_sentence(state, tmp_path, damage):
     file = tmp_path / "file.pt"
-    tensor = {"model": state | {"ln_vision.weight": torch.ones(7)}}
-    torch.save({"cut off": {"model": state}, "no model": {"a": 1}, "another size": tensor}.get(damage, print), file)
+    if damage == "a folder":
+        file.mkdir()
+    elif damage == "text":
+        file.write_text("<html>404</html>")
+    else:
+        wrong = {
+            "no model": {"a": 1},
+            "another size": state | {"ln_vision.weight": torch.ones(7)},
+            "no layers": {name: tensor for name, tensor in state.items() if "encoder.layer" not in name},
+            "NaN": state | {"temp": torch.tensor(float("nan"))},
+        }
+        torch.save({"model": wrong.get(damage, state)}, file)
     if damage == "cut off":
         file.write_bytes(file.read_bytes()[:5000])
     with pytest.raises(ModelError) as caught:
         convert(file, tmp_path / "out")
     assert str(file) in str(caught.value) and "\n" not in str(caught.value)
-    assert not (tmp_path / "out").exists()
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_no_code_of_a_file_is_run_nor_advised_to_be_run(state, tmp_path):
+    class Harm:
+        def __reduce__(self) -> tuple:
+            return open, (str(tmp_path / "harm"), "w")
+
+    torch.save({"model": state, "args": Harm()}, tmp_path / "file.pt")
+    with pytest.raises(ModelError, match=r"file\.pt could not .*: it holds io\.open, and no code of a file is run$"):
+        convert(tmp_path / "file.pt", tmp_path / "out")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("heads", [0, -4, 5])
+def test_heads_that_do_not_divide_the_width_are_refused(golden, tmp_path, heads):
+    with pytest.raises(ModelError, match=rf"--vision-heads must divide .* 24, given {heads}"):
+        convert(golden / "sprc.pt", tmp_path / "out", heads={"vision": heads})
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_folder_that_holds_something_is_written_into(golden, tmp_path):
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "folder").mkdir()
+    for out in (tmp_path, tmp_path / "file", tmp_path / "file" / "out", tmp_path / ("n" * 300)):
+        with pytest.raises(WriteError, match=r"is not empty|cannot be a folder"):
+            convert(golden / "sprc.pt", out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+    convert(golden / "sprc.pt", tmp_path / "folder")
+    assert (tmp_path / "folder" / "config.json").is_file()
 
 
 def test_the_command_says_where_the_model_is_or_why_it_is_not(golden, tmp_path):
@@ -172,6 +229,7 @@ def test_the_command_says_where_the_model_is_or_why_it_is_not(golden, tmp_path):
         return subprocess.run(command, capture_output=True, text=True)
 
     done = run(golden / "sprc.pt", "--out", tmp_path / "sprc")
-    assert done.returncode == 0 and f"models.fusion={tmp_path / 'sprc'}" in done.stdout
+    heads = "vision tower with 2 heads, Q-Former with 4 heads"
+    assert done.stdout == f"{tmp_path / 'sprc'} holds the model ({heads}): models.fusion={tmp_path / 'sprc'}\n"
     refused = run(tmp_path / "nothing.pt", "--out", tmp_path / "out")
     assert refused.returncode == 1 and refused.stderr.count("\n") == 1

@@ -6,12 +6,14 @@ is measured, and hours are those steps times their number.
 """
 
 import argparse
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from textwrap import shorten
 
 import httpx
 import open_clip
@@ -24,12 +26,15 @@ from cirlib.benchmarks.splits import load_parts
 from cirlib.models.devices import best_device, listed_gpus
 from cirlib.study.errors import ResourceError, StudyError
 from cirlib.study.parameters import Study, load_study
-from cirlib.study.resources import SPARE_DISK
+from cirlib.study.resources import SPARE_DISK, within_memory
 from cirlib.study.stage import project_root
 
 HUB = "https://huggingface.co"
-IMAGES = {"fashioniq": 40_151, "circo": 123_403}  # of the whole study, where its annotations are not there yet
-QUERIES = {"fashioniq": 18_000}  # to train on
+PUBLISHED = {  # images, and queries to train on, of a study without and with training
+    "fashioniq": ((15_415, 0), (40_151, 18_000)),
+    "cirr": ((2_297, 0), (19_236, 28_225)),
+    "circo": ((123_403, 0), (123_403, 0)),
+}
 TRAINING_STATE = 12_000_000_000  # bytes of kept trainings
 GB = 1e9
 
@@ -50,7 +55,7 @@ def examine(study: Study, root: Path) -> Iterator[Finding]:
     """Every finding, one by one as it is made.
 
     >>> [finding.what for finding in examine(stage.study, folder)][:3]
-    ['GPU', 'memory of the machine', 'disk']
+    ['GPU', 'data', 'memory of the machine']
     """
     try:
         device = best_device()
@@ -59,7 +64,8 @@ def examine(study: Study, root: Path) -> Iterator[Finding]:
         return
     gpu = " | ".join(listed_gpus()) if device.type == "cuda" else "none: every number below is of the CPU"
     yield Finding("GPU", gpu)
-    images, queries = _counts(study, root)
+    data, images, queries = _data(study, root)
+    yield data
     stages = list(probes(study, root, device, images, queries))
     total = psutil.virtual_memory().total
     yield Finding("memory of the machine", f"{total / GB:.0f} GB", stops=study.models.fusion != "mini" and total < 14e9)
@@ -68,15 +74,22 @@ def examine(study: Study, root: Path) -> Iterator[Finding]:
     yield from (_measured(probe, device) for probe in stages)
 
 
-def _counts(study: Study, root: Path) -> tuple[int, int]:
-    """Images to encode and queries to train on; 0 where neither the annotations nor publications say it."""
+def _data(study: Study, root: Path) -> tuple[Finding, int, int]:
+    """Whether the data is there, images to encode and queries to train on; 0 where nothing says it."""
     folder, name = root / study.data.root, study.data.benchmark
     try:
         train = list(load_parts(study, folder, "train", "val_split").values())
         parts = [*train, *load_parts(study, folder, study.data.split, "original").values()]
-        return len({image for part in parts for image in part.gallery}), sum(len(part.triplets) for part in train)
-    except BenchmarkError:
-        return IMAGES.get(name, 0), QUERIES.get(name, 0) * study.data.train
+    except BenchmarkError as error:
+        images, queries = PUBLISHED.get(name, ((0, 0), (0, 0)))[study.data.train]
+        made = study.data.fetch or study.data.catalogue or study.data_prep.drawing
+        said = "data preparation makes or fetches it" if made else str(error)
+        return Finding("data", said, stops=not made), images, queries
+    images, queries = {image for part in parts for image in part.gallery}, sum(len(part.triplets) for part in train)
+    missing = set().union(*(part.missing for part in parts))
+    said = f"{len(images):,} images, {len(missing):,} of them missing, {queries:,} queries to train on"
+    stops = bool(missing) and not (study.data.fetch or study.data.images or study.data.allow_missing)
+    return Finding("data", said, stops), len(images), queries
 
 
 def _disk(study: Study, root: Path, images: int, stages: list[StageProbe]) -> Finding:
@@ -109,21 +122,25 @@ def _source(name: str, root: Path) -> Finding:
     if name.startswith(("/", ".", "local-dir:", "data/")):
         return Finding(name, f"there is no {path}", stops=True)
     cached = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")) / "hub"
-    if any(cached.glob(f"models--{name.partition('@')[0].replace('/', '--')}/snapshots/*/*.safetensors")):
+    snapshots = cached / f"models--{name.partition('@')[0].replace('/', '--')}" / "snapshots"
+    if any(file.suffix in (".safetensors", ".bin") for file in snapshots.glob("*/*")):
         return Finding(name, "is in the hub's cache")
+    hub = os.environ.get("HF_ENDPOINT", HUB)
     try:
-        httpx.head(HUB, timeout=10, follow_redirects=True).raise_for_status()
+        httpx.head(hub, timeout=10, follow_redirects=True).raise_for_status()
     except httpx.HTTPError as error:
-        return Finding(name, f"is not here, and {HUB} does not answer: {type(error).__name__}", stops=True)
-    return Finding(name, f"{HUB} answers")
+        said = f"is not here, and {hub} does not answer ({type(error).__name__}): go online, or name a local folder"
+        return Finding(name, said, stops=True)
+    return Finding(name, f"{hub} answers")
 
 
 def _measured(probe: StageProbe, device: torch.device) -> Finding:
     """Some steps of a stage: its peak of GPU memory and the hours of all its steps."""
     try:
-        seconds, peak = _time(probe.step, device)
-    except (torch.OutOfMemoryError, MemoryError):
-        return Finding(probe.name, f"does not fit into the GPU's memory: {probe.advice}", stops=True)
+        with within_memory("a step", probe.advice):
+            seconds, peak = _time(probe.step, device)
+    except Exception as error:  # of libraries, for a model that cannot be built
+        return Finding(probe.name, shorten(f"cannot be run: {error}", 300, placeholder=" …"), stops=True)
     hours = seconds * probe.count / probe.batch / 3600
     memory = f", {peak / GB:.1f} GB of GPU memory" if device.type == "cuda" else ""
     all_of_it = f": {probe.count:,} take {hours:.1f} h" if probe.count else ""
@@ -152,8 +169,11 @@ def _time(prepare: Callable[[], Callable[[], object]], device: torch.device) -> 
 def main() -> None:
     """Tells what a study asks of this machine, and ends with 1 where it could not run to its end."""
     parser = argparse.ArgumentParser(prog="python -m cirlib.app.doctor", description=main.__doc__)
-    parser.add_argument("--study", help="a name in conf/study (default: what params.yaml says)")
-    asked, root = parser.parse_args(), project_root()
+    root = project_root()
+    studies = sorted(file.stem for file in (root / "conf" / "study").glob("*.yaml"))
+    parser.add_argument("--study", choices=studies, help="a name in conf/study (default: what params.yaml says)")
+    asked = parser.parse_args()
+    logging.disable(logging.WARNING)  # open_clip's, that weights are random
     try:
         findings = []
         for finding in examine(_study(asked.study, root), root):

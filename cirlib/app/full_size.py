@@ -15,7 +15,7 @@ from cirlib.analysis.dpo.dual_encoder import IMAGES_AT_ONCE
 from cirlib.losses.gradient_cache import in_chunks
 from cirlib.models.devices import DTYPES, autocast, precision_here
 from cirlib.models.qformer import FrozenTargets, QFormerComposer, QFormerSettings
-from cirlib.models.weights import minilm_folder, quiet_transformers
+from cirlib.models.weights import local_name, minilm_folder, quiet_transformers
 from cirlib.study.parameters import Study
 from cirlib.training.batches import Batch, batch_loss
 from cirlib.training.recipe import TrainingConfig, optimisation
@@ -71,7 +71,7 @@ def probes(study: Study, root: Path, device: torch.device, images: int, queries:
             yield StageProbe("Q-Former", step, size, "triplets", runs * params.epochs * queries, 0, less)
     if models.clip != "mini" and dpo.grid != "none" and study.data.train:
         size = here(dpo.batch_size)
-        towers = partial(_both_towers, _clip(models.clip, root), study, device, size)
+        towers = partial(_both_towers, local_name(models.clip, root), study, device, size)
         yield StageProbe("both_towers of the grid", towers, size, "edits", dpo.epochs * dpo.grid_edits, 0,
                          "lower dpo.batch_size, or set dpo.grid=none")  # fmt: skip
 
@@ -82,11 +82,6 @@ def _blip2_config(name: str, root: Path) -> transformers.Blip2Config:
         return transformers.Blip2Config.from_pretrained(root / name)
     text = {"vocab_size": 30_523, "use_qformer_text_input": True}
     return transformers.Blip2Config(qformer_config=text, num_query_tokens=32, image_text_hidden_size=256)
-
-
-def _clip(name: str, root: Path) -> str:
-    kind, path = ("local-dir:", root / name.removeprefix("local-dir:")) if "local-dir:" in name else ("", name)
-    return f"{kind}{path}"
 
 
 def _encoding(config: transformers.Blip2Config, study: Study, device: torch.device, size: int) -> Step:

@@ -105,7 +105,7 @@ def _category(part: Benchmark) -> str | None:
 def _row(part: Benchmark, undecodable: Mapping[str, str], checks: Mapping[str, ImageCheck]) -> dict[str, object]:
     needed, queries = _needed(part), part.triplets
     stripped = [[caption.strip() for caption in t.captions] for t in queries]
-    words = pd.Series([len(join_captions(t.captions, "and")[0].split()) for t in queries])
+    words = pd.Series([len(join_captions(t.captions, "both_orders")[0].split()) for t in queries])
     row = {
         "split": part.split,
         "category": _category(part),

@@ -104,8 +104,9 @@ def load_clip(
 ) -> TwoTowers:
     """A pretrained CLIP of open_clip, by architecture and tag or weights file; a ModelError where it cannot be had.
 
-    Of a tag it has the activation that its weights were trained with. ``fit``: how pictures become pixels, ``model``
-    (as open_clip does for these weights) or one of :func:`~cirlib.models.transforms.image_transform`.
+    Of a tag it has the activation that its weights were trained with; of a file the architecture's own, which for
+    OpenAI's is that of ``ViT-L-14-quickgelu``. ``fit``: how pictures become pixels, ``model`` (as open_clip does for
+    these weights) or one of :func:`~cirlib.models.transforms.image_transform`.
 
     >>> load_clip("ViT-B-23", "openai", device=torch.device("cpu"), dtype=torch.float32)  # doctest: +ELLIPSIS
     Traceback (most recent call last):

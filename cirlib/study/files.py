@@ -3,8 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,47 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         with suppress(OSError):  # of a disk that may not be written
             temporary.unlink(missing_ok=True)
+
+
+def check_new_folder(folder: Path) -> None:
+    """A WriteError where ``folder`` is a file, is not empty, or may not be written.
+
+    >>> check_new_folder(folder / "new")
+    """
+    try:
+        place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        filled = any(place.iterdir()) and folder.exists()
+    except OSError as error:  # a file on the way, a name too long, nothing that may be listed
+        raise WriteError(f"{folder} cannot be a folder: {error.strerror}") from None
+    if filled:
+        raise WriteError(f"{folder} is not empty: name a new folder, or empty this one")
+    if not os.access(place, os.W_OK):
+        raise WriteError(f"{folder} could not be written: {place} is read-only")
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder beside ``folder`` whose files move into it at the end; nothing is left where that fails.
+
+    WriteError: the disk is full or may not be written.
+
+    >>> with new_folder(folder / "new") as partial:
+    ...     _ = (partial / "a.txt").write_text("whole")
+    """
+    partial = folder.resolve().with_name(f"{folder.resolve().name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        folder.mkdir(exist_ok=True)
+        for file in partial.iterdir():
+            file.replace(folder / file.name)
+    except (OSError, SafetensorError) as error:
+        raise WriteError(
+            f"{folder} could not be written: {getattr(error, 'strerror', None) or error}: {ADVICE}"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def link_folder(source: Path, target: Path) -> None:

@@ -19,6 +19,7 @@ from cirlib.models.clip import slerp, weighted_sum
 from cirlib.models.devices import autocast
 from cirlib.models.prepared import Prepared
 from cirlib.models.qformer_embedding import new_composer, trained_composer
+from cirlib.models.weights import ModelError
 from cirlib.study.errors import ParameterError
 from cirlib.study.method_registry import QFORMER, ZERO_SHOT, find_method
 from cirlib.training.batches import Batch, TripletSampler
@@ -47,6 +48,8 @@ class Reranked(LearnedMethod):
             self.head = nn.Linear(self.composer.query_tokens.shape[-1], 2).to(self.composer.device)
         else:
             self.head = load_blip2(prepared.local_name(models.fusion))[0].itm_head.to(self.composer.device)
+            if not self.head.weight.any():  # as cirlib.convert leaves it
+                raise ModelError(f"{models.fusion} has no matching head to rerank with: convert it again with --base")
         self.eval()
 
     def fit(self, prepared: Prepared) -> None:

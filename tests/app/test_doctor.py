@@ -67,6 +67,26 @@ def test_every_long_stage_is_timed_by_steps_of_its_true_size(real):
     assert "edits a second in batches of 2: 10 take 0.0 h" in said["both_towers of the grid"].said
 
 
+def test_data_that_is_not_there_stops_but_where_it_is_made_or_fetched(real, custom_stage, monkeypatch):
+    monkeypatch.setattr(doctor, "probes", lambda *_: [])
+    assert found(real)["data"] == Finding("data", "28 images, 0 of them missing, 14 queries to train on")
+    picture = next((real.root / real.study.data.root / "images").rglob("*-val-*"))
+    picture.unlink()
+    assert found(real)["data"] == Finding("data", "28 images, 1 of them missing, 14 queries to train on", stops=True)
+    nowhere = found(custom_stage("data_prep", data={"root": "nowhere"}))["data"]
+    assert nowhere.stops and "nowhere/captions" in nowhere.said
+    fetched = {"root": "nowhere", "benchmark": "fashioniq", "fetch": True, "train": False}
+    said = found(custom_stage("data_prep", data=fetched))
+    assert not said["data"].stops and "of 15,415 images" in said["disk"].said
+
+
+def test_a_model_that_cannot_be_built_stops_in_one_sentence(real):
+    models = real.study.models.model_copy(update={"clip": "local-dir:nowhere"})
+    said = found(type(real)(**vars(real) | {"study": real.study.model_copy(update={"models": models})}))
+    grid = said["both_towers of the grid"]
+    assert grid.stops and grid.said.startswith("cannot be run: ") and "\n" not in grid.said
+
+
 def test_without_training_there_is_no_stage_of_it(real):
     study = real.study.model_copy(update={"data": real.study.data.model_copy(update={"train": False})})
     assert not {"Q-Former", "both_towers of the grid"} & {finding.what for finding in examine(study, real.root)}

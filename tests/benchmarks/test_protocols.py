@@ -14,7 +14,6 @@ TWO = ["is Blue.", " has long sleeves, "]
 
 
 STYLES = {  # what "is Blue" and "has long sleeves" become, and "is blue" beside nothing
-    "and": (("Is blue and has long sleeves",), "Is blue"),
     "both_orders": (("is Blue and has long sleeves", "has long sleeves and is Blue"), "is blue"),
     "first": (("is Blue",), "is blue"),
     "template": (
@@ -35,10 +34,12 @@ def test_captions_are_joined_as_the_style_says_and_empty_ones_dropped(style):
     assert join_captions(["", " "], style) == ("",)
 
 
-def test_the_and_style_is_clip4cirs_formula():
-    cap1, cap2 = "  is SHORTER, ", "Has a V-neck?"
+@pytest.mark.parametrize(("cap1", "cap2"), [("  is SHORTER, ", "Has a V-neck?"), ("", "is blue"), ("Is blue", ".")])
+def test_the_and_style_is_clip4cirs_formula(cap1, cap2):
     theirs = f"{cap1.strip('.?, ').capitalize()} and {cap2.strip('.?, ')}"
     assert join_captions([cap1, cap2], "and") == (theirs,)
+    assert join_captions([cap1], "and") == (cap1.strip(".?, ").capitalize(),)
+    assert join_captions(["", " "], "and") == ("",)
 
 
 def test_raw_captions_stay_as_they_are_written(real_data):
@@ -61,18 +62,26 @@ def test_texts_for_blip2_are_cleaned_as_lavis_does(text, clean):
     assert clean_caption(text) == clean
 
 
-def test_every_real_text_reaches_blip2_as_in_lavis_but_beside_an_empty_caption(real_data):
-    def lavis(text: str) -> str:
-        blanks = str.maketrans(dict.fromkeys('.!"()*#:;~', " "))
-        return " ".join(text.lower().translate(blanks).split())
+def lavis(text: str) -> str:
+    blanks = str.maketrans(dict.fromkeys('.!"()*#:;~', " "))
+    return " ".join(text.lower().translate(blanks).split()[:50])
 
-    part, differ = load_benchmark("fashioniq", real_data("fashioniq")), 0
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_every_real_text_reaches_blip2_as_sprc_and_covr_join_and_clean_it(real_data, split):
+    part = load_benchmark("fashioniq", real_data("fashioniq"), split=split)
     for triplet in part.triplets:
         first, second = (caption.strip(".?, ") for caption in triplet.captions)
-        text = clean_caption(join_captions(triplet.captions, "and")[0])
-        differ += text != lavis(f"{first.capitalize()} and {second}")
-        assert text == lavis(text)
-    assert len(part.triplets) == 6016 and differ == 3
+        sprc, covr = (clean_caption(join_captions(triplet.captions, style)[0]) for style in ("and", "raw"))
+        assert sprc == lavis(f"{first.capitalize()} and {second}")
+        assert covr == lavis(" and ".join(triplet.captions))
+    assert len(part.triplets) == {"train": 18_000, "val": 6_016}[split]
+
+
+@pytest.mark.parametrize("split", ["val", "test1"])
+def test_every_real_caption_of_cirr_is_cleaned_as_in_lavis(real_data, split):
+    for triplet in load_benchmark("cirr", real_data("cirr"), split=split).triplets:
+        assert clean_caption(join_captions(triplet.captions, "raw")[0]) == lavis(triplet.captions[0])
 
 
 def test_identical_captions_give_one_order():

@@ -28,7 +28,7 @@ def mine(composer, tokens, parts, make_study) -> Callable[..., np.ndarray]:
 
 def untidy(part):
     """The same queries with captions that differ in what the texts of training leave out."""
-    triplets = [replace(t, captions=(f" {t.captions[0]},", *t.captions[1:], " . ")) for t in part.triplets]
+    triplets = [replace(t, captions=(f" {t.captions[0]},", *(f"{c}. " for c in t.captions[1:]))) for t in part.triplets]
     return replace(part, triplets=triplets)
 
 

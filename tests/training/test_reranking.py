@@ -8,6 +8,7 @@ import torch
 from cirlib.models.blip2 import Blip2Vision, load_blip2
 from cirlib.models.mini import mini_towers, save_heads
 from cirlib.models.prepared import Prepared
+from cirlib.models.weights import ModelError
 from cirlib.retrieval import method_scoring
 from cirlib.retrieval.method_scoring import score_methods
 from cirlib.study.errors import ParameterError
@@ -84,6 +85,12 @@ def test_blip2s_own_head_says_what_transformers_says(custom_stage, tiny_blip2, c
         expected = model(**inputs, use_image_text_matching_head=True).logits_per_image
         tokens = vision.encode_pixels(torch.stack([vision.transform(picture) for picture in pictures]))
         torch.testing.assert_close(method.match(tokens, texts), expected)
+    model.itm_head.weight.data.zero_()
+    model.save_pretrained(tmp_path / "headless")
+    processor.save_pretrained(tmp_path / "headless")
+    models |= {"fusion": str(tmp_path / "headless")}
+    with pytest.raises(ModelError, match="headless has no matching head to rerank with"):
+        Reranked().fit(Prepared(custom_stage("qformer", models=models, qformer={"rerank": "text_only"})))
 
 
 @pytest.mark.parametrize("name", ["nothing", "reranked", "retrieval_dpo"])
