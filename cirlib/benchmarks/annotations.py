@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
-from cirlib.study.files import read_json_text
+from cirlib.study.files import read_text
 
 from .base import BenchmarkError, Triplet
 
@@ -39,7 +39,7 @@ def read_annotations(path: Path, kind: Any, expected: str) -> Any:
     (5, ['x'])
     """
     try:
-        return TypeAdapter(kind).validate_json(read_json_text(path), strict=True)
+        return TypeAdapter(kind).validate_json(read_text(path), strict=True)
     except FileNotFoundError:
         raise BenchmarkError(f"No file {path}: expected {expected}.") from None
     except OSError as error:

@@ -30,7 +30,7 @@ def read_catalogue(data: Data, folder: Path) -> CatalogueItems:
     if not folder.is_dir():
         raise BenchmarkError(f"no folder {folder}: data.root names the one with the photographs and the table.")
     table = find_table(folder, data.catalogue.table)
-    return read_items(folder, read_table(table), data.catalogue)
+    return read_items(folder, read_table(table, data.catalogue.sheet), data.catalogue)
 
 
 def write_catalogue(catalogue: CatalogueItems, data: Data, folder: Path, raw: Path) -> None:
