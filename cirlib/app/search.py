@@ -246,7 +246,7 @@ def open_upload(content: bytes, name: str = "The file") -> Image.Image:
             reason = "has too many pixels"
         except Image.DecompressionBombError:
             reason = "has too many pixels"
-        except (OSError, SyntaxError, ValueError):
+        except Exception:  # Pillow's decoders raise many types on damaged data
             reason = "is not a picture that can be read, or a damaged one"
     kinds = f"{', '.join(FORMATS)} up to {MOST_BYTES >> 20} MB and {MOST_PIXELS // 10**6} megapixels"
     raise SearchError(f"{name} {reason}. Pictures of type {kinds}.")
