@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
+from cirlib.benchmarks.annotations import is_image_id
 from cirlib.benchmarks.base import BenchmarkError
 from cirlib.benchmarks.catalogues.columns import NUMBER, Columns, cell_parts, guess_columns, picture_name, picture_path
 from cirlib.benchmarks.catalogues.pairing import thumbnail
@@ -46,10 +47,10 @@ def read_items(folder: Path, table: pd.DataFrame, named: CatalogueTable) -> Cata
     """
     closed: list[str] = []
     pictures = sorted(path for path in map(Path, walk(str(folder), closed)) if _is_picture(path))
-    odd = [ascii(path.name) for path in pictures if not path.name.isprintable()]
-    pictures = [path for path in pictures if path.name.isprintable()]
     columns = guess_columns(table, {picture_name(path.name).casefold() for path in pictures}, named)
-    cells, names = table[columns.image].map(picture_path), _picture_ids(pictures, folder)
+    cells, every = table[columns.image].map(picture_path), _picture_ids(pictures, folder)
+    names = {path: image for path, image in every.items() if is_image_id(image)}
+    odd = [ascii(image) for path, image in every.items() if path not in names]
     found = _found(cells, folder)
     real = {path.resolve(): image for path, image in names.items()}
     ids = cells.map(lambda cell: real.get(found[cell].resolve(), "") if isinstance(found.get(cell), Path) else "")
@@ -73,7 +74,7 @@ def read_items(folder: Path, table: pd.DataFrame, named: CatalogueTable) -> Cata
         "further rows of one picture, not read": (int((again & there).sum()), ids[again & there].tolist()),
         "pictures without a row, searched only": (len(spare), spare),
         "pictures that cannot be decoded, left out": (len(broken), broken),
-        "pictures whose names are no text, left out": (len(odd), odd),
+        "pictures whose names can be no id, left out": (len(odd), odd),
         "items without a word, searched only": (len(silent), silent),
         "folders that may not be opened": (len(closed), closed),
     }

@@ -190,7 +190,7 @@ def differences(reference: Item, target: Item) -> list[tuple[str, ...]]:
     units += [("value", name) for name in changed if not {target.values[name], old.get(name, "")} <= NOTHING]
     units += [("detail", text) for text in target.fragments if set(text.split()) - known]
     units += [("lacks", text) for text in reference.details[:2] if not set(text.split()) & own]
-    return units + [("title", "")] * (target.title not in ("", reference.title))
+    return units + [("title", "")] * (target.title not in ("", reference.title, target.kind))
 
 
 def _sentence(rng: np.random.Generator, reference: Item, target: Item, units: list[tuple[str, ...]]) -> str:
