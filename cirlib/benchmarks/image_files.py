@@ -162,10 +162,9 @@ def _chosen(candidates: list[Candidate]) -> Path | str:
     first, *others = best = best_of(candidates)
     if first.problem:
         return f"{first.name} is there, but {first.problem}"
-    same = all(
-        os.path.samefile(first.content, o.content) or filecmp.cmp(first.content, o.content, False) for o in others
-    )
-    return Path(first.content) if same else several(best)
+    path = first.content
+    same = all(os.path.samefile(path, one.content) or filecmp.cmp(path, one.content, False) for one in others)
+    return Path(path) if same else several(best)
 
 
 def _problem(path: str) -> str | None:

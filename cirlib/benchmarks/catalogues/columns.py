@@ -52,11 +52,7 @@ class Columns:
     @property
     def roles(self) -> dict[str, str]:
         """Column → what it is read as."""
-        roles = {
-            self.image: "image",
-            **dict.fromkeys(self.values, "attribute"),
-            **dict.fromkeys(self.details, "details"),
-        }
+        roles = {self.image: "image"} | dict.fromkeys(self.values, "attribute") | dict.fromkeys(self.details, "details")
         roles |= {name: "colour" if n == 0 else "further colour" for n, name in enumerate(self.colours)}
         roles |= {name: role for name, role in ((self.title, "title"), (self.kind, "kind")) if name}
         return roles | {name: f"not read: {why}" for name, why in self.unused.items()}
