@@ -19,6 +19,7 @@ from typing import TextIO
 
 import nbformat
 import papermill
+from nbclient.exceptions import DeadKernelError
 
 from cirlib.study.errors import StudyError
 from cirlib.study.parameters import PIPELINE, load_study
@@ -50,6 +51,10 @@ def run_stage(root: Path, notebook: str, terminal: TextIO) -> bool:
             papermill.execute_notebook(source, target, kernel_name="python3", cwd=root, progress_bar=False)
         except papermill.PapermillExecutionError as error:
             failure = f"{error.ename}: {error.evalue}"
+        except DeadKernelError:
+            failure = (
+                "the notebook's process was killed, as systems do where memory is full: a smaller batch_size wants less"
+            )
         except KeyboardInterrupt:
             failure = "stopped: run it again to go on"
     said = "failed" if failure else shorten(_last_word(target), 160, placeholder=" …")

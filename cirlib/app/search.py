@@ -29,7 +29,7 @@ from cirlib.retrieval.method_scoring import DEPTH, embed
 from cirlib.retrieval.similarity import similarity
 from cirlib.study.errors import StudyError
 from cirlib.study.method_registry import METHODS, QFORMER
-from cirlib.study.pictures import FORMATS, open_picture, open_rgb, to_rgb
+from cirlib.study.pictures import FORMATS, MOST_SIDE, open_picture, open_rgb, to_rgb
 
 MOST_BYTES = 8 * 2**20  # a notebook server takes 10 MB in one message
 MOST_PIXELS = 50_000_000
@@ -246,7 +246,7 @@ def open_upload(content: bytes, name: str = "The file") -> Image.Image:
             reason = "has too many pixels"
         except Image.DecompressionBombError:
             reason = "has too many pixels"
-        except (OSError, SyntaxError, ValueError):
+        except Exception:  # Pillow's decoders raise many types on damaged data
             reason = "is not a picture that can be read, or a damaged one"
-    kinds = f"{', '.join(FORMATS)} up to {MOST_BYTES >> 20} MB and {MOST_PIXELS // 10**6} megapixels"
-    raise SearchError(f"{name} {reason}. Pictures of type {kinds}.")
+    limits = f"{MOST_BYTES >> 20} MB, {MOST_SIDE:,} pixels a side and {MOST_PIXELS // 10**6} megapixels"
+    raise SearchError(f"{name} {reason}. Pictures of type {', '.join(FORMATS)} up to {limits}.")

@@ -1,5 +1,6 @@
 """Annotation files: JSON checked against a type, and what is wrong in one sentence."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
-from cirlib.study.files import read_json_text
+from cirlib.study.files import read_text
 
 from .base import BenchmarkError, Triplet
 
@@ -17,10 +18,19 @@ Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[list[str], Field(min_length=1)]  # any may be empty: real captions are
 
 
+def is_image_id(text: str) -> bool:
+    """Whether ``text`` can be the path of a file: of letters, in at most `LONGEST_ID` bytes, not out of its folder.
+
+    >>> is_image_id("bags/001"), is_image_id("../001"), is_image_id("a" * 201)
+    (True, False, False)
+    """
+    letters = not re.search(r"[\\\0-\x1f\x7f\ud800-\udfff]", text)
+    return letters and not {"", ".", ".."} & {*text.split("/")} and len(text.encode()) <= LONGEST_ID
+
+
 def _unique_file_names(ids: list[str]) -> list[str]:
     for image, number in Counter(ids).items():
-        parts = image.split("/")
-        if {"", ".", ".."} & set(parts) or set("\\\0") & set(image) or len(image.encode()) > LONGEST_ID:
+        if not is_image_id(image):
             raise ValueError(f"{_short(image)} is no path of a file in at most {LONGEST_ID} bytes")
         if number > 1:
             raise ValueError(f"{image!r} appears {number} times")
@@ -39,7 +49,7 @@ def read_annotations(path: Path, kind: Any, expected: str) -> Any:
     (5, ['x'])
     """
     try:
-        return TypeAdapter(kind).validate_json(read_json_text(path), strict=True)
+        return TypeAdapter(kind).validate_json(read_text(path), strict=True)
     except FileNotFoundError:
         raise BenchmarkError(f"No file {path}: expected {expected}.") from None
     except OSError as error:

@@ -9,7 +9,7 @@ folder above the others' count; what is left must be equal.
 import filecmp
 import os
 import stat
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -72,12 +72,21 @@ def several(candidates: Iterable[Candidate]) -> str:
     """Why an image that different files answer to has none of them.
 
     >>> several([Candidate((), "bags/1.jpg"), Candidate((), "shoes/1.jpg")])
-    "2 files have this name, bags/1.jpg and shoes/1.jpg: keep one, or put the folder into the id, as in 'bags/1'"
+    "2 files have this name, bags/1.jpg and shoes/1.jpg: keep one, or say in the id which, as in 'bags/1'"
+    >>> several([Candidate((), "1.jpg"), Candidate((), "1.png")])[-7:]
+    "'1.jpg'"
     """
-    names = sorted(one.name for one in candidates)
-    example = os.path.splitext("/".join(names[0].split("/")[-2:]))[0]
-    advice = f"keep one, or put the folder into the id, as in {example!r}"
+    first, *others = names = sorted(one.name for one in candidates)
+    advice = f"keep one, or say in the id which, as in {_own_name(first, others)!r}"
     return f"{len(names)} files have this name, {' and '.join(names[:2])}{', …' * (len(names) > 2)}: {advice}"
+
+
+def _own_name(path: str, others: Iterable[str]) -> str:
+    """The least of ``path`` that none of the others answers to."""
+    parts = path.split("/")
+    tails = ("/".join(parts[start:]) for start in reversed(range(len(parts))))
+    names = (name for tail in tails for name in (os.path.splitext(tail)[0], tail))
+    return next((name for name in names if not any(map(ImageNames({"": name}).find, others))), path)
 
 
 def locate(names: Mapping[str, str], *folders: Path) -> dict[str, Path | str]:
@@ -108,37 +117,54 @@ def find_images(names: Mapping[str, str], *folders: Path) -> tuple[dict[str, Pat
                 image, *rank = match
                 problem = _problem(path)
                 found[image].append(Candidate((problem is not None, *rank), name, path, problem))
+        for image in names.keys() - found.keys():
+            if candidates := _behind_links(folder, names[image]):
+                found[image] = candidates
     return {image: _chosen(candidates) for image, candidates in found.items()}, closed
 
 
-def walk(folder: str, closed: list[str], above: tuple[str, ...] = ()) -> Iterator[str]:
-    """Every file and folder below ``folder``, through links but not in circles; what may not be opened: ``closed``.
+def walk(folder: str, closed: list[str]) -> Iterator[str]:
+    """Every file and folder below ``folder``, each once, those behind links last; what may not be opened: ``closed``.
+
+    Hidden ones are passed over, as are those that macOS adds to archives.
 
     >>> [Path(path).name for path in walk(str(write_image(folder / "a.png").parent), [])]
     ['a.png']
     """
-    here = os.path.realpath(folder)
-    if here in above or not os.path.isdir(here):
-        return
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError:
-        closed.append(folder)
-        return
-    for entry in entries:
-        yield entry.path
-        if entry.is_dir(follow_symlinks=False) or entry.is_symlink():
-            yield from walk(entry.path, closed, (*above, here))
+    seen, folders, links = set(), deque([folder]), deque()
+    while folders or links:
+        here = (folders or links).popleft()
+        if (real := os.path.realpath(here)) in seen or not os.path.isdir(real):
+            continue
+        seen.add(real)
+        try:
+            entries = sorted(os.scandir(here), key=lambda entry: entry.name)
+        except OSError:
+            closed.append(here)
+            continue
+        for entry in (entry for entry in entries if not entry.name.startswith((".", "__MACOSX"))):
+            yield entry.path
+            if entry.is_symlink():
+                links.append(entry.path)
+            elif entry.is_dir():
+                folders.append(entry.path)
+
+
+def _behind_links(folder: Path, name: str) -> list[Candidate]:
+    """Files that have this very path, in a folder that was walked under another name."""
+    if "/" not in name or ".." in name.split("/"):
+        return []
+    paths = [str(folder / f"{name}{ending}") for ending in ("", *EXTENSIONS)]
+    return [Candidate((), path, path) for path in paths if os.path.lexists(path) and not _problem(path)]
 
 
 def _chosen(candidates: list[Candidate]) -> Path | str:
     first, *others = best = best_of(candidates)
     if first.problem:
         return f"{first.name} is there, but {first.problem}"
-    same = all(
-        os.path.samefile(first.content, o.content) or filecmp.cmp(first.content, o.content, False) for o in others
-    )
-    return Path(first.content) if same else several(best)
+    path = first.content
+    same = all(os.path.samefile(path, one.content) or filecmp.cmp(path, one.content, False) for one in others)
+    return Path(path) if same else several(best)
 
 
 def _problem(path: str) -> str | None:

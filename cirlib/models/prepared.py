@@ -21,7 +21,7 @@ from cirlib.models.feature_store import FeatureStore, ImageFeatures
 from cirlib.models.image_encoding import ImageEncoder, LiveFeatures
 from cirlib.models.mini import MiniVision, mini_towers
 from cirlib.models.weights import local_name
-from cirlib.study.files import read_json_text
+from cirlib.study.files import read_text
 from cirlib.study.pictures import open_rgb
 from cirlib.study.stage import Stage
 
@@ -163,4 +163,4 @@ def open_prepared(stage: Stage) -> Prepared:
 
 
 def _read_json(file: Path, otherwise: Any) -> Any:
-    return json.loads(read_json_text(file)) if file.is_file() else otherwise
+    return json.loads(read_text(file)) if file.is_file() else otherwise

@@ -20,7 +20,7 @@ from torch import Tensor
 from cirlib.benchmarks import Benchmark, Triplet
 from cirlib.retrieval.ranks import FeatureError, Ranks, check_shapes, checked_norms
 from cirlib.study.errors import StudyError
-from cirlib.study.files import read_json_text
+from cirlib.study.files import read_text
 
 DEPTH = 50  # images a list must have, for recall@50 and map@50
 SUFFIXES = (".json", ".trec", ".run", ".parquet", ".npz", ".safetensors")
@@ -83,7 +83,7 @@ def _read(path: Path) -> Any:
         raise RunError("no such file.")
     try:
         if suffix == ".json":
-            return json.loads(read_json_text(path), object_pairs_hook=_unique_keys)
+            return json.loads(read_text(path), object_pairs_hook=_unique_keys)
         if suffix in (".trec", ".run", ".parquet"):
             return _ranked_lists(path)
         if suffix == ".npz":

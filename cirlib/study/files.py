@@ -131,11 +131,11 @@ def write_json(content: Any, path: Path, *, indent: int | None = 2) -> None:
     replace_file(path, lambda part: part.write_text(json.dumps(content, indent=indent) + "\n"))
 
 
-def read_json_text(path: Path) -> str:
-    """The text of a JSON file, whose byte-order mark, where some editor wrote one, does not count.
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, 16 or 32, whose byte-order mark, where some program wrote one, does not count.
 
     >>> _ = (folder / "a.json").write_text("[1]", encoding="utf-8-sig")
-    >>> read_json_text(folder / "a.json")
+    >>> read_text(folder / "a.json")
     '[1]'
     """
     content = path.read_bytes()

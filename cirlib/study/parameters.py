@@ -17,6 +17,7 @@ class CatalogueTable(Block):
     """Which columns of a catalogue's table are what; None: guessed from names and contents."""
 
     table: str | None = None  # the file in ``data.root``; None: the only one there, or the one called catalogue
+    sheet: str | None = None  # of a workbook; None: the only one that is not empty
     image: str | None = None
     title: str | None = None
     attributes: list[str] | None = None
@@ -29,9 +30,7 @@ class Data(Block):
 
     benchmark: Literal["fashioniq", "cirr", "circo", "custom"] = "fashioniq"
     root: Path
-    catalogue: CatalogueTable | None = (
-        None  # of a folder with photographs and a table: what is trained on is made from it
-    )
+    catalogue: CatalogueTable | None = None  # of photographs and a table: what is trained on is made from it
     categories: list[str] | None = None  # None: every category that has a captions file
     split: str = "val"  # the split that is reported
     images: str | None = None  # where to take missing images from: folder, archive, hf://datasets/<owner>/<name>

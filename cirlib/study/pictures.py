@@ -16,6 +16,7 @@ FORMATS = {  # those that are read, by Pillow's names, with the endings of their
     "AVIF": (".avif",),
 }
 EXTENSIONS = tuple(ending for endings in FORMATS.values() for ending in endings)
+MOST_SIDE = 20_000  # pixels: a model's square around a longer picture would fill the memory
 NOT_READ = f"not of a format that is read ({', '.join(FORMATS)}): convert it, for example to JPEG"
 
 
@@ -30,15 +31,19 @@ def open_rgb(path: Path) -> Image.Image:
 
 
 def open_picture(source: Path | BytesIO) -> Image.Image:
-    """The picture, its pixels not decoded yet; a ValueError where it is of none of `FORMATS`.
+    """The picture, its pixels not decoded yet; a ValueError where it is none of `FORMATS`, or longer than `MOST_SIDE`.
 
     >>> open_picture(write_image(folder / "a.png")).format
     'PNG'
     """
     try:
-        return Image.open(source, formats=list(FORMATS))
+        image = Image.open(source, formats=list(FORMATS))
     except UnidentifiedImageError:
-        raise ValueError(f"it is {NOT_READ}") from None
+        empty = not (source.stat().st_size if isinstance(source, Path) else source.getbuffer().nbytes)
+        raise ValueError("it is empty" if empty else f"it is {NOT_READ}") from None
+    if max(image.size) > MOST_SIDE:
+        raise ValueError(f"it is {max(image.size):,} pixels long, at most {MOST_SIDE:,} are read")
+    return image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

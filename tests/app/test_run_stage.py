@@ -82,6 +82,13 @@ def test_a_stage_that_fails_says_where_to_look_and_last_why_in_full(run):
     assert lines[-2].endswith("runs/garments/logs/02_zero_shot.log")
 
 
+def test_a_notebook_that_is_killed_says_so(run):
+    went_well, lines = run(io.StringIO(), "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    assert not went_well and lines[-1].startswith(
+        "the notebook's process was killed, as systems do where memory is full"
+    )
+
+
 def test_a_wrong_parameter_is_one_sentence_before_anything_runs(tmp_path):
     compose(tmp_path / "params.yaml", "qformer.lr=-3")
     (tmp_path / "dvc.yaml").touch()

@@ -177,10 +177,12 @@ def test_a_gallery_picture_uploaded_is_encoded_as_it_was(search):
     [
         (b"", "cat.jpg is not a picture"),
         (png()[:200], "cat.jpg is not a picture that can be read, or a damaged one"),
+        (png(form="AVIF").replace(b"av01", b"av02"), "cat.jpg is not a picture"),
+        (png((30_000, 1), "PNG"), "cat.jpg is not a picture .* up to 8 MB, 20,000 pixels a side"),
         (png(form="PPM"), "cat.jpg is not a picture .* Pictures of type JPEG, PNG"),
         (b"x" * (8 * 2**20 + 1), "cat.jpg has 8 MB. Pictures of type JPEG.* up to 8 MB"),
     ],
-    ids=["empty", "cut off", "other type", "too many bytes"],
+    ids=["empty", "cut off", "damaged inside", "long", "other type", "too many bytes"],
 )
 def test_a_bad_upload_is_a_sentence(content, told):
     with pytest.raises(SearchError, match=told):

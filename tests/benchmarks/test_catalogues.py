@@ -93,6 +93,7 @@ def test_all_that_is_odd_is_counted_and_nothing_is_dropped_silently(shop, write_
         "further rows of one picture, not read": 1,
         "pictures without a row, searched only": 1,
         "pictures that cannot be decoded, left out": 1,
+        "pictures whose names can be no id, left out": 0,
         "items without a word, searched only": 1,
         "folders that may not be opened": 0,
         "items": 70,
@@ -134,11 +135,125 @@ def test_every_kind_of_table_reads_the_same(shop, kind):
 
 
 @pytest.mark.parametrize(
+    ("encoding", "separator", "before"),
+    [
+        ("utf-16", "\t", ""),  # as Excel saves Unicode text
+        ("utf-16-le", ",", ""),
+        ("utf-8-sig", ";", ""),
+        ("cp1252", "|", "sep=|\r\n"),
+        ("utf-8", ";", "\r\n\r\n"),
+    ],
+)
+def test_a_table_of_text_is_read_as_programs_write_it(shop, encoding, separator, before):
+    folder = shop(3)
+    table = read_table(folder / "catalogue.csv").rename(columns={"name": "the, long, name"})
+    table["details"] = "größe, 40"
+    text = before + table.to_csv(sep=separator, index=False, lineterminator="\r\n")
+    (folder / "catalogue.csv").write_bytes(text.encode(encoding))
+    assert read_table(folder / "catalogue.csv").equals(table)
+
+
+def test_one_sheet_of_a_workbook_is_read_and_of_several_the_one_that_is_named(shop):
+    folder, table = shop(9), pd.DataFrame(rows(9))
+    (folder / "catalogue.csv").unlink()
+    with pd.ExcelWriter(folder / "shop.xlsx") as book:
+        pd.DataFrame().to_excel(book, sheet_name="empty")
+        table.to_excel(book, sheet_name="Women", index=False, startrow=2)
+    (folder / "~$shop.xlsx").write_bytes(b"open in Excel")
+    assert len(read(folder).items) == 9
+    with pd.ExcelWriter(folder / "shop.xlsx", mode="a") as book:
+        table[:4].to_excel(book, sheet_name="Men", index=False)
+    with pytest.raises(BenchmarkError, match=r"a sheet as data.catalogue.sheet, of empty, Women, Men"):
+        read(folder)
+    assert len(read(folder, sheet="Men").items) == 4
+    table.to_csv(folder / "catalogue.csv")
+    with pytest.raises(BenchmarkError, match=r"data.catalogue.sheet goes with an .xlsx only"):
+        read(folder, sheet="Men")
+
+
+def test_columns_of_one_name_are_told_apart_and_those_without_a_name_are_not_read(shop):
+    folder = shop(9)
+    text = (folder / "catalogue.csv").read_text().replace("colour,neck,price", "colour, colour ,", 1)
+    (folder / "catalogue.csv").write_text(text)
+    said = read(folder).overview.set_index("what")["read as"]
+    assert said["column colour"] == "colour" and said["column colour (5)"] == "further colour"
+    assert said["column unnamed (6)"] == "not read: no name"
+
+
+def test_cells_are_cleaned_whatever_program_filled_them(shop):
+    folder = shop(24)
+    for n, row in enumerate(table := rows(24)):
+        row["name"] = f"<b>{row['name']}</b>&nbsp;&amp; bow"
+        row["colour"] = ("red, blue", "['grey', 'red']", "N/A")[n % 3]
+        row |= {"Has_hood": ("yes", "no")[n % 2], "price": f"€ {n},99", "since": f"2024-01-{n + 1:02} 10:00:00"}
+        row |= {"weight": f"{n} kg", "note": "-", "material": ("wool, silk", "silk")[n % 2], "details": "none"}
+    pd.DataFrame(table).to_csv(folder / "catalogue.csv", index=False)
+    catalogue = read(folder)
+    said = catalogue.overview.set_index("what")["read as"]
+    assert {said[f"column {name}"] for name in ("price", "since", "weight")} == {"not read: numbers"}
+    assert said["column note"] == "not read: empty" and said["column material"] == "details"
+    first, second, third = (next(item for item in catalogue.items if item.id == str(n)) for n in range(3))
+    assert first.title == "red coat with 0 buttons & bow" and first.details == ("wool", "silk")
+    assert (first.colour, first.accents) == ("red", ("blue",)) and (second.colour, second.accents) == ("grey", ("red",))
+    assert first.values == {"neck": "", "hood": "hood"} and second.values["hood"] == ""
+    assert third.colour == "grey"  # out of the title
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["{}.jpg;9.jpg", "['{}.jpg', '9.jpg']", "https://cdn.example/{}.jpg?v=1, https://cdn.example/9.jpg", "./images/{}",
+     "//cdn.example/{}.jpg?v=1#a", r"..\shop\images\{}.JPG", "../shop/images/{}.jpg"],
+)  # fmt: skip
+def test_a_cell_names_its_picture_in_any_way(tmp_path, write_image, cell):
+    for n in range(3):
+        write_image(tmp_path / "shop" / "images" / f"{n}.jpg", seed=n)
+    table = [(cell.format(n), f"shoe {n}", "see http://[this]") for n in range(3)]
+    pd.DataFrame(table, columns=["image", "title", "note"]).to_csv(tmp_path / "shop" / "catalogue.csv", index=False)
+    assert [item.id for item in read(tmp_path / "shop").items] == ["0", "1", "2"]
+
+
+def test_rows_that_name_their_pictures_through_links_have_them(shop):
+    folder, table = shop(9), pd.DataFrame(rows(9))
+    (folder / "same").symlink_to(folder / "images")
+    table["file"] = ["same/more/0.jpg", *(f"same/{n}.jpg" for n in range(1, 9))]
+    table.to_csv(folder / "catalogue.csv", index=False)
+    catalogue = read(folder)
+    assert counts(catalogue)["items"] == 9 and counts(catalogue)["pictures without a row, searched only"] == 0
+
+
+def test_what_is_no_picture_is_not_counted_or_said(shop):
+    folder = shop(9)
+    content = (folder / "images" / "1.jpg").read_bytes()
+    for junk in ("images/._1.jpg", "__MACOSX/images/1.jpg", ".trash/2.jpg", "images/Thumbs.db", "images/.DS_Store"):
+        (folder / junk).parent.mkdir(parents=True, exist_ok=True)
+        (folder / junk).write_bytes(b"junk")
+    (folder / "images" / ("x" * 210 + ".jpg")).write_bytes(content)
+    (folder / "images" / "a\nb.jpg").write_bytes(content)
+    for n, broken in enumerate((b"", content[:300], b"<html>", content[: len(content) // 2]), start=2):
+        (folder / "images" / f"{n}.jpg").write_bytes(broken)
+    said = counts(read(folder))
+    assert said["pictures that cannot be decoded, left out"] == 4 and said["items"] == 5
+    assert said["pictures whose names can be no id, left out"] == 2
+    assert said["pictures without a row, searched only"] == 0
+
+
+@pytest.mark.parametrize(
     ("spoil", "told"),
     [
+        (lambda folder: (folder / "catalogue.csv").rename(folder / "shop.ods"), r"\.xlsx\), found shop.ods"),
+        (
+            lambda folder: (folder / "catalogue.csv").write_text("file,name\n1.jpg,red, coat"),
+            "Expected 2 fields in line 2",
+        ),
+        (lambda folder: (folder / "catalogue.csv").write_text('file,name\n1.jpg,"red\n2.jpg,b'), "EOF inside string"),
+        (lambda folder: [p.rename(p.with_suffix(".heic")) for p in folder.rglob("*.jpg")], r"which has none \(.jpg"),
+        (lambda folder: (folder / "catalogue.csv").write_bytes(b""), "cannot be read as a table"),
         (lambda folder: (folder / "catalogue.csv").unlink(), r"expected one table, .*found none"),
         (lambda folder: (folder / "catalogue.csv").write_text("file,name\n"), "has no row"),
-        (lambda folder: (folder / "catalogue.csv").write_text("file,name\nx.jpg,red coat"), "no column names pictures"),
+        (
+            lambda folder: (folder / "catalogue.csv").write_text("file,name\nx.jpg,red coat"),
+            "no column names a picture",
+        ),
         (lambda folder: (folder / "catalogue.csv").write_text("file,price\n1.jpg,3\n2.jpg,4"), "no column says what"),
     ],
 )
@@ -271,3 +386,21 @@ def test_real_photographs_with_titles_make_a_study(real_data, tmp_path):
     small = type(catalogue)(catalogue.items[:200], catalogue.files, catalogue.looks, catalogue.overview)
     write_catalogue(small, Data(benchmark="custom", root=folder, catalogue={"edits": 2}), folder, tmp_path / "raw")
     assert len(load_benchmark("custom", tmp_path / "raw").gallery) == 1000
+
+
+def test_hand_written_edits_that_are_wrong_are_told_by_the_users_own_file(shop, tmp_path, write_json):
+    folder = shop()
+    for name, content in (("captions/cap", [{"candidate": 1}]), ("image_splits/split", ["1", "2"])):
+        write_json(folder / f"{name}.mine.val.json", content)
+    with pytest.raises(BenchmarkError, match=rf"^{folder}/captions/cap.mine.val.json, record 0, 'candidate'"):
+        write_catalogue(read(folder), Data(benchmark="custom", root=folder, catalogue={}), folder, tmp_path / "raw")
+
+
+def test_titles_of_one_word_are_said_once_and_titles_that_are_all_the_same_are_refused(shop, tmp_path):
+    folder, table = shop(), pd.DataFrame(rows(72))[["file", "kind"]].set_axis(["file", "title"], axis=1)
+    table.to_csv(folder / "catalogue.csv", index=False)
+    one, two = read(folder).items[:2]
+    assert [sort for sort, _ in differences(one, two)] == ["kind"]
+    table.assign(title="red coat").to_csv(folder / "catalogue.csv", index=False)
+    with pytest.raises(BenchmarkError, match="what is written about 14 items of val is the same: no edit can be made"):
+        write_catalogue(read(folder), Data(benchmark="custom", root=folder, catalogue={}), folder, tmp_path / "raw")

@@ -54,7 +54,7 @@ GOOD = {
 BAD = {
     "truncated.jpg": (encoded(halves((600, 400)), "JPEG")[:1500], "cannot be decoded"),
     "cut.webp": (encoded(halves((600, 400)), "WEBP", lossless=True)[:-10], "cannot be decoded"),
-    "empty.jpg": (b"", "not of a format that is read (JPEG, PNG"),
+    "empty.jpg": (b"", "it is empty"),
     "text.jpg": (b"<html>404</html>", "not of a format that is read (JPEG, PNG"),
     "bomb.png": (encoded(Image.new("1", (20_000, 20_000)), "PNG"), "decompression bomb"),
 }

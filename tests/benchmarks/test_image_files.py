@@ -154,3 +154,41 @@ def test_a_catalogue_with_one_numbering_a_folder_is_refused_not_mixed_up(tmp_pat
         plain.drop_missing()
     full = load_benchmark("custom", tmp_path / "full")
     assert [full.path(image).parent.name for image in full.gallery] == ["bags", "bags", "shoes", "shoes"]
+
+
+@pytest.mark.parametrize(
+    ("files", "image", "advice"),
+    [
+        (("a.jpg", "a.png"), "a", "a.jpg"),
+        (("x/photos/a.jpg", "y/photos/a.jpg"), "a", "x/photos/a"),
+        (("x/a.jpg", "x/a.png", "y/a.jpg"), "a", "x/a.jpg"),
+    ],
+)
+def test_the_advice_where_several_files_answer_names_one_of_them(tmp_path, files, image, advice):
+    put(tmp_path, *files)
+    (reason,) = found(tmp_path, image)
+    assert reason.endswith(f"as in {advice!r}")
+    assert found(tmp_path, advice) == [tmp_path / "images" / files[0]]
+
+
+def test_folders_that_link_to_each_other_are_walked_once_and_known_by_each_of_their_names(tmp_path, monkeypatch):
+    (file,) = put(tmp_path, "f0/a.jpg")
+    folders = [tmp_path / "images" / f"f{number}" for number in range(12)]
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+        for other in folders:
+            (folder / f"to-{other.name}").symlink_to(other)
+    opened, scandir = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: opened.append(path) or scandir(path))
+    assert found(tmp_path, "a", "f0/a") == ["no file under images/ has this name", file]
+    assert len(opened) == 13
+    linked = tmp_path / "images" / "f3" / "to-f0" / "a.jpg"
+    assert found(tmp_path, "f3/to-f0/a", "f3/to-f0/b") == [linked, "no file under images/ has this name"]
+
+
+@pytest.mark.parametrize("hidden", ["._a.jpg", ".trash/a.jpg", "__MACOSX/a.jpg", "x/.a.jpg"])
+def test_what_systems_hide_is_no_picture(tmp_path, hidden):
+    put(tmp_path, hidden)
+    assert found(tmp_path, "a", "._a", ".a") == ["no file under images/ has this name"] * 3
+    (file,) = put(tmp_path, "z/a.jpg")
+    assert found(tmp_path, "a") == [file]

@@ -61,3 +61,17 @@ def test_cmyk_is_converted():
 def test_floating_point_pixels_are_refused():
     with pytest.raises(ValueError, match="floating-point"):
         to_rgb(Image.new("F", (4, 4)))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b"", "it is empty"), (b"<html>", "it is not of a format that is read"), (None, "it is 20,001 pixels long")],
+)
+def test_what_cannot_be_opened_says_why(tmp_path, content, told):
+    file = tmp_path / "a.png"
+    if content is None:
+        Image.new("1", (20_001, 1)).save(file)
+    else:
+        file.write_bytes(content)
+    with pytest.raises(ValueError, match=f"^{told}"):
+        open_rgb(file)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cirlib.benchmarks.annotations import IMAGE_IDS, read_annotations
 from cirlib.benchmarks.base import MADE, BenchmarkError
 from cirlib.benchmarks.catalogues.columns import find_table, read_table
 from cirlib.benchmarks.catalogues.items import CatalogueItems, read_items
 from cirlib.benchmarks.catalogues.pairing import made_edits, made_pairs
 from cirlib.benchmarks.catalogues.wording import Item
+from cirlib.benchmarks.fashioniq import load
 from cirlib.benchmarks.image_files import locate
 from cirlib.study.files import write_json
 from cirlib.study.parameters import Data
@@ -30,7 +30,7 @@ def read_catalogue(data: Data, folder: Path) -> CatalogueItems:
     if not folder.is_dir():
         raise BenchmarkError(f"no folder {folder}: data.root names the one with the photographs and the table.")
     table = find_table(folder, data.catalogue.table)
-    return read_items(folder, read_table(table), data.catalogue)
+    return read_items(folder, read_table(table, data.catalogue.sheet), data.catalogue)
 
 
 def write_catalogue(catalogue: CatalogueItems, data: Data, folder: Path, raw: Path) -> None:
@@ -79,12 +79,10 @@ def _file(files: Mapping[str, Path], item: Item) -> Path | None:
 
 
 def _copy_reported(written: Sequence[Path], folder: Path, raw: Path, split: str) -> set[str]:
-    gallery: set[str] = set()
+    gallery = set(load(folder, "custom", split, None, "original").gallery)
     for file in written:
-        listed = folder / "image_splits" / file.name.replace("cap.", "split.", 1)
-        gallery |= {*read_annotations(listed, IMAGE_IDS, "the gallery of the hand-written edits beside it")}
         shutil.copy(file, raw / "captions")
-        shutil.copy(listed, raw / "image_splits")
+        shutil.copy(folder / "image_splits" / file.name.replace("cap.", "split.", 1), raw / "image_splits")
     return gallery
 
 
@@ -99,6 +97,9 @@ def _write_made(
     catalogue: CatalogueItems, items: Sequence[Item], count: int, raw: Path, category: str, split: str, seed: int
 ) -> None:
     looks = np.stack([catalogue.looks[item.id] for item in items])
-    edits = made_edits(items, looks, count, seed)
+    if not (edits := made_edits(items, looks, count, seed)):
+        raise BenchmarkError(
+            f"what is written about {len(items)} items of {split} is the same: no edit can be made of it."
+        )
     write_json(edits, raw / "captions" / f"cap.{category}.{split}.json", indent=1)
     write_json([item.id for item in items], raw / "image_splits" / f"split.{category}.{split}.json", indent=1)

@@ -1,19 +1,21 @@
 """A catalogue's table, read, and which of its columns is what: guessed from names and contents, unless it is named."""
 
-import csv
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from html import unescape
+from io import StringIO
 from pathlib import Path, PurePosixPath
 from unicodedata import normalize
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import pandas as pd
 
 from cirlib.benchmarks.base import BenchmarkError
 from cirlib.benchmarks.catalogues.wording import LIGHTNESS, canonical
 from cirlib.benchmarks.image_files import EXTENSIONS
+from cirlib.study.files import read_text
 from cirlib.study.parameters import CatalogueTable
 
 NAMES = {  # what a column of this sort is often called, in words that its name has
@@ -24,6 +26,14 @@ NAMES = {  # what a column of this sort is often called, in words that its name 
     "details": ("details", "detail", "features", "tags", "description", "notes", "keywords"),
 }
 SEPARATORS = re.compile(r"\s*[;|\n]\s*|\.\s+")  # between the details of a cell
+MARKUP = re.compile(r"</?[A-Za-z][^<>]*>|[\0-\t\v-\x1f\x7f\u200b\ufeff]")  # tags, and what has no shape
+ENTITY = re.compile(r"&#?\w+;")
+NUMBER = re.compile(r"\W*[^\W\d]{0,3}\W*\d(?:[\d\W]|[txTX](?=\d))*(?:[^\W\d]{0,3})\W*")  # with a unit, prices, dates
+UNNAMED = "unnamed"
+ENDINGS = "|".join(map(re.escape, EXTENSIONS))
+SEVERAL = re.compile(
+    rf"(.+?(?:{ENDINGS})(?:\?[^\s,;|]*)?)\s*[,;|\n].*", re.IGNORECASE | re.DOTALL
+)  # pictures in a cell
 MOST_VALUES = 0.5  # of its cells that differ: a column above is no attribute but details or an id
 
 
@@ -42,11 +52,7 @@ class Columns:
     @property
     def roles(self) -> dict[str, str]:
         """Column → what it is read as."""
-        roles = {
-            self.image: "image",
-            **dict.fromkeys(self.values, "attribute"),
-            **dict.fromkeys(self.details, "details"),
-        }
+        roles = {self.image: "image"} | dict.fromkeys(self.values, "attribute") | dict.fromkeys(self.details, "details")
         roles |= {name: "colour" if n == 0 else "further colour" for n, name in enumerate(self.colours)}
         roles |= {name: role for name, role in ((self.title, "title"), (self.kind, "kind")) if name}
         return roles | {name: f"not read: {why}" for name, why in self.unused.items()}
@@ -54,28 +60,37 @@ class Columns:
 
 def _read_text(path: Path, separators: str) -> pd.DataFrame:
     try:
-        text, encoding = path.read_text("utf-8-sig"), "utf-8-sig"
+        text = read_text(path)
     except UnicodeDecodeError:
-        text, encoding = path.read_text("cp1252", errors="replace"), "cp1252"
-    head = text.splitlines()[0] if text else ""
-    separator = max(separators, key=head.count)
-    return pd.read_csv(
-        path,
-        sep=separator,
-        dtype=str,
-        keep_default_na=False,
-        encoding=encoding,
-        encoding_errors="replace",
-        quoting=csv.QUOTE_MINIMAL,
-    )
+        text = path.read_text("cp1252", errors="replace")
+    told = re.match(r"sep=(.)\s*\n", text)  # Excel's own first line
+    text = text[told.end() :] if told else text
+    head = re.sub(r'"[^"]*"', "", text).lstrip("\r\n").splitlines()[:1]
+    separator = told[1] if told else max(separators, key="".join(head).count)
+    return _headed(pd.read_csv(StringIO(text), sep=separator, header=None, dtype=str, keep_default_na=False))
+
+
+def _read_sheet(path: Path, sheet: str | None = None) -> pd.DataFrame:
+    sheets = pd.read_excel(path, sheet_name=None, header=None, dtype=str, keep_default_na=False)
+    filled = {name: rows for name, rows in sheets.items() if rows.size and sheet in (None, name)}
+    if len(filled) != 1:
+        raise BenchmarkError(f"{path}: expected a sheet as data.catalogue.sheet, of {', '.join(sheets)}.")
+    return _headed(*filled.values())
+
+
+def _headed(rows: pd.DataFrame) -> pd.DataFrame:
+    """``rows`` below the first that is not empty, whose cells are the columns' names."""
+    rows = rows.map(_text)
+    head = (rows != "").any(axis=1).to_numpy().argmax()
+    return rows[head + 1 :].reset_index(drop=True).set_axis(list(rows.iloc[head]), axis=1)
 
 
 READERS: Mapping[str, Callable[[Path], pd.DataFrame]] = {
     ".csv": partial(_read_text, separators=",;\t|"),
     ".tsv": partial(_read_text, separators="\t"),
-    ".jsonl": partial(pd.read_json, lines=True, dtype=False),
+    ".jsonl": lambda path: pd.read_json(StringIO(read_text(path)), lines=True, dtype=False),
     ".parquet": pd.read_parquet,
-    ".xlsx": partial(pd.read_excel, dtype=str, keep_default_na=False),
+    ".xlsx": _read_sheet,
 }
 
 
@@ -86,41 +101,68 @@ def find_table(folder: Path, name: str | None) -> Path:
     >>> find_table(folder, None).name
     'mine.csv'
     """
-    there = sorted(file for file in folder.glob("*") if file.suffix.lower() in READERS)
-    wanted = [file for file in there if (file.name == name if name else file.stem == "catalogue")]
-    found = wanted or ([] if name else there)
+    there = sorted(file for file in folder.glob("[!.~]*") if file.is_file() and file.suffix.lower() not in EXTENSIONS)
+    tables = [file for file in there if file.suffix.lower() in READERS]
+    called = [folder / name] if name else [file for file in tables if file.stem.lower() == "catalogue"]
+    found = [file for file in called or tables if file.is_file() and file.suffix.lower() in READERS]
     if len(found) == 1:
         return found[0]
-    kinds, seen = ", ".join(READERS), ", ".join(file.name for file in there) or "none"
+    kinds, seen = ", ".join(READERS), ", ".join(file.name for file in there[:9]) or "none"
     said = f"expected {name!r}" if name else "expected one table, name it by data.catalogue.table"
     raise BenchmarkError(f"{folder}: {said} ({kinds}), found {seen}.")
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path, sheet: str | None = None) -> pd.DataFrame:
     """The table as text, a row an item, empty cells as ""; lists become their parts with "; " between.
 
-    Raises `BenchmarkError` where it cannot be read or has no row.
+    A column without a name, or with that of one before, is called by its place. Raises `BenchmarkError` where it cannot
+    be read, has no row, or more than one ``sheet``.
 
-    >>> _ = (folder / "mine.csv").write_text("image;title\\n1.jpg;red coat")
+    >>> _ = (folder / "mine.csv").write_text("image;title\\n1.jpg;red <b>coat</b>")
     >>> read_table(folder / "mine.csv").to_dict("records")
-    [{'image': '1.jpg', 'title': 'red coat'}]
+    [{'image': '1.jpg', 'title': 'red  coat'}]
     """
+    suffix = path.suffix.lower()
+    if sheet and suffix != ".xlsx":
+        raise BenchmarkError(f"data.catalogue.sheet goes with an .xlsx only, given {path}.")
     try:
-        table = READERS[path.suffix.lower()](path)
-    except (ValueError, OSError, ImportError, KeyError) as error:
-        raise BenchmarkError(f"{path} cannot be read as a table: {str(error).splitlines()[0]}.") from error
+        table = _read_sheet(path, sheet) if sheet else READERS[suffix](path)
+    except BenchmarkError:
+        raise
+    except Exception as error:  # a damaged file makes its reader raise nearly anything
+        reason = (str(error) or type(error).__name__).splitlines()[0].rpartition("C error: ")[2].rstrip(".")
+        raise BenchmarkError(f"{path} cannot be read as a table: {reason}.") from error
+    table = table if table.index.name is None else table.reset_index()
     if table.empty:
         raise BenchmarkError(f"{path} has no row.")
-    table.columns = [" ".join(str(name).split()) for name in table.columns]
+    names = [" ".join(_text(name).split()) for name in table.columns]
+    known = [bool(name) and name not in names[:n] for n, name in enumerate(names)]
+    table.columns = [name if known[n] else f"{name or UNNAMED} ({n + 1})" for n, name in enumerate(names)]
     return table.map(_text)
 
 
 def _text(cell: object) -> str:
     if isinstance(cell, str):
-        return cell.strip()
+        text = MARKUP.sub(" ", ENTITY.sub(lambda match: unescape(match[0]), cell)).strip()
+        if re.fullmatch(r"\[[^\[\]]*\]", text):  # a list, written as text
+            return "; ".join(part.strip(" '\"") for part in text[1:-1].split(","))
+        return text
+    if isinstance(cell, Mapping):
+        cell = list(cell.values())
     if hasattr(cell, "__len__"):  # lists and arrays
-        return "; ".join(map(_text, cell))
+        return "" if isinstance(cell, bytes) else "; ".join(filter(None, map(_text, cell)))
     return "" if pd.isna(cell) else str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
+
+
+def cell_parts(cell: str) -> list[str]:
+    """What a cell lists, between semicolons or the like, else between commas; what says nothing is left out.
+
+    >>> cell_parts("Zip, hood"), cell_parts("a zip, in 1,5 cm; n/a")
+    (['zip', 'hood'], ['a zip, in 1,5 cm'])
+    """
+    parts = SEPARATORS.split(cell)
+    parts = parts if len(parts) > 1 else re.split(r"\s*,\s*(?!\d)", cell)
+    return [part for part in (part.strip().lower() for part in parts) if canonical(part)]
 
 
 def guess_columns(table: pd.DataFrame, pictures: Collection[str], named: CatalogueTable) -> Columns:
@@ -138,9 +180,10 @@ def guess_columns(table: pd.DataFrame, pictures: Collection[str], named: Catalog
             raise BenchmarkError(f"data.catalogue names the column {name!r}, the table has {', '.join(table)}.")
     image = named.image or max(table, key=lambda name: (_hits(table[name], pictures), _called(name, "image")))
     if not _hits(table[image], pictures):
-        raise BenchmarkError(
-            f"no column names pictures of the folder: name it by data.catalogue.image, of {', '.join(table)}."
-        )
+        said = f"the column {image!r} (as {table[image].iloc[0]!r})" if named.image else "no column"
+        there = f"such as {min(pictures)!r}" if pictures else f"which has none ({', '.join(EXTENSIONS)})"
+        known = f"data.catalogue.image says which column does, of {', '.join(table)}"
+        raise BenchmarkError(f"{said} names a picture of the folder, {there}: {known}.")
     others = [name for name in table if name != image]
     title = named.title or _title(table, others)
     wanted = named.attributes if named.attributes is not None else others
@@ -153,13 +196,16 @@ def guess_columns(table: pd.DataFrame, pictures: Collection[str], named: Catalog
 
 
 def picture_path(cell: str) -> str:
-    """A picture's path in a cell, with slashes; of an address the end.
+    """A picture's path in a cell, with slashes; of an address the end, of several the first.
 
     >>> picture_path("https://shop.example/p/1.5%20coat.JPG?width=80"), picture_path("bags\\\\1.jpg")
     ('1.5 coat.JPG', 'bags/1.jpg')
     """
     text = normalize("NFC", cell.strip().replace("\\", "/"))
-    return unquote(urlsplit(text).path).rpartition("/")[2] if "://" in text else text.lstrip("/")
+    text = SEVERAL.sub(r"\1", text)
+    if "://" in text or text.startswith("//"):
+        return unquote(re.split(r"[?#]", text)[0].rpartition("/")[2])
+    return text.lstrip("/")
 
 
 def picture_name(cell: str) -> str:
@@ -191,21 +237,25 @@ def _title(table: pd.DataFrame, names: list[str]) -> str | None:
 
 def _place(columns: Columns, name: str, cells: pd.Series, wanted: Collection[str], named: bool) -> None:
     """Puts a column where it belongs."""
-    values = cells[cells != ""].map(canonical)
-    numbers = pd.to_numeric(values, errors="coerce").notna().mean() if len(values) else 0.0
-    lists, different = values.str.contains(SEPARATORS).mean(), values.nunique() / max(len(values), 1)
+    values = pd.Series(filter(None, cells.map(canonical)), dtype=str)
+    parts, different = [cell_parts(value) for value in values], values.nunique() / max(len(values), 1)
+    colours = sum(all(canonical(one.split()[-1]) in LIGHTNESS for one in said) for said in parts)
+    lists = sum(len(said) > 1 for said in parts)
+    details = _called(name, "details")
     if name not in wanted:
         columns.unused[name] = "not named"
     elif values.empty or (values.nunique() == 1 and not named and len(values) == len(cells)):
         columns.unused[name] = "empty" if values.empty else "one value"
-    elif numbers > 0.5 and not named:
+    elif name.startswith(UNNAMED) and not named:
+        columns.unused[name] = "no name"
+    elif values.str.fullmatch(NUMBER).mean() > 0.5 and not named:
         columns.unused[name] = "numbers"
     elif values.str.contains(r"^(?:https?://|[\w-]*\d[\w-]*$)").mean() > 0.5 and different > MOST_VALUES and not named:
         columns.unused[name] = "links or ids"
-    elif lists > 0.1 or _called(name, "details") or (different > MOST_VALUES and len(values) > 20):
-        columns.details.append(name)
-    elif _called(name, "colour") or values.map(lambda text: (text.split() or [""])[-1] in LIGHTNESS).mean() > 0.5:
+    elif not details and (_called(name, "colour") or colours > len(values) / 2):
         columns.colours.append(name)
+    elif details or lists > len(values) / 10 or (different > MOST_VALUES and len(values) > 20):
+        columns.details.append(name)
     elif columns.kind is None and _called(name, "kind"):
         columns.kind = name
     else:

@@ -3,15 +3,17 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
 
+from cirlib.benchmarks.annotations import is_image_id
 from cirlib.benchmarks.base import BenchmarkError
-from cirlib.benchmarks.catalogues.columns import SEPARATORS, Columns, guess_columns, picture_name, picture_path
+from cirlib.benchmarks.catalogues.columns import NUMBER, Columns, cell_parts, guess_columns, picture_name, picture_path
 from cirlib.benchmarks.catalogues.pairing import thumbnail
-from cirlib.benchmarks.catalogues.wording import Item, canonical, from_title
+from cirlib.benchmarks.catalogues.wording import Item, attribute, canonical, from_title
 from cirlib.benchmarks.image_files import EXTENSIONS, find_images, walk
 from cirlib.study.parameters import CatalogueTable
 
@@ -46,17 +48,21 @@ def read_items(folder: Path, table: pd.DataFrame, named: CatalogueTable) -> Cata
     closed: list[str] = []
     pictures = sorted(path for path in map(Path, walk(str(folder), closed)) if _is_picture(path))
     columns = guess_columns(table, {picture_name(path.name).casefold() for path in pictures}, named)
-    cells, names = table[columns.image].map(picture_path), _picture_ids(pictures, folder)
+    cells, every = table[columns.image].map(picture_path), _picture_ids(pictures, folder)
+    names = {path: image for path, image in every.items() if is_image_id(image)}
+    odd = [ascii(image) for path, image in every.items() if path not in names]
     found = _found(cells, folder)
-    ids = cells.map(lambda cell: names.get(found.get(cell), ""))
+    real = {path.resolve(): image for path, image in names.items()}
+    ids = cells.map(lambda cell: real.get(found[cell].resolve(), "") if isinstance(found.get(cell), Path) else "")
     there = ids != ""
-    whole, first = table.duplicated(), ids.duplicated()
-    rows = table.assign(**{columns.image: ids})[there & ~first]
+    whole, again = table.duplicated(), ids.duplicated() & ~table.duplicated()
+    rows = table.assign(**{columns.image: ids})[there & ~ids.duplicated()]
     if rows.empty:
         raise BenchmarkError(f"{folder}: no row of the table names a picture that is there.")
     items = [_item(row, columns) for row in rows.to_dict("records")]
     files = {image: path for path, image in names.items()}
-    spare = [image for image in files if image not in set(ids)]
+    described = {*ids}
+    spare = [image for image in files if image not in described]
     looks = {image: look for image, file in files.items() if (look := thumbnail(file)) is not None}
     broken = [image for image in files if image not in looks]
     silent = [item.id for item in items if not item.words()]
@@ -65,12 +71,10 @@ def read_items(folder: Path, table: pd.DataFrame, named: CatalogueTable) -> Cata
         "rows": (len(table), []),
         "rows without a picture": (int((~there).sum()), [_why_not(found, path, cell) for path, cell in absent]),
         "rows that repeat another": (int((whole & there).sum()), ids[whole & there].tolist()),
-        "further rows of one picture, not read": (
-            int((first & ~whole & there).sum()),
-            ids[first & ~whole & there].tolist(),
-        ),
+        "further rows of one picture, not read": (int((again & there).sum()), ids[again & there].tolist()),
         "pictures without a row, searched only": (len(spare), spare),
         "pictures that cannot be decoded, left out": (len(broken), broken),
+        "pictures whose names can be no id, left out": (len(odd), odd),
         "items without a word, searched only": (len(silent), silent),
         "folders that may not be opened": (len(closed), closed),
     }
@@ -127,12 +131,12 @@ def _why_not(found: Mapping[str, Path | str], path: str, cell: str) -> str:
 def _item(row: dict[str, str], columns: Columns) -> Item:
     """A row as an item; what has no column is looked for in the title."""
     title = " ".join((row[columns.title] if columns.title else "").lower().split())
-    colours = [canonical(row[name]) for name in columns.colours]
-    details = [part.strip().lower() for name in columns.details for part in SEPARATORS.split(row[name])]
+    colours = [[canonical(part) for part in cell_parts(row[name])] for name in columns.colours] or [[]]
     item = Item(
-        row[columns.image], title, canonical(row[columns.kind]) if columns.kind else "", *([*colours, ""][:1]),
-        tuple(filter(None, colours[1:])), {canonical(name): canonical(row[name]) for name in columns.values},
-        tuple(filter(None, details)),
+        row[columns.image], title if canonical(title) else "", canonical(row[columns.kind]) if columns.kind else "",
+        (colours[0] or [""])[0], tuple(chain(colours[0][1:], *colours[1:])),
+        dict(attribute(name, row[name]) for name in columns.values),
+        tuple(part for name in columns.details for part in cell_parts(row[name])),
     )  # fmt: skip
     return from_title(item)
 
@@ -142,20 +146,9 @@ def _overview(table: pd.DataFrame, columns: Columns, counts: dict[str, tuple[int
     for name, role in sorted(columns.roles.items(), key=lambda pair: list(table).index(pair[0])):
         filled = table[name][table[name] != ""]
         merged = _merged(filled) if not role.startswith(("image", "title", "details", "not read")) else []
-        numbers = pd.to_numeric(filled, errors="coerce").notna().sum()
-        example = [value for value, _ in Counter(filled).most_common(EXAMPLES)]
-        rows.append(
-            (
-                f"column {name}",
-                role,
-                len(filled),
-                len(table) - len(filled),
-                filled.nunique(),
-                len(merged),
-                numbers,
-                merged[:EXAMPLES] or example,
-            )
-        )
+        numbers, empty = filled.str.fullmatch(NUMBER).sum(), len(table) - len(filled)
+        shown = merged[:EXAMPLES] or [value for value, _ in Counter(filled).most_common(EXAMPLES)]
+        rows.append((f"column {name}", role, len(filled), empty, filled.nunique(), len(merged), numbers, shown))
     rows += [(what, "", number, *[""] * 4, examples[:EXAMPLES]) for what, (number, examples) in counts.items()]
     names = ["what", "read as", "cells", "empty", "different", "synonyms", "numbers", "for example"]
     return pd.DataFrame(rows, columns=names).assign(**{"for example": lambda t: t["for example"].map("; ".join)})
@@ -164,4 +157,4 @@ def _overview(table: pd.DataFrame, columns: Columns, counts: dict[str, tuple[int
 def _merged(cells: Sequence[str]) -> list[str]:
     """Values that are read as another one of the column, as "gray = grey"."""
     values = dict.fromkeys(" ".join(str(cell).split()) for cell in cells)
-    return [f"{value} = {canonical(value)}" for value in values if value.lower() != canonical(value)]
+    return [f"{value} = {canonical(value) or 'nothing'}" for value in values if value.lower() != canonical(value)]

@@ -49,7 +49,8 @@ ORDERS: tuple[tuple[tuple[str, ...], tuple[Phrase, ...], tuple[Phrase, ...]], ..
         (("is", "looser"), ("is", "wider")),
     ),
 )
-NOTHING = {"", "none", "no", "n/a", "na", "-", "plain", "solid"}  # values that say there is nothing to see
+UNSAID = ("none", "no", "n/a", "na", "-", "–", "null", "nan", "false")  # the same as an empty cell
+NOTHING = {"", "plain", "solid", *UNSAID}  # values that say there is nothing to see
 PLURAL = re.compile(r"(?:[^s]s|shoes|jeans)$")
 COMPARED, KEPT = 0.2, 0.3  # chances of a comparison, and of saying what stays
 KEPT_BUT = ("the same {s} but ", "also {s}, but ", "still {s}, ", "keep the {s}, ", "{s} again but ", "same {s}, ")
@@ -88,7 +89,7 @@ class Item:
         return set(re.findall(r"[^\W_]+", " ".join(said)))
 
 
-_MAIN = {word: group[0] for group in SYNONYMS for word in group}
+_MAIN = {word: group[0] for group in SYNONYMS for word in group} | dict.fromkeys(UNSAID, "")
 _WAYS = {group[0]: group for group in SYNONYMS}
 
 
@@ -102,6 +103,16 @@ def canonical(value: str) -> str:
     return _MAIN.get(text, text)
 
 
+def attribute(name: str, value: str) -> tuple[str, str]:
+    """A column and its cell as an attribute and its value: of what is there or not, its name.
+
+    >>> attribute("Has_Hood", "TRUE"), attribute("Hood", "no"), attribute("Neck", "V-neck")
+    (('hood', 'hood'), ('hood', ''), ('neck', 'v-neck'))
+    """
+    name, value = re.sub(r"^(?:has|is|with) ", "", canonical(name)), canonical(value)
+    return name, name if value in ("yes", "true") else value
+
+
 def from_title(item: Item) -> Item:
     """``item`` with its kind and its colour out of the title, where they have no column.
 
@@ -112,7 +123,10 @@ def from_title(item: Item) -> Item:
     said = [n for n, word in enumerate(words) if canonical(word) in LIGHTNESS]
     start = said[0] - bool(said[0] and words[said[0] - 1] in SHADES) if said else 0
     colour = item.colour or (" ".join(words[start : said[0] + 1]) if said else "")
-    kind = item.kind or (canonical(words[-1]) if words and canonical(words[-1]) not in LIGHTNESS else "")
+    kinds = [
+        canonical(word) for word in words if canonical(word) not in (*LIGHTNESS, *SHADES) and not re.search(r"\d", word)
+    ]
+    kind = item.kind or (kinds or [""])[-1]
     return replace(item, kind=kind, colour=colour)
 
 
@@ -176,7 +190,7 @@ def differences(reference: Item, target: Item) -> list[tuple[str, ...]]:
     units += [("value", name) for name in changed if not {target.values[name], old.get(name, "")} <= NOTHING]
     units += [("detail", text) for text in target.fragments if set(text.split()) - known]
     units += [("lacks", text) for text in reference.details[:2] if not set(text.split()) & own]
-    return units + [("title", "")] * (target.title not in ("", reference.title))
+    return units + [("title", "")] * (target.title not in ("", reference.title, target.kind))
 
 
 def _sentence(rng: np.random.Generator, reference: Item, target: Item, units: list[tuple[str, ...]]) -> str:
