@@ -25,7 +25,8 @@ from cirlib.study.files import write_table
 HELP = """\
 what a run file holds:
   run.json         {query id: [image id, ...], ...}, best first, at least 50 images beside the reference
-  run.trec, .run   TREC's six columns: query Q0 image rank score tag; the higher score comes first
+  run.trec, .run   TREC's six columns: query Q0 image rank score tag; the higher score comes first,
+                   of equal scores the first line
   run.parquet      the columns query, image, and score (or rank)
   run.npz          queries (N, D) and gallery (M, D) or (M, T, D), scored by their dot product: give unit vectors
                    where a cosine is meant. Rows in the benchmark's order, or query_ids (N,) and gallery_ids (M,).
@@ -53,21 +54,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             load_benchmark(options.benchmark, options.root, split=options.split, category=c, protocol=options.protocol)
             for c in options.category
         ]
+        named = [_named(files, "run" if len(options.run) == 1 else "") for files in options.run]
         if options.server_files:
-            for file in write_server_files(options.run[0][0], benchmarks[0], options.server_files):
+            for file in write_server_files(named[0][1][0], benchmarks[0], options.server_files):
                 print(f"wrote {file}")
             return 0
-        runs = dict(map(_named, options.run)) if len(options.run) > 1 else {"run": options.run[0]}
-        if len(runs) < len(options.run):
+        named += [_named(options.against, "against")] if options.against else []
+        runs = dict(named)
+        if len(runs) < len(named):
             raise RunError(
                 "two runs have one name: give each its own, as in --run ours=run.json --run theirs=run.json."
             )
-        runs |= {"against": options.against} if options.against else {}
         scored = [
             one for name, files in runs.items() for one in _score_files(name, files, benchmarks, options.reference)
         ]
         metrics = [m for m in scored[0].metrics if all(m in one.metrics for one in scored)]
-        base = "against" if options.against else next(iter(runs))
+        base = named[-1 if options.against else 0][0]
         tests = compare(scored, base, metrics) if len(runs) > 1 else None
         summary = summarise(scored)
         if options.out:
@@ -98,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--category", nargs="+", default=[None], help="one a run file; without, all with their galleries joined")
     add("--protocol", default="original", choices=PROTOCOLS_OF_GALLERY, help="the gallery; default: original")
     add("--reference", choices=REFERENCES, help="in each query's own ranking; default: removed, for circo kept")
-    run = "a file of ranked ids or of embeddings, [NAME=]FILE where there are several runs"
+    run = "a file of ranked ids or of embeddings, [NAME=]FILE"
     add("--run", required=True, nargs="+", action="append", metavar="FILE", help=run)
     add("--against", nargs="+", metavar="FILE", help="the run that the others are tested against; else the first")
     add("--out", type=Path, metavar="DIR", help="where to write summary.csv, of several runs tests.csv and recall.png")
@@ -106,10 +108,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _named(files: Sequence[str]) -> tuple[str, list[str]]:
-    """A run's name, which stands before its first file or is that file's own, and its files."""
-    name, _, first = files[0].rpartition("=")
-    return name or Path(first).stem, [first, *files[1:]]
+def _named(files: Sequence[str], usual: str) -> tuple[str, list[str]]:
+    """A run's name and its files: what stands before its first file, else the ``usual`` or that file's own."""
+    name, _, first = files[0].partition("=")
+    if first and name and "/" not in name and not Path(files[0]).is_file():  # paths may hold = too
+        return name, [first, *files[1:]]
+    return usual or Path(files[0]).stem, list(files)
 
 
 def _score_files(

@@ -1,12 +1,14 @@
 """The methods that a study is asked for beside its own, made and fitted, and found again."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cirlib.models.prepared import Prepared
-from cirlib.study.method_registry import Method, requested_methods
+from cirlib.study.errors import own_code
+from cirlib.study.method_registry import OWN, Method, requested_methods
 
 
 def fit_methods(prepared: Prepared, names: Sequence[str]) -> dict[str, Any]:
@@ -21,11 +23,13 @@ def fit_methods(prepared: Prepared, names: Sequence[str]) -> dict[str, Any]:
     for method in requested_methods(names, prepared.stage.root):
         if method.trained and not prepared.splits.train:
             continue
-        fitted[method.name] = made = method.make()
-        if hasattr(made, "fit"):
-            made.fit(prepared)
-        if hasattr(made, "save"):
-            made.save(_file(prepared.stage.out, method.name))
+        with _told(method):
+            fitted[method.name] = made = method.make()
+            if hasattr(made, "fit"):
+                made.fit(prepared)
+            if hasattr(made, "save"):
+                (file := _file(prepared.stage.out, method.name)).parent.mkdir(exist_ok=True)
+                made.save(file)
     return fitted
 
 
@@ -38,18 +42,25 @@ def fitted_methods(prepared: Prepared, names: Sequence[str], results: Path) -> d
     found: dict[str, Callable[[], Any]] = {}
     for method in requested_methods(names, prepared.stage.root):
         file = _file(results, method.name)
-        if file.is_file() or not hasattr(method.make(), "load"):
+        with _told(method):
+            loads = hasattr(method.make(), "load")
+        if file.is_file() or not loads:
             found[method.name] = partial(_open, method, prepared, file)
     return found
 
 
 def _open(method: Method, prepared: Prepared, file: Path) -> Any:
-    made = method.make()
-    if file.is_file():
-        made.load(prepared, file)
-    elif hasattr(made, "fit"):
-        made.fit(prepared)
+    with _told(method):
+        made = method.make()
+        if file.is_file():
+            made.load(prepared, file)
+        elif hasattr(made, "fit"):
+            made.fit(prepared)
     return made
+
+
+def _told(method: Method) -> AbstractContextManager[None]:
+    return own_code(f"method {method.name!r}") if method.family == OWN else nullcontext()
 
 
 def _file(results: Path, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""A trained Q-Former and its vision tower as one folder, which a Hugging Face repository can hold."""
+"""A trained Q-Former as one folder, which a Hugging Face repository can hold; its vision tower is named in there."""
 
 import json
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from cirlib.models.devices import autocast
 from cirlib.models.prepared import Prepared
 from cirlib.models.qformer import QFormerComposer, load_weights, save_weights
 from cirlib.models.qformer_embedding import new_composer
+from cirlib.models.weights import ModelError
 from cirlib.study.files import write_json
 from cirlib.study.parameters import Study
 from cirlib.study.stage import Stage
@@ -22,7 +23,7 @@ CARD = """---
 {{ card_data }}
 ---
 A Q-Former for composed image retrieval, trained with `cirlib` (after arXiv 2506.06602) as `config.json` says; opened by
-`cirlib.models.pretrained.PretrainedQFormer.from_pretrained`.
+`cirlib.models.pretrained.PretrainedQFormer.from_pretrained`. Its vision tower is the one of `models.fusion`.
 """
 
 
@@ -60,8 +61,11 @@ class PretrainedQFormer(
         wanted = ("revision", "cache_dir", "force_download", "local_files_only", "token")
         download = {name: options[name] for name in wanted}
         folder = Path(model_id) if Path(model_id).is_dir() else Path(snapshot_download(model_id, **download))
-        blocks = json.loads((folder / "config.json").read_text())
-        study = Study.model_validate({"name": "pretrained", "data": {"root": "."}, **blocks})
+        try:
+            blocks = json.loads((folder / "config.json").read_text())
+            study = Study.model_validate({"name": "pretrained", "data": {"root": "."}, **blocks})
+        except (OSError, ValueError) as error:
+            raise ModelError.because(f"{folder} is no Q-Former that cirlib saved", error) from error
         prepared = Prepared(Stage("qformer", study, folder, folder, folder, {}))
         load_weights(composer := new_composer(prepared), folder)
         return cls(prepared, composer)

@@ -6,6 +6,7 @@ found of each query, whose ids are ``candidates``; they are added to the first s
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -18,17 +19,13 @@ from cirlib.benchmarks import Benchmark, query_texts
 from cirlib.retrieval.ranks import top_rows
 from cirlib.retrieval.scoring import Scored, average_texts, protocol_name, score, score_run
 from cirlib.retrieval.similarity import own_similarity
-from cirlib.study.errors import StudyError
+from cirlib.study.errors import MethodError, own_code
 from cirlib.study.parameters import Evaluation
 
 BATCH = 256  # queries or images that a method is given at a time
 DEPTH = 50  # images that a second stage puts in order
 RERANKED = 32  # queries that a second stage is given at a time
 Read = Callable[[Sequence[str]], Any]  # ids → the images as methods read them: Prepared.read of a study
-
-
-class MethodError(StudyError, ValueError):
-    """A method gave what cannot be scored; the message says what, and what is expected."""
 
 
 def embed(method: Any, read: Read, ids: Sequence[str], texts: Sequence[str] | None = None) -> Tensor:
@@ -45,12 +42,17 @@ def embed(method: Any, read: Read, ids: Sequence[str], texts: Sequence[str] | No
         images, own = read(ids[start : start + BATCH]), slice(start, start + BATCH)
         what, asked = ("embed_targets", (images,)) if texts is None else ("embed_queries", (images, list(texts[own])))
         parts.append(_checked(method, what, asked, (len(ids[own]),), ("D", "T, D") if texts is None else ("D",)))
+        if parts[-1].shape[1:] != parts[0].shape[1:]:
+            shapes = " and ".join(str(tuple(part.shape)) for part in (parts[0], parts[-1]))
+            raise MethodError(f"{type(method).__name__}.{what} gave arrays of shapes {shapes}, expected one width")
     return torch.cat(parts) if texts is None else normalize(torch.cat(parts), dim=-1)
 
 
 def _checked(method: Any, what: str, asked: tuple, first: tuple[int, ...], rest: tuple[str, ...]) -> Tensor:
     """What a method gives, of a shape that begins with ``first`` and ends with one of ``rest``; else a MethodError."""
-    given, name = getattr(method, what)(*asked), f"{type(method).__name__}.{what}"
+    name = f"{type(method).__name__}.{what}"
+    with nullcontext() if type(method).__module__.startswith("cirlib.") else own_code(name):
+        given = getattr(method, what)(*asked)
     try:
         values = torch.as_tensor(given).detach().float().cpu()
     except (TypeError, ValueError, RuntimeError):
@@ -86,6 +88,9 @@ def score_methods(
             references = [part.triplets[row].reference for row in rows]
             queries = average_texts(embed(method, read, references, texts), rows, len(part.triplets))
             gallery = embed(method, read, part.gallery)
+            if queries.shape[1] != gallery.shape[-1]:
+                gave = f"method {name!r}: embed_queries gave D = {queries.shape[1]}, embed_targets {gallery.shape[-1]}"
+                raise MethodError(f"{gave}, expected one D for both")
             if hasattr(method, "rerank"):
                 run = _reranked(method, read, part, queries, gallery, texts, rows, rules.reference == "removed")
                 one = score_run(run, part, method=name, reference=rules.reference)

@@ -3,6 +3,7 @@
 ``python -m cirlib.evaluation --help`` says what such a file holds.
 """
 
+import csv
 import json
 import zipfile
 from collections import Counter
@@ -105,14 +106,23 @@ def _ranked_lists(path: Path) -> dict[str, list[str]]:
     if path.suffix.lower() == ".parquet":
         table = pd.read_parquet(path)
     else:
-        form = {"sep": r"\s+", "header": None, "names": TREC, "dtype": dict.fromkeys(TREC[:3], str)}
-        table = pd.read_csv(path, **form, na_filter=False, encoding="utf-8-sig")  # an id may be NA
+        form = {
+            "sep": r"\s+",
+            "quoting": csv.QUOTE_NONE,
+            "na_filter": False,
+            "encoding": "utf-8-sig",
+        }  # an id may be NA
+        table = pd.read_csv(path, header=None, dtype=str, **form)
+        if len(table.columns) not in (5, 6):
+            raise RunError(f"{len(table.columns)} columns, expected six: {' '.join(TREC)}")
+        table.columns = TREC[: len(table.columns)]
     by = "score" if "score" in table else "rank"
     if lacking := {"query", "image", by} - {*table}:
         raise RunError(f"no column {min(lacking)!r}: query, image, and score or rank are needed")
     numbers = pd.to_numeric(table[by], errors="coerce")
-    for row in numbers.index[numbers.isna()][:1]:
-        raise RunError(f"{by} {table[by][row]!r} of query {table['query'][row]!r} is no number")
+    wrong = table[numbers.isna() | table["query"].isna() | table["image"].isna()]
+    for _, (query, image, number) in wrong[["query", "image", by]][:1].iterrows():
+        raise RunError(f"query {query!r}, image {image!r}, {by} {number!r}: expected two ids and a number")
     order = table.assign(**{by: numbers}).sort_values(by, ascending=by == "rank", kind="stable")
     return order.groupby("query", sort=False)["image"].agg(list).to_dict()
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cirlib.study.errors import ParameterError
+from cirlib.study.errors import ParameterError, own_code
 
 ZERO_SHOT, PROMPTS, QFORMER, DPO = "zero-shot", "prompts", "Q-Former", "DPO"  # families
 COMBINER, INVERSION, RERANKED, OWN = "Combiner", "textual inversion", "re-ranked", "your own"
@@ -26,6 +26,7 @@ class Method:
     trained: bool  # on triplets or preferences
     headline: str = ""  # its name in metrics.json, where it is there
     made_by: Any = None  # of a method that runs where it is asked for: its class, or "module:class" in cirlib.training
+    module: str = ""  # that registered one's own: a file, or "__main__" of a notebook
 
     def make(self) -> Any:
         """A new object of its class."""
@@ -70,7 +71,8 @@ def register(name: str, label: str = "", *, trained: bool = False) -> Callable[[
     The class is made without arguments. ``fit(prepared)``, where there is one, is called first, with the study's data
     and models; then ``embed_queries(images, texts)`` and ``embed_targets(images)`` as in
     :mod:`cirlib.retrieval.method_scoring`.
-    ``trained``: on the study's triplets. A ParameterError where the name is taken or the class lacks a function.
+    ``trained``: on the study's triplets. A ParameterError where the name is taken, be it by another file, or the class
+    lacks a function.
 
     >>> @register("mine", "my method")
     ... class Mine:
@@ -81,13 +83,16 @@ def register(name: str, label: str = "", *, trained: bool = False) -> Callable[[
     >>> METHODS.pop("mine").label
     'my method'
     """
-    if not name.isidentifier() or (name in METHODS and METHODS[name].family != OWN):
+    module = sys._getframe(1).f_globals["__name__"]
+    if not isinstance(name, str) or not name.isidentifier() or (name in METHODS and METHODS[name].family != OWN):
         raise ParameterError(f"a method cannot be named {name!r}: letters, digits, _, and none of {', '.join(METHODS)}")
+    if name in METHODS and METHODS[name].module != module:
+        raise ParameterError(f"{METHODS[name].module} registers a method {name!r} too: rename one of the two")
 
     def add(made_by: Class) -> Class:
         if lacking := [needed for needed in ("embed_queries", "embed_targets") if not hasattr(made_by, needed)]:
             raise ParameterError(f"method {name!r} has no {lacking[0]}: it needs embed_queries and embed_targets")
-        METHODS[name] = Method(name, label or name.replace("_", " "), None, OWN, trained, name, made_by)
+        METHODS[name] = Method(name, label or name.replace("_", " "), None, OWN, trained, name, made_by, module)
         return made_by
 
     return add
@@ -102,6 +107,8 @@ def requested_methods(names: Sequence[str], root: Path) -> list[Method]:
     ['prompt_tuned']
     """
     found: dict[str, Method] = {}
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ParameterError(f"methods: {twice[0]!r} is named twice: zero_shot.methods and qformer.methods share none")
     for name in names:
         own = _of_file(root / name) if name.endswith(".py") else [METHODS[name]] if name in METHODS else []
         if not own or own[0].made_by is None:
@@ -142,12 +149,16 @@ def _of_file(file: Path) -> list[Method]:
     """What running a Python file registers."""
     if not file.is_file():
         raise ParameterError(f"methods: there is no file {file}")
-    name = f"own_methods_{file.stem}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return _of_module(name)
+    for before in _of_module(str(file)):
+        del METHODS[before.name]
+    spec = importlib.util.spec_from_file_location(str(file), file)
+    module = sys.modules[str(file)] = importlib.util.module_from_spec(spec)
+    with own_code(f"methods: {file.name}"):
+        spec.loader.exec_module(module)
+    if not (found := _of_module(str(file))):
+        raise ParameterError(f'methods: {file.name} registers no method: put @register("its_name") over a class')
+    return found
 
 
 def _of_module(module: str) -> list[Method]:
-    return [method for method in METHODS.values() if getattr(method.made_by, "__module__", None) == module]
+    return [method for method in METHODS.values() if method.module == module]

@@ -56,7 +56,8 @@ def load_phi(path: Path) -> tuple[nn.Sequential, str]:
         saved = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
         saved = saved.get("Phi", saved.get("state_dict_img2text", saved))
         state = {name.removeprefix("module."): tensor.float() for name, tensor in saved.items()}
-        names = sorted((name for name in state if name.endswith("weight")), key=lambda name: (name[:2] == "fc", name))
+        places = {name: list(map(int, re.findall(r"\d+", name))) for name in state if name.endswith("weight")}
+        names = sorted(places, key=lambda name: (name[:2] == "fc", places[name]))
         weights = [state[name] for name in names]
         pic2word = names[-1] == "fc_out.weight"
         widths = [weights[0].shape[1], *(len(weight) for weight in weights)]

@@ -33,7 +33,6 @@ class LearnedMethod(nn.Module, ABC):
 
     def save(self, file: Path) -> None:
         """Writes what was learned as safetensors."""
-        file.parent.mkdir(parents=True, exist_ok=True)
         replace_file(file, lambda part: save_file(self.state_dict(), part))
 
     def load(self, prepared: Prepared, file: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from cirlib.models.fitted_methods import fit_methods, fitted_methods
 from cirlib.retrieval.method_scoring import score_methods
 from cirlib.retrieval.scoring import compare, summarise
+from cirlib.study.errors import MethodError
 from cirlib.study.method_registry import METHODS
 from cirlib.study.parameters import Evaluation
 
@@ -45,3 +46,27 @@ def test_what_is_trained_on_triplets_is_left_out_where_there_are_none(prepared, 
     assert list(fit_methods(prepared, [own_file])) == ["text_pull"]
     monkeypatch.setitem(vars(prepared), "splits", replace(prepared.splits, train={}))
     assert fit_methods(prepared, [own_file]) == {}
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("def fit(self, prepared):\n        [].pop()", r"IndexError: pop from empty list \(.*my_method.py, line 9\)"),
+        ("def fit(self):\n        pass", "TypeError: .*takes 1 positional argument but 2 were given"),
+        ("def __init__(self, width):\n        pass", "TypeError: .*missing 1 required positional argument: 'width'"),
+    ],
+)
+def test_what_its_own_code_raises_is_a_sentence_with_its_line(prepared, own_file, code, told):
+    file = prepared.stage.root / own_file
+    file.write_text(file.read_text().replace("class TextPull:", f"class TextPull:\n    {code}\n    class_body = 1\n", 1)
+                    .replace("def fit(self, prepared):  #", "def unused(self, prepared):  #"))  # fmt: skip
+    with pytest.raises(MethodError, match=f"method 'text_pull' raised {told}"):
+        fit_methods(prepared, [own_file])
+
+
+def test_a_method_that_saves_itself_finds_a_folder_and_is_loaded(prepared, own_file, tmp_path):
+    file = prepared.stage.root / own_file
+    keeps = "    def save(self, file):\n        file.write_text('kept')\n\n    def load(self, prepared, file):\n"
+    file.write_text(file.read_text() + "\n" + keeps + "        self.kept = file.read_text()\n")
+    fit_methods(prepared, [own_file])
+    assert fitted_methods(prepared, [own_file], prepared.stage.out)["text_pull"]().kept == "kept"

@@ -96,6 +96,32 @@ def test_several_runs_give_one_table_a_figure_and_tests_against_the_first(small_
     assert "two runs have one name" in capsys.readouterr().err
 
 
+def test_a_name_stands_before_any_run_and_a_path_may_hold_an_equals_sign(small_fashioniq, lists_of, tmp_path, capsys):
+    run = Path(lists_of("dress", 0, "a"))
+    odd, plain = tmp_path / "lr=1e-5" / "a=b.json", tmp_path / "against.json"
+    odd.parent.mkdir()
+    for file in (odd, plain):
+        file.write_text(run.read_text())
+
+    def names(*more: str) -> list[str]:
+        assert main(options(small_fashioniq, "--category", "dress", *map(str, more))) == 0
+        return capsys.readouterr().out.splitlines()[2].split()[:-1]
+
+    assert names("--run", odd) == ["run"]
+    assert names("--run", f"ours={odd}") == ["ours"]
+    assert names("--run", odd, "--run", plain) == ["a=b", "against"]
+    assert names("--run", run, "--against", f"theirs={odd}") == ["run", "theirs"]
+    assert (
+        main(
+            options(
+                small_fashioniq, "--category", "dress", "--run", str(plain), "--run", str(run), "--against", str(odd)
+            )
+        )
+        == 2
+    )
+    assert "two runs have one name" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("form", ["trec", "run", "parquet", "ranked parquet"])
 def test_trec_files_and_parquet_score_as_the_lists_they_hold(small_fashioniq, lists_of, tmp_path, capsys, form):
     lists = json.loads(Path(run := lists_of("dress", 2, "a")).read_text())

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from cirlib.retrieval.method_scoring import MethodError, score_methods
+from cirlib.retrieval.method_scoring import score_methods
+from cirlib.study.errors import MethodError
 from cirlib.study.parameters import Evaluation
 
 
@@ -35,6 +36,26 @@ def test_what_cannot_be_scored_is_one_sentence(make_benchmark, function, number)
     part = make_benchmark([(ids[n], ids[n + 1], "is x") for n in range(5)], ids)
     method = type("Mine", (Sound,), {function: lambda *_: WRONG[function][number]})()
     with pytest.raises(MethodError, match=f"Mine.{function} gave"):
+        score_methods({"mine": method}, list, {"hat": part}, Evaluation())
+
+
+@pytest.mark.parametrize(
+    ("function", "gives", "told"),
+    [
+        (
+            "embed_targets",
+            lambda images: np.ones((len(images), 2)),
+            "'mine': embed_queries gave D = 3, embed_targets 2",
+        ),
+        ("embed_targets", lambda images: np.ones((len(images), len(images))), r"shapes \(256, 256\) and \(44, 44\)"),
+        ("embed_queries", lambda images, texts: images.lost, r"raised AttributeError: .*test_method_scoring.py, line"),
+    ],
+)
+def test_widths_that_differ_and_code_that_fails_are_one_sentence(make_benchmark, function, gives, told):
+    ids = [f"hat-{n}" for n in range(300)]
+    part = make_benchmark([(ids[n], ids[n + 1], "is x") for n in range(5)], ids)
+    method = type("Mine", (Sound,), {function: lambda _self, *given: gives(*given)})()
+    with pytest.raises(MethodError, match=told):
         score_methods({"mine": method}, list, {"hat": part}, Evaluation())
 
 

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -223,5 +224,25 @@ def test_ids_in_a_trec_file_that_look_like_nothing_or_a_number_stay_ids(make_ben
 def test_a_score_that_is_no_number_is_named_instead_of_sorted_as_text(make_benchmark, tmp_path, score):
     lines = [f"hat-query-0\tQ0\t{image}\t1\t{score if image == IDS[3] else 1.5}\ttag" for image in IDS]
     (tmp_path / "mine.trec").write_text("\n".join(lines))
-    with pytest.raises(RunError, match="of query 'hat-query-0' is no number"):
+    with pytest.raises(RunError, match=r"query 'hat-query-0', image '.*', score '.*': expected two ids and a number"):
         score_run(tmp_path / "mine.trec", make_benchmark([(IDS[0], IDS[1], "is x")], IDS))
+
+
+@pytest.mark.parametrize("columns", [4, 7])
+def test_a_trec_file_has_six_columns_or_lacks_the_tag(make_benchmark, tmp_path, columns):
+    benchmark = make_benchmark([(IDS[0], IDS[1], "is x")], IDS)
+    rows = [["hat-query-0", "Q0", image, "1", str(-n), "tag", "more"] for n, image in enumerate(IDS)]
+    for kept in (5, columns):
+        (tmp_path / f"{kept}.trec").write_text("\n".join(" ".join(row[:kept]) for row in rows))
+    assert score_run(tmp_path / "5.trec", benchmark).ranks.above.tolist() == [0]
+    with pytest.raises(RunError, match=f"{columns} columns, expected six: query Q0 image rank score tag"):
+        score_run(tmp_path / f"{columns}.trec", benchmark)
+
+
+@pytest.mark.parametrize("column", ["query", "image"])
+def test_a_row_without_an_id_is_not_left_out_in_silence(make_benchmark, tmp_path, column):
+    table = pd.DataFrame({"query": "hat-query-0", "image": IDS, "score": range(len(IDS))})
+    table.loc[3, column] = None
+    table.to_parquet(tmp_path / "mine.parquet")
+    with pytest.raises(RunError, match="score 3: expected two ids and a number"):
+        score_run(tmp_path / "mine.parquet", make_benchmark([(IDS[0], IDS[1], "is x")], IDS))

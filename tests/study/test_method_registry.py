@@ -2,7 +2,7 @@
 
 import pytest
 
-from cirlib.study.errors import ParameterError
+from cirlib.study.errors import ParameterError, StudyError
 from cirlib.study.method_registry import METHODS, find_method, register, requested_methods
 
 MODULE = """
@@ -54,12 +54,41 @@ def test_a_file_s_methods_run_and_are_known_by_their_label(tmp_path):
 
 
 def test_what_the_running_notebook_registers_runs_without_being_named(tmp_path):
-    register("mine")(Mine)
+    register("other")(Mine)
     assert requested_methods([], tmp_path) == []  # of another module
-    Mine.__module__ = "__main__"
-    assert [method.name for method in requested_methods([], tmp_path)] == ["mine"]
-    register("mine", "again")(Mine)
+    cell = {"__name__": "__main__", "register": register, "Mine": Mine}
+    exec('register("mine")(Mine)', cell)
+    assert [method.name for method in requested_methods([], tmp_path)] == ["mine"]  # wherever its class is written
+    exec('register("mine", "again")(Mine)', cell)
     assert find_method("mine").label == "again"
+
+
+def test_a_file_that_changes_leaves_nothing_behind_and_two_files_share_no_name(tmp_path):
+    (tmp_path / "mine.py").write_text(MODULE.format(trained=False).replace('"reference"', '"before"'))
+    requested_methods(["mine.py"], tmp_path)
+    for name in ("mine.py", "theirs.py"):
+        (tmp_path / name).write_text(MODULE.format(trained=False))
+    assert [method.name for method in requested_methods(["mine.py"], tmp_path)] == ["reference"]
+    with pytest.raises(ParameterError, match=r"theirs.py: .*mine.py registers a method 'reference' too: rename one"):
+        requested_methods(["mine.py", "theirs.py"], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("class Mine:\n  def f(self)\n", r"mine.py raised SyntaxError: expected ':' \(mine.py, line 2\)"),
+        ("\nimport not_there\n", r"mine.py raised ModuleNotFoundError: .*'not_there' \(.*mine.py, line 2\)"),
+        (
+            MODULE.format(trained=False).replace('"reference"', '"my/method"'),
+            "mine.py: a method cannot be named 'my/method'",
+        ),
+        (MODULE.replace('("reference", "the reference itself", trained={trained})', ""), "mine.py: .*cannot be named"),
+    ],
+)
+def test_what_a_file_cannot_run_is_a_sentence_with_its_line(tmp_path, code, told):
+    (tmp_path / "mine.py").write_text(code)
+    with pytest.raises(StudyError, match=f"^methods: {told}"):
+        requested_methods(["mine.py"], tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -71,13 +100,14 @@ def test_what_the_running_notebook_registers_runs_without_being_named(tmp_path):
         ),
         ("sum", "'sum' cannot be added"),
         ("nowhere.py", "there is no file .*nowhere.py"),
-        ("empty.py", "'empty.py' cannot be added"),
+        ("empty.py", "empty.py registers no method: put @register"),
+        ("prompt_tuned", "'prompt_tuned' is named twice: zero_shot.methods and qformer.methods share none"),
     ],
 )
 def test_what_cannot_run_is_told_in_a_sentence(tmp_path, name, told):
     (tmp_path / "empty.py").touch()
     with pytest.raises(ParameterError, match=told):
-        requested_methods([name], tmp_path)
+        requested_methods([name, "prompt_tuned"], tmp_path)
 
 
 @pytest.mark.parametrize("name", ["sum", "my method", ""])

@@ -90,6 +90,15 @@ def test_a_file_without_a_network_and_one_for_another_clip_are_told_in_a_sentenc
         method.fit(clip_study)
 
 
+def test_layers_stand_in_the_order_of_their_numbers(tmp_path):
+    names = [*(f"layers.{n}.0" for n in range(11)), "fc_out"]
+    state = {f"{name}.weight": float(n + 1) * torch.ones(1, 1) for n, name in enumerate(names)}
+    biases = {f"{name}.bias": float(n) * torch.ones(1) for n, name in enumerate(names)}
+    torch.save({"state_dict_img2text": state | biases}, tmp_path / "phi.pt")
+    weights = [layer.weight.item() for layer in load_phi(tmp_path / "phi.pt")[0] if hasattr(layer, "weight")]
+    assert weights == [float(n + 1) for n in range(12)]
+
+
 def test_without_a_file_the_parameter_is_named(two_tower_study):
     with pytest.raises(ParameterError, match=r"name their file with qformer\.phi"):
         PublishedInversion().fit(two_tower_study())
