@@ -21,15 +21,20 @@ def learning_curves(history: pd.DataFrame, *, context: str = "") -> Figure:
     """Small multiples over the epoch: the loss of each run on a scale of its own, and the held-out recall of all.
 
     `history`: run, epoch, loss and dev/recall@10 (a fraction); NaN where an epoch was not measured. The best epoch of a
-    run is marked on both. Losses of different runs are different functions, so they share no axis.
+    run is marked on both. Losses of different runs are different functions, so they share no axis. Where others have
+    more, a run of one epoch is no curve and left out.
 
     >>> figure = learning_curves(pd.read_csv(results / "qformer/history.csv"), context="450 dev queries")
     """
+    long = history.groupby("run")["epoch"].transform("size") > 1
+    history = history[long] if long.any() else history
     runs = style.method_colours(list(history["run"].unique()))
-    notes = "circles: the epoch with the best recall on queries held out of train"
+    notes = "circles: the epoch that dev chose"
     shape = {"columns": 3 if len(runs) > 3 else len(runs) + 1, "sharex": True}
     size = (max(3.6, 12 / shape["columns"]), 3.6)
-    figure, (*losses, recall) = style.panels(len(runs) + 1, size, "Learning curves", context, notes, **shape)
+    figure, (*losses, recall) = style.panels(
+        len(runs) + 1, size, "Training loss and dev recall by epoch", context, notes, **shape
+    )
     for number, ((run, colour), loss) in enumerate(zip(runs.items(), losses, strict=True)):
         rows = history[history["run"] == run].sort_values("epoch", kind="stable", ignore_index=True)
         label, charts = method_label(run), ((loss, rows["loss"]), (recall, 100 * rows[RECALL]))
@@ -40,14 +45,14 @@ def learning_curves(history: pd.DataFrame, *, context: str = "") -> Figure:
             label += f"  (best: epoch {epoch:g}, {style.percent(value)} %)"
             for axes, values in charts:
                 mark = {"s": 120, "color": "white", "edgecolor": colour, "linewidth": 2.5, "zorder": 4}
-                axes.scatter([epoch], [values[best]], label="_best", **mark)
+                axes.scatter([epoch], [values[best]], label="_best", clip_on=False, **mark)
         look = {"color": colour, "label": label, "marker": "o", "markersize": 5, "linestyle": style.DASHES[number % 4]}
         for axes, values in charts:
             if values.notna().any():
                 axes.plot(rows["epoch"][values.notna()], values.dropna(), **look)
         loss.set(ylabel="training loss", ylim=(0, None))
-    recall.set_ylabel("held-out recall@10 (%)")
-    recall.set_title("all runs, held out", loc="left", size=13)
+    recall.set(ylabel="Recall@10 on dev (%)", ylim=(0, None))
+    recall.set_title("dev, all runs", loc="left", size=13)
     for axes in (*losses, recall):
         axes.set_xlabel("epoch")
         axes.tick_params(labelbottom=True)
@@ -57,7 +62,7 @@ def learning_curves(history: pd.DataFrame, *, context: str = "") -> Figure:
 
 
 @style.themed("No rewards: nothing was preferred to anything.")
-def dpo_curves(history: pd.DataFrame) -> Figure:
+def dpo_curves(history: pd.DataFrame, *, context: str = "") -> Figure:
     """DPO by step in three panels: loss; rewards of the chosen and the rejected, and the margin; accuracy.
 
     `history`: step, loss, margin, chosen_reward, rejected_reward, accuracy (a fraction). Long histories show
@@ -66,8 +71,11 @@ def dpo_curves(history: pd.DataFrame) -> Figure:
     >>> figure = dpo_curves(pd.read_csv(results / "dpo/history.csv"))
     """
     history = history.sort_values("step", kind="stable").set_index("step")
-    subtitle = "accuracy: how often the target's reward is above its negative's  ·  dashed: of a coin toss"
-    figure, (loss, rewards, accuracy) = style.panels(3, (4.4, 3.9), "Direct preference optimisation", subtitle)
+    notes = (
+        "one training, no intervals  ·  accuracy: how often the target's reward is above its negative's; dashed: chance"
+    )
+    title = "Training Retrieval-DPO: loss, rewards, accuracy"
+    figure, (loss, rewards, accuracy) = style.panels(3, (4.4, 3.9), title, context, notes)
     _smooth_line(loss, history["loss"], color=style.BLUE)
     _smooth_line(rewards, history["chosen_reward"], color=style.GREEN, label="chosen")
     _smooth_line(rewards, history["rejected_reward"], color=style.ORANGE, label="rejected")
@@ -77,9 +85,9 @@ def dpo_curves(history: pd.DataFrame) -> Figure:
     accuracy.set_ylim(0, 103)
     for axes, name in ((loss, "loss"), (rewards, "reward"), (accuracy, "accuracy (%)")):
         axes.set_xlabel("step")
-        axes.set_title(name, loc="left", size=13)
+        axes.set_title(name, loc="left", size=13, pad=28)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    figure.legend(*rewards.get_legend_handles_labels(), **style.BELOW, ncols=3)
+    rewards.legend(**style.ABOVE, ncols=3, columnspacing=1)
     return figure
 
 
@@ -106,7 +114,7 @@ def rank_histogram(ranks: Mapping[str, ArrayLike], *, gallery_size: int, context
     queries = max(len(np.asarray(each)) for each in ranks.values())
     subtitle = context or f"{queries:,} queries  ·  gallery of {gallery_size:,} images"
     notes = (subtitle, "k on a log scale", "intervals: in the result table")
-    figure, (axes,) = style.panels(1, (12, 5.2), "How far down is the target?", *notes)
+    figure, (axes,) = style.panels(1, (12, 5.2), "How far down is the target? Recall@k of every method", *notes)
     for number, (method, colour) in enumerate(style.method_colours(list(ranks)).items()):
         median = f"{method_label(method)}  (median rank {np.median(ranks[method]):,.0f})"
         look = {

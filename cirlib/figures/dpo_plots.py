@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
@@ -14,8 +15,8 @@ from cirlib.figures import style
 from cirlib.study.method_registry import method_label
 
 NAMES = {  # name in the tables: name in the figures, where `method_label` has no better one
+    "qformer": "Q-Former, pretrained only",  # where a fusion is meant: the grid starts from models without triplets
     "trains": "what trains",
-    "change": "DPO",
     "dpo sigmoid": "DPO, sigmoid",
     "dpo hinge": "DPO, hinge",
     "dpo ipo": "DPO, IPO",
@@ -33,15 +34,12 @@ SAMPLINGS: dict[str, dict[str, Any]] = {
     "margin": {"color": style.PINK, "marker": "D", "linestyle": "-."},
     "top": {"color": style.ORANGE, "marker": "^", "linestyle": ":"},
 }
+ABOVE_TITLE = {"xycoords": "axes fraction", "textcoords": "offset points", "weight": "bold", "size": 12.5}
 WITHIN: dict[str, tuple[str, str]] = {  # levels that effects are shown within: colour and marker
     "top": (style.ORANGE, "^"),
     "random": (style.GREEN, "o"),
     "query_tower": (style.YELLOW, "s"),
     "query_projection": (style.BLUE, "P"),
-}
-QUALITIES = {  # column of `negative_quality`: (name in the legend, colour)
-    "satisfies_edit": ("also satisfies the edit (false negative)", style.YELLOW),
-    "differs_in_one": ("one attribute off the target (useful)", style.BLUE),
 }
 
 
@@ -87,12 +85,12 @@ def sweep_grid(cells: pd.DataFrame, *, text_only: float, chance: float, context:
 def effects(table: pd.DataFrame, *, context: str = "") -> Figure | None:
     """Simple effects on Recall@10 with their intervals: a column a fusion, a row a switch, each on a scale of its own.
 
-    `table`: factor, level, against (one a factor), fusion, within (only those of ``WITHIN`` are drawn), and
-    as fractions of 1, shown in points: difference, ci_low and ci_high (95 %). NaN is left out. Marks are hollow where
-    the interval holds 0.
+    `table`: factor, level, against (one a factor), fusion, within (only those of ``WITHIN`` are drawn), start (the
+    fusion's recall@10) and, shown in points, difference, ci_low and ci_high (95 %), all fractions of 1. NaN is left
+    out. Marks are hollow where the interval holds 0.
 
-    >>> row = ["change", "query_tower", "own start", "sum", "top", -0.02, -0.03, -0.01]
-    >>> names = ["factor", "level", "against", "fusion", "within", "difference", "ci_low", "ci_high"]
+    >>> row = ["change", "query_tower", "own start", "sum", "top", 0.2, -0.02, -0.03, -0.01]
+    >>> names = ["factor", "level", "against", "fusion", "within", "start", "difference", "ci_low", "ci_high"]
     >>> figure = effects(pd.DataFrame([row], columns=names))
     """
     table = table[table["within"].isin(WITHIN)]
@@ -102,20 +100,23 @@ def effects(table: pd.DataFrame, *, context: str = "") -> Figure | None:
     fusions, withins = list(table["fusion"].unique()), [name for name in WITHIN if name in set(table["within"])]
     heights = [0.9 + len(levels) for levels in factors]
     options = {"columns": len(fusions), "gridspec_kw": {"height_ratios": heights}}
-    notes = "lines: 95 % interval, hollow where it holds 0  ·  every panel has its own scale"
-    size = (max(4.3, 9 / len(fusions)), (0.6 + 0.52 * sum(heights)) / len(heights))
-    title = "What DPO changes from its own start, and what each switch changes"
-    figure, axes = style.panels(len(factors) * len(fusions), size, title, context, notes, **options)
+    notes = ["lines: 95 % interval over queries and runs, hollow where it holds 0", "every panel has its own scale"]
+    notes += ["colours: the negatives, or what trains", "query tower: the text encoder, or the Q-Former"]
+    size = (max(4.3, 9 / len(fusions)), 0.3 + (1.0 + 0.52 * sum(heights)) / len(heights))
+    title = "What DPO changes in Recall@10, and what each switch changes in that"
+    figure, axes = style.panels(len(factors) * len(fusions), size, title, context, *notes, **options)
+    for panel, (fusion, start) in zip(axes, table.groupby("fusion", sort=False)["start"].first().items(), strict=False):
+        panel.annotate(f"{_pretty(fusion)}\n{style.percent(start)} % before", (0, 1), (0, 26), **ABOVE_TITLE)
     for number, ((factor, against), levels) in enumerate(factors.items()):
         for column, fusion in enumerate(fusions):
             panel = axes[number * len(fusions) + column]
             own = table[(table["factor"] == factor) & (table["fusion"] == fusion)]
-            head = f"{_pretty(factor)} against {'its own start' if factor == 'change' else _pretty(against)}"
-            panel.set_title(f"{_pretty(fusion)}: {head}" if not number else head, loc="left", size=11.5)
+            head = "DPO: change" if factor == "change" else f"{_pretty(factor)}: instead of {_pretty(against)}"
             if own.empty:
-                panel.text(0.5, 0.5, "not run", transform=panel.transAxes, ha="center", va="center", color=style.MUTED)
-                panel.set(xticks=[], yticks=[])
+                panel.set_axis_off()
+                panel.set_title("not run", loc="left", size=11.5, color=style.MUTED)
                 continue
+            panel.set_title(head, loc="left", size=11.5)
             _interval_marks(panel, own, levels, withins)
             style.label_rows(panel, [_pretty(level) for level in levels] if not column else [""] * len(levels))
     for panel in axes[-len(fusions) :]:
@@ -143,25 +144,6 @@ def _interval_marks(axes: Axes, rows: pd.DataFrame, levels: list[str], withins: 
         look = {"size": 9, "va": "center", "color": style.INK}
         axes.annotate(style.points(row.difference), (high, place), (4, 0), textcoords="offset points", **look)
     axes.margins(x=0.22)
-
-
-@style.themed("No negatives were mined.")
-def negative_quality(table: pd.DataFrame, *, context: str = "") -> Figure:
-    """How many of the sampled negatives are false ones and how many useful ones, in grouped bars.
-
-    `table`: fusion, negatives (the way to sample), and the fractions satisfies_edit and differs_in_one, of which none
-    or both may hold.
-
-    >>> shares = {"satisfies_edit": [0.1], "differs_in_one": [0.2]}
-    >>> figure = negative_quality(pd.DataFrame({"fusion": ["sum"], "negatives": ["top"], **shares}))
-    """
-    figure, (axes,) = style.panels(1, (11, 1.6 + 0.55 * len(table)), "What the sampled negatives are", context)
-    places = style.label_rows(axes, [f"{_pretty(row.fusion)}: {_pretty(row.negatives)}" for row in table.itertuples()])
-    groups = {label: table.rename(columns={column: "value"}) for column, (label, _) in QUALITIES.items()}
-    style.value_bars(axes, places, groups, [colour for _, colour in QUALITIES.values()], unit=" %", size=11)
-    axes.set_xlabel("share of the negatives (%)")
-    axes.legend(**style.ABOVE)
-    return figure
 
 
 @style.themed("No run to show.")
@@ -203,36 +185,46 @@ def recipe_gains(table: pd.DataFrame, *, context: str = "") -> Figure:
 
 @style.themed("No run to show.")
 def factorial_map(cells: pd.DataFrame, *, context: str = "") -> Figure:
-    """How far each combination is from its own start in Recall@10: a panel a fusion, each on its own diverging scale.
+    """How far each combination is from its own start in Recall@10: a panel a fusion, one diverging scale.
 
     `cells`: fusion, trains, objective, negatives, change and start_recall@10 (fractions, shown in points and %);
-    repetitions of a cell are averaged, cells that are missing or NaN stay light grey.
+    repetitions of a cell are averaged, cells that are missing or NaN stay blank. The scale is linear up to one point.
 
     >>> row = ["sum", "query_tower", "dpo sigmoid", "top", 0.02, 0.2]
     >>> names = ["fusion", "trains", "objective", "negatives", "change", "start_recall@10"]
     >>> figure = factorial_map(pd.DataFrame([row], columns=names))
     """
     columns = list(dict.fromkeys(zip(cells["objective"], cells["negatives"], strict=True)))
-    fusions, rows = list(cells["fusion"].unique()), list(cells["trains"].unique())
-    size = (float(np.clip(5 + 0.62 * len(columns), 10, 15)), 0.8 + 0.42 * len(rows) + 1.8 / len(fusions))
-    notes = "change in points, mean of the repetitions  ·  every panel has its own scale  ·  grey: not run"
-    title = "Recall@10 of every combination, from its own start"
-    figure, axes = style.panels(len(fusions), size, title, context, notes, columns=1, sharex=True)
-    for panel, fusion in zip(axes, fusions, strict=True):
-        own = cells[cells["fusion"] == fusion]
-        means = 100 * own.groupby(["trains", "objective", "negatives"])["change"].mean()
-        values = means.unstack(["objective", "negatives"]).reindex(rows)
-        values = values.reindex(columns=pd.MultiIndex.from_tuples(columns))
-        most = max(0.1, float(np.nan_to_num(values.abs().max().max())))
-        look: dict[str, Any] = {"cmap": "RdBu", "vmin": -most, "vmax": most, "linewidths": 1}
-        look |= {"cbar_kws": {"label": "points", "pad": 0.01, "aspect": 9, "fraction": 0.03}}
-        sns.heatmap(
-            values, ax=panel, annot=True, fmt="+.1f", yticklabels=[*map(_pretty, rows)], xticklabels=True, **look
-        )
-        panel.set_facecolor("#E4E4E4")
+    means = cells.groupby(["fusion", "trains", "objective", "negatives"], sort=False)["change"].mean()
+    most = max(1.0, 100 * float(np.nan_to_num(means.abs().max())))
+    look: dict[str, Any] = {
+        "cmap": "RdBu",
+        "norm": SymLogNorm(1, linscale=0.3, vmin=-most, vmax=most),
+        "vmin": -most,
+        "vmax": most,
+        "linewidths": 1,
+        "cbar": False,
+    }
+    starts = cells.groupby("fusion", sort=False)["start_recall@10"].mean()
+    rows = {fusion: list(cells.loc[cells["fusion"] == fusion, "trains"].unique()) for fusion in starts.index}
+    heights = [len(own) for own in rows.values()]
+    size = (float(np.clip(5 + 0.62 * len(columns), 10, 15)), 0.8 + 0.4 * np.mean(heights) + 1.6 / len(rows))
+    notes = ["points, mean of the repetitions", "colours: linear to 1 point, logarithmic above", "blank: not run"]
+    title, shape = "Recall@10 of every combination: change from its start", {"gridspec_kw": {"height_ratios": heights}}
+    figure, axes = style.panels(len(rows), size, title, context, *notes, columns=1, sharex=True, **shape)
+    for panel, (fusion, own) in zip(axes, rows.items(), strict=True):
+        values = means[fusion].unstack(["objective", "negatives"]).reindex(own)
+        values = 100 * values.reindex(columns=pd.MultiIndex.from_tuples(columns))
+        texts = values.map(lambda change: style.points(change / 100))
+        sns.heatmap(values, ax=panel, annot=texts, fmt="", yticklabels=[*map(_pretty, own)], xticklabels=True, **look)
         panel.set(xlabel="", ylabel="")
-        start = own["start_recall@10"].mean()
-        panel.set_title(f"{_pretty(fusion)}: starts at {style.percent(start)} %", loc="left", size=13, weight="bold")
+        panel.grid(visible=False)
+        title = f"{_pretty(fusion)}: {style.percent(starts[fusion])} % before"
+        panel.set_title(title, loc="left", size=13, weight="bold")
+    ticks = [sign * tick for sign in (-1, 1) for tick in (1, 3, 10, 30) if tick <= most]
+    figure.colorbar(
+        axes[0].collections[0], ax=axes, ticks=[*ticks, 0], format="{x:+g}", label="points", aspect=30, pad=0.01
+    )
     labels = [
         _pretty(outer) if inner == "in-batch" else f"{_pretty(outer)}: {_pretty(inner)}" for outer, inner in columns
     ]

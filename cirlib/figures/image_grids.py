@@ -87,7 +87,7 @@ def picture_grid(
 
 
 def heated(image: Image.Image, heat: NDArray[np.floating]) -> Image.Image:
-    """The image in grey with ``heat`` (S, S), shares that add up to 1, over it, from nothing to bright yellow.
+    """The image in grey with ``heat`` (S, S), shares that add up to 1, over it: squares, from nothing to bright yellow.
 
     The brightest is the most of it, at least twice an even share: even attention is a dim glow, not a bright one.
 
@@ -95,7 +95,7 @@ def heated(image: Image.Image, heat: NDArray[np.floating]) -> Image.Image:
     (40, 30)
     """
     level = Image.fromarray((heat / max(heat.max(), 2 / heat.size)).astype(np.float32))
-    strength = np.clip(np.asarray(level.resize(image.size, Image.Resampling.BICUBIC)), 0, 1)  # (H, W)
+    strength = np.clip(np.asarray(level.resize(image.size, Image.Resampling.NEAREST)), 0, 1)  # (H, W)
     cover = 0.75 * strength[..., None]
     grey = np.asarray(image.convert("L").convert("RGB"), float)
     glow = 255 * mpl.colormaps["inferno"](strength)[..., :3]

@@ -1,5 +1,6 @@
 """Recall of methods, protocols and publications, from tables such as results/<study>/summary.csv."""
 
+from collections.abc import Sequence
 from itertools import product
 
 import pandas as pd
@@ -9,6 +10,13 @@ from matplotlib.figure import Figure
 from cirlib.figures import style
 from cirlib.study.method_registry import method_label
 
+CAPTIONS = {  # how a query's captions become a text: in words
+    "and": "joined by “and”",
+    "both_orders": "joined in both orders",
+    "first": "cut to the first",
+    "template": "put in a template",
+    "raw": "joined as they are",
+}
 SOURCES = {  # source in `paper_vs_ours`: (name in the legend, colour)
     "paper": ("the paper", style.ORANGE),
     "published": ("other publications", "#9A9A9A"),
@@ -58,13 +66,27 @@ def measured_on(rows: pd.DataFrame, *, intervals: bool = True) -> str:
         protocols = ", ".join(sorted(rows["protocol"].unique()))
         raise style.FigureError(f"a figure compares numbers of one protocol, the table has {protocols}")
     each = rows[rows["category"] != "mean"]
-    each = rows if each.empty else each
-    ends = [each[column].astype(int).agg(["min", "max"]) for column in ("queries", "gallery")]
-    queries, gallery = (f"{low:,}" if low == high else f"{low:,}–{high:,}" for low, high in ends)
-    per = " a category" if each["category"].nunique() > 1 else ""
-    notes = [f"protocol: {rows['protocol'].iloc[0]}", f"{queries} queries and {gallery} gallery images{per}"]
-    notes += intervals * ["lines: 95 % interval"] + (not rows["complete"].all()) * ["* gallery incomplete"]
+    each = (rows if each.empty else each).drop_duplicates("category")
+    notes = [sample_note(str(rows["protocol"].iloc[0]), each["queries"].astype(int), each["gallery"].astype(int))]
+    notes += intervals * ["lines: 95 % interval over queries"] + (not rows["complete"].all()) * ["* gallery incomplete"]
     return "  ·  ".join(notes)
+
+
+def sample_note(protocol: str, queries: Sequence[int], candidates: Sequence[int]) -> str:
+    """Protocol, number of queries and of the images each is ranked among, as a subtitle; a number a category.
+
+    >>> sample_note("original gallery, captions joined: and", [9, 9], [99, 98])
+    'protocol: original gallery, captions joined by “and”  ·  9 queries a category, each among 98–99 images'
+    """
+    number, images = ("–".join(f"{n:,}" for n in sorted({min(some), max(some)})) for some in (queries, candidates))
+    images += " images (not counting its reference)" if "reference removed" in protocol else " images"
+    each = " a category" if len(queries) > 1 else ""
+    return f"protocol: {_in_words(protocol)}  ·  {number} queries{each}, each among {images}"
+
+
+def _in_words(protocol: str) -> str:
+    rest, _, captions = protocol.partition("captions joined: ")
+    return f"{rest}captions {CAPTIONS.get(captions, captions)}" if captions else rest
 
 
 @style.themed("Nothing was trained.")
@@ -83,41 +105,47 @@ def recall_before_after(summary: pd.DataFrame, before: str, *after: str) -> Figu
     metrics = sorted(rows["metric"].unique(), key=lambda name: int(name.split("@")[1]))
     table = rows.set_index(["method", "metric"])
     groups = {method_label(method): table.loc[method].reindex(metrics) for method in methods}
-    size, title = (10, 1.3 + 0.4 * len(methods) * len(metrics)), f"{method_label(before)} → {method_label(after[0])}"
+    size = (10, 1.3 + 0.4 * len(methods) * len(metrics))
+    title = f"Recall before and after training: {method_label(before)} → {method_label(after[0])}"
     figure, (axes,) = style.panels(1, size, title, "mean of the categories", measured_on(rows))
     places = style.label_rows(axes, [metric.capitalize() for metric in metrics])
     style.value_bars(axes, places, groups, style.method_colours(methods).values(), unit=" %")
     chance = 100 * rows.groupby("metric")["chance"].max()[metrics]
     axes.vlines(chance, places - 0.45, places + 0.45, **style.CHANCE, label="chance")
     axes.set_xlabel("recall (%)")
-    axes.legend(**style.ABOVE, ncols=3)
+    figure.legend(*axes.get_legend_handles_labels(), **style.BELOW, ncols=4)
     return figure
 
 
 @style.themed("No protocol was scored.")
-def protocol_bars(table: pd.DataFrame, *, context: str = "") -> Figure:
-    """One model under several protocols: protocol, rule, value, ci_low, ci_high, queries, gallery, chance.
+def protocol_bars(table: pd.DataFrame, *, method: str = "") -> Figure:
+    """A method under several protocols: used_by, rule, value, ci_low, ci_high, queries, gallery, chance.
 
-    Protocols of one rule and value are one bar, in the table's order.
+    Protocols of one rule and value are one bar, in the table's order, named by the first of those that use each.
 
-    >>> figure = protocol_bars(pd.read_csv(results / "zero_shot/protocols.csv"), context="weighted sum")
+    >>> figure = protocol_bars(pd.read_csv(results / "zero_shot/protocols.csv"), method="sum")
     """
+    table = table.assign(used_by=table["used_by"].str.split(r"[,(:]").str[0].str.strip())
     same = table.groupby(["rule", "value"], sort=False, dropna=False)
-    rows = same.first().reset_index().assign(protocol=same["protocol"].agg(", ".join).to_numpy())
-    labels = [f"{row.protocol.replace('_', ' ')}\n({_short_protocol(row.rule)})" for row in rows.itertuples()]
-    subtitle = f"{context}  ·  {rows['queries'].max():,} queries  ·  lines: 95 % interval"
-    brackets = "in brackets: gallery · reference · captions; right: images in the gallery"
+    rows = same.first().reset_index().assign(used_by=same["used_by"].agg(", ".join).to_numpy())
+    labels = [
+        f"{_in_words(row.rule)}  ({row.used_by})".replace(", captions", "\ncaptions") for row in rows.itertuples()
+    ]
+    title, colour = style.of_method("What the protocol alone is worth", method)
+    notes = f"mean of the categories  ·  {rows['queries'].max():,} queries  ·  lines: 95 % interval over queries  ·  "
+    notes += "in brackets: who measures so  ·  right: images that a query is ranked among"
     right = [f"{gallery:,}" for gallery in rows["gallery"]]
-    return style.row_chart(rows, labels, "One model, several protocols", f"{subtitle}  ·  {brackets}", right=right)
+    return style.row_chart(rows, labels, title, notes, colour=colour, right=right)
 
 
 @style.themed("No number to compare.")
-def paper_vs_ours(table: pd.DataFrame) -> Figure:
+def paper_vs_ours(table: pd.DataFrame, *, context: str = "") -> Figure:
     """Published numbers and ours: method, source (a key of ``SOURCES``), trained, data, recall@10 (fraction), protocol.
 
     A column of panels each value of ``data``; zero-shot methods above trained ones, each best first. Intervals are
     drawn where ``recall@10/ci_low`` and ``…/ci_high`` have them, a range from ``recall@10/from`` to ``…/to``. What has
-    no number is named under the title; `protocol` is printed beside, since numbers of different ones do not compare.
+    no number is named under the title; `protocol` is printed beside, or over a panel that has only one, since numbers
+    of different ones do not compare. `context` is of this study's numbers.
 
     >>> figure = paper_vs_ours(pd.read_csv(results / "paper_vs_ours.csv"))
     """
@@ -130,8 +158,9 @@ def paper_vs_ours(table: pd.DataFrame) -> Figure:
     counts = [rows[rows["trained"] == block].groupby("data").size().max() for block in blocks]
     size = (15 / len(data), 0.34 * sum(counts) / len(blocks) + 0.9)
     shape = {"sharex": True, "gridspec_kw": {"height_ratios": counts}}
-    notes = ["mean of the categories", "only equal data and protocol (right of the bars) compare"]
-    notes += ["lines: 95 % interval, where known", "not run: " + "; ".join(unknown["method"]) if len(unknown) else ""]
+    notes = ["mean of the categories", "only equal data and protocol (gallery · reference · captions) compare"]
+    notes += [f"this study: {context.removeprefix('protocol: ')}"] if context else []
+    notes += ["not run: " + "; ".join(unknown["method"])] if len(unknown) else []
     title = "Recall@10: the paper, other publications, this study"
     figure, charts = style.panels(len(data) * len(blocks), size, title, *notes, columns=len(data), **shape)
     for axes, (block, one) in zip(charts, product(range(len(blocks)), data), strict=True):
@@ -139,9 +168,13 @@ def paper_vs_ours(table: pd.DataFrame) -> Figure:
         if own.empty:  # a study that trained nothing
             axes.set_axis_off()
             continue
-        _panel_of_sources(axes, own.assign(order=own["value"].fillna(own["to"])))
+        own = own.assign(order=own["value"].fillna(own["to"]), protocol=own["protocol"].fillna("").map(_short_protocol))
+        protocols = own["protocol"].unique()
+        _panel_of_sources(axes, own if len(protocols) > 1 else own.assign(protocol=""))
         axes.set_ylim(counts[block] - 0.4, -0.6)
-        axes.set_title(f"{'trained' if blocks[block] else 'zero-shot'}, on {one}", loc="left", size=13, weight="bold")
+        title = f"{'trained' if blocks[block] else 'zero-shot'}, on {one.replace('fashioniq', 'FashionIQ')}"
+        title += f" ({protocols[0]})" if len(protocols) == 1 else ""
+        axes.set_title(title, loc="left", size=13, weight="bold")
     known = {label: handle for axes in charts for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(known.values(), known.keys(), **style.BELOW, ncols=len(known))
     return figure
@@ -151,7 +184,9 @@ def _panel_of_sources(axes: Axes, rows: pd.DataFrame) -> None:
     """A bar a row, best first, in the colour of its source, with its protocol on the right; ranges float."""
     rows = rows.sort_values("order", ascending=False, kind="stable", ignore_index=True)
     labels = [method_label(method) for method in rows["method"]]
-    places = style.label_rows(axes, labels, right=[_short_protocol(each) for each in rows["protocol"].fillna("")])
+    places = style.label_rows(axes, labels, right=list(rows["protocol"]) if rows["protocol"].any() else [])
+    for tick, source in zip(axes.get_yticklabels(), rows["source"], strict=True):
+        tick.set_weight("bold" if source == "paper" else "normal")
     for source, own in rows.groupby("source", sort=False):
         (label, colour), ranged = SOURCES[source], own["to"].notna().to_numpy()
         style.value_bars(axes, places[own.index[~ranged]], {label: own[~ranged]}, [colour])

@@ -28,7 +28,7 @@ from PIL.PngImagePlugin import PngInfo
 from cirlib.figures.fonts import FONT, use_installed_fonts
 from cirlib.study.errors import StudyError
 from cirlib.study.files import replace_file
-from cirlib.study.method_registry import find_method
+from cirlib.study.method_registry import find_method, method_label
 from cirlib.study.units import percent as percent
 from cirlib.study.units import points as points
 
@@ -173,6 +173,15 @@ def method_colours(methods: Sequence[str]) -> dict[str, str]:
     """
     spare = cycle((PINK, "#000000", "#999933", "#5B3A9B"))
     return {name: find_method(name).colour or next(spare) for name in methods}
+
+
+def of_method(title: str, method: str) -> tuple[str, str]:
+    """The title with the method's name, and the method's colour.
+
+    >>> of_method("Recall@10 by kind of edit", "sum")
+    ('Recall@10 by kind of edit: weighted sum', '#0072B2')
+    """
+    return (f"{title}: {method_label(method)}", method_colours([method])[method]) if method else (title, BLUE)
 
 
 def value_bars(

@@ -24,8 +24,8 @@ class Method:
     colour: str | None  # None: one that is left
     family: str  # methods of one family are variants of each other; the best of each family is compared
     trained: bool  # on triplets or preferences
-    headline: str = ""  # its name in metrics.json, where it is there
     made_by: Any = None  # of a method that runs where it is asked for: its class, or "module:class" in cirlib.training
+    headline: bool = True  # among the few in metrics.json
     module: str = ""  # that registered one's own: a file, or "__main__" of a notebook
 
     def make(self) -> Any:
@@ -40,27 +40,25 @@ class Method:
 METHODS = {
     method.name: method
     for method in (
-        Method("image_only", "image only", "#9A9A9A", ZERO_SHOT, False, "image"),
-        Method("text_only", "text only", "#56B4E9", ZERO_SHOT, False, "text"),
-        Method("sum", "weighted sum", "#0072B2", ZERO_SHOT, False, "sum"),
-        Method("sum_raw", "sum of raw features", "#661100", ZERO_SHOT, False),
-        Method("slerp", "slerp", "#882255", ZERO_SHOT, False),
-        Method("prompt_tuned", "prompt-tuned", "#332288", PROMPTS, True, "prompts", "prompt_tuning:PromptTuned"),
-        Method("sum_tuned", "sum, tuned tower", None, COMBINER, True, "sum_tuned", "combiner:TunedSum"),
-        Method("combiner", "Combiner", None, COMBINER, True, "combiner", "combiner:Combiner"),
-        Method(
-            "combiner_tuned", "Combiner, tuned tower", None, COMBINER, True, "combiner_tuned", "combiner:TunedCombiner"
-        ),
-        Method("joint_sum", "gated sum", None, COMBINER, True, "joint_sum", "joint_sum:JointSum"),
-        Method("pic2word", "Pic2Word", None, INVERSION, False, "pic2word", "textual_inversion:Pic2Word"),
-        Method("lincir", "LinCIR", None, INVERSION, False, "lincir", "textual_inversion:LinCIR"),
-        Method("phi", "published φ", None, INVERSION, False, "phi", "textual_inversion:PublishedInversion"),
-        Method("reranked", "re-ranked by matching", None, RERANKED, True, "reranked", "reranking:Reranked"),
-        Method("qformer_pretrained", "Q-Former, pretrained only", "#DDCC77", QFORMER, False),
-        Method("qformer", "Q-Former", "#E69F00", QFORMER, True, "qformer"),
-        Method("qformer_hard_negatives", "Q-Former + hard negatives", "#D55E00", QFORMER, True, "mined"),
-        Method("retrieval_dpo", "Retrieval-DPO", "#009E73", DPO, True, "dpo"),
-        Method("retrieval_dpo_projection", "Retrieval-DPO, projection only", "#8FD8A0", DPO, True),
+        Method("image_only", "image only", "#9A9A9A", ZERO_SHOT, False),
+        Method("text_only", "text only", "#56B4E9", ZERO_SHOT, False),
+        Method("sum", "weighted sum", "#0072B2", ZERO_SHOT, False),
+        Method("sum_raw", "sum of raw features", "#661100", ZERO_SHOT, False, headline=False),
+        Method("slerp", "slerp", "#882255", ZERO_SHOT, False, headline=False),
+        Method("prompt_tuned", "prompt-tuned", "#332288", PROMPTS, True, "prompt_tuning:PromptTuned"),
+        Method("sum_tuned", "sum, tuned tower", None, COMBINER, True, "combiner:TunedSum"),
+        Method("combiner", "Combiner", None, COMBINER, True, "combiner:Combiner"),
+        Method("combiner_tuned", "Combiner, tuned tower", None, COMBINER, True, "combiner:TunedCombiner"),
+        Method("joint_sum", "gated sum", None, COMBINER, True, "joint_sum:JointSum"),
+        Method("pic2word", "Pic2Word", None, INVERSION, False, "textual_inversion:Pic2Word"),
+        Method("lincir", "LinCIR", None, INVERSION, False, "textual_inversion:LinCIR"),
+        Method("phi", "published φ", None, INVERSION, False, "textual_inversion:PublishedInversion"),
+        Method("reranked", "re-ranked by matching", None, RERANKED, True, "reranking:Reranked"),
+        Method("qformer_pretrained", "Q-Former, pretrained only", "#DDCC77", QFORMER, False, headline=False),
+        Method("qformer", "Q-Former", "#E69F00", QFORMER, True),
+        Method("qformer_hard_negatives", "Q-Former + hard negatives", "#D55E00", QFORMER, True),
+        Method("retrieval_dpo", "Retrieval-DPO", "#009E73", DPO, True),
+        Method("retrieval_dpo_projection", "Retrieval-DPO, projection only", "#8FD8A0", DPO, True, headline=False),
     )
 }
 
@@ -92,7 +90,7 @@ def register(name: str, label: str = "", *, trained: bool = False) -> Callable[[
     def add(made_by: Class) -> Class:
         if lacking := [needed for needed in ("embed_queries", "embed_targets") if not hasattr(made_by, needed)]:
             raise ParameterError(f"method {name!r} has no {lacking[0]}: it needs embed_queries and embed_targets")
-        METHODS[name] = Method(name, label or name.replace("_", " "), None, OWN, trained, name, made_by, module)
+        METHODS[name] = Method(name, label or name.replace("_", " "), None, OWN, trained, made_by, module=module)
         return made_by
 
     return add
@@ -124,7 +122,7 @@ def find_method(name: str) -> Method:
     >>> find_method("sum").family, find_method("my_method").family
     ('zero-shot', 'your own')
     """
-    return METHODS[name] if name in METHODS else Method(name, name.replace("_", " "), None, OWN, False, name)
+    return METHODS[name] if name in METHODS else Method(name, name.replace("_", " "), None, OWN, False)
 
 
 def method_label(name: str) -> str:

@@ -23,6 +23,15 @@ def test_learning_curves_mark_the_best_epoch_of_each_run_whatever_the_index(text
     assert any("90 dev queries" in text for text in said)
 
 
+def test_a_run_of_one_epoch_is_no_curve_unless_there_is_no_other():
+    history = pd.DataFrame(
+        {"run": ["once", "qformer", "qformer"], "epoch": [1, 1, 2], "loss": 1.0, "dev/recall@10": 0.5}
+    )
+    for rows, drawn in ((history, ["Q-Former"]), (history[:1], ["once"])):
+        *losses, _ = figures.learning_curves(rows).axes
+        assert [axes.get_title("left") for axes in losses] == drawn
+
+
 def test_dpo_curves_show_rewards_and_accuracy_and_smooth_long_ones_over_the_raw_values(lines):
     step = np.arange(200)
     rewards = {"chosen_reward": 0.1 * step, "rejected_reward": -0.2 * step, "margin": 0.3 * step}

@@ -16,11 +16,11 @@ def groups(*names: str) -> pd.DataFrame:
 
 
 def test_kinds_stand_best_first_with_their_number_and_chance(texts):
-    figure = figures.kind_bars(groups("colour", "fit"), method="qformer", context="here")
+    figure = figures.kind_bars(groups("colour", "fit"), method="qformer", overall=0.4, context="here")
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["fit  (n = 10)", "colour  (n = 10)"]
-    said = {"80.0", "20.0", "here · dashed: chance", "Recall@10 by kind of edit: Q-Former"}
-    assert said <= set(texts(figure))
+    assert {"80.0", "20.0", "Recall@10 by kind of edit: Q-Former"} <= set(texts(figure))
+    assert any(text.startswith("here · ") and "dotted: all queries, 40.0 %" in text for text in texts(figure))
     assert {to_hex(bar.get_facecolor()) for bar in axes.patches} == {METHODS["qformer"].colour.lower()}
     (chance,) = (found for found in axes.collections if found.get_label() == "chance")
     assert [segment[0, 0] for segment in chance.get_segments()] == pytest.approx([5, 5])
@@ -42,7 +42,7 @@ def test_reasons_have_a_bar_a_method_in_its_own_colour_and_none_where_no_miss_ha
     figure = figures.reason_bars(table)
     (axes,), (legend,) = figure.axes, figure.legends
     assert [label.get_text() for label in axes.get_yticklabels()] == ["ignored the edit", "near miss"]
-    assert any("no miss of anybody: arguably right too" in text for text in texts(figure))
+    assert any("no method has: arguably right too" in text for text in texts(figure))
     assert [text.get_text() for text in legend.get_texts()] == ["weighted sum  (10 misses)", "Q-Former  (10 misses)"]
     colours = [to_hex(bar.get_facecolor()) for bar in axes.patches]
     assert colours == [METHODS[name].colour.lower() for name in ("sum", "sum", "qformer", "qformer")]
@@ -52,17 +52,18 @@ def test_exchanges_say_counts_difference_and_p_in_the_methods_colours(texts):
     row = {"first": "sum", "second": "qformer", "both": 50, "only_first": 5, "only_second": 35, "neither": 10}
     figure = figures.exchange_bars(pd.DataFrame([row | {"difference": 0.3, "p": 0.0001, "p_holm": 0.0002}]))
     said = texts(figure)
-    colours = [to_hex(bar.get_facecolor()) for bar in figure.axes[0].patches]
-    assert colours[1:3] == [METHODS[name].colour.lower() for name in ("sum", "qformer")]
-    assert {"only weighted sum", "only Q-Former", "both find it", "neither"} <= set(said)
-    assert {"50", "5", "35", "10"} <= set(said)
-    assert any("+30.0 points, p < 0.001" in text for text in said)
+    bars = figure.axes[0].patches
+    assert [to_hex(bar.get_facecolor()) for bar in bars] == [
+        METHODS[name].colour.lower() for name in ("sum", "qformer")
+    ]
+    assert [bar.get_width() for bar in bars] == pytest.approx([-5, 35])
+    assert {"weighted sum (both 50, neither 10)", "Q-Former (+30.0 points, p < 0.001)", "5", "35"} <= set(said)
 
 
 def test_confusions_have_a_panel_an_attribute_and_say_the_share_that_is_right(texts):
     table = pd.DataFrame([[3, 1], [0, 4]], index=["red", "blue"], columns=["red", "blue"])
     figure = figures.confusion_maps({"colour": table, "second_colour": table.iloc[:1, :1]}, method="slerp")
-    assert "Wanted and retrieved: slerp" in texts(figure)
+    assert "Attributes wanted and found first: slerp" in texts(figure)
     titles = [axes.get_title("left") for axes in figure.axes]
-    assert titles == ["colour: 87.5 % right", "second colour: 100.0 % right"]
+    assert titles == ["colour: 87.5 % right, chance 50.0 %", "second colour: 100.0 % right, chance 100.0 %"]
     assert [text.get_text() for text in figure.axes[0].texts] == ["75", "25", "", "100"]

@@ -47,7 +47,7 @@ def test_mistakes_are_multiples_of_chance_with_exact_intervals_coloured_by_verdi
     assert to_hex(dots["below chance"].get_color()) == style.ORANGE.lower()
     ends = np.concatenate([[one[:, 0] for one in found.get_segments()] for found in axes.collections])
     assert ends == pytest.approx(np.array([[0, 0.37], [0.4, 1.7], [2, 4]]))
-    assert dots["chance"].get_xdata() == [1, 1] and dots["the paper's result"].get_xdata() == [0.1, 0.1]
+    assert dots["chance"].get_xdata() == [1, 1] and dots["the paper's 0.02 %, on FashionIQ"].get_xdata() == [0.1, 0.1]
     assert axes.get_xscale() == "symlog" and axes.get_xlim()[0] < 0
     assert {"30 · 9", "0"} <= set(texts(axes.figure))
     assert any("guessing hits 10.0" in text for text in texts(axes.figure))

@@ -33,7 +33,15 @@ def test_recall_bars_show_values_intervals_and_chance_of_each_category(texts):
         assert line.get_xdata() == pytest.approx([chance] * 2)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["weighted sum", "Q-Former"]
     shown = " ".join(texts(figure))
-    for text in ("Recall@10", "Q-Former", "protocol: original", "1,200 queries", "400–500 gallery", "95 %", "40.0"):
+    for text in (
+        "Recall@10",
+        "Q-Former",
+        "protocol: original",
+        "1,200 queries a category",
+        "among 400–500",
+        "95 %",
+        "40.0",
+    ):
         assert text in shown
 
 
@@ -71,7 +79,14 @@ def test_before_after_shows_the_two_recalls_of_each_k(texts):
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([20, 40, 0.02, 0.02])
     (chance,) = (lines for lines in axes.collections if lines.get_label() == "chance")
     assert [segment[0, 0] for segment in chance.get_segments()] == pytest.approx([100 / 450, 1000 / 450])
-    assert {"weighted sum → Q-Former", "Recall@1", "Recall@10", "40.0 %", "0.02 %", "chance"} <= set(texts(figure))
+    assert {
+        "Recall before and after training: weighted sum → Q-Former",
+        "Recall@1",
+        "Recall@10",
+        "40.0 %",
+        "0.02 %",
+        "chance",
+    } <= set(texts(figure))
     with pytest.raises(KeyError, match="dpo"):
         figures.recall_before_after(summary, "sum", "dpo")
 
@@ -79,13 +94,16 @@ def test_before_after_shows_the_two_recalls_of_each_k(texts):
 def test_protocol_bars_keep_the_order_shorten_the_rule_and_draw_what_is_the_same_once(texts):
     rules = ["original gallery, reference kept, captions joined: and", "val split gallery, captions: first"]
     numbers = {"value": [0.3, 0.5, 0.3], "ci_low": 0.25, "ci_high": 0.55, "chance": 0.01, "queries": 1200}
-    table = pd.DataFrame({"protocol": ["CLIP4Cir", "VAL", "MagicLens"], "rule": [*rules, rules[0]]} | numbers)
-    figure = figures.protocol_bars(table.assign(gallery=[3000, 600, 3000]), context="weighted sum")
+    used_by = ["CLIP4Cir, SPRC", "older papers", "MagicLens (which strips)"]
+    table = pd.DataFrame({"used_by": used_by, "rule": [*rules, rules[0]]} | numbers)
+    figure = figures.protocol_bars(table.assign(gallery=[3000, 600, 2999]), method="sum")
     (axes,) = figure.axes
     labels = [label.get_text() for label in axes.get_yticklabels()]
-    assert labels == ["CLIP4Cir, MagicLens\n(original · kept · and)", "VAL\n(val split · first)"]
+    first = "original gallery, reference kept\ncaptions joined by “and”  (CLIP4Cir, MagicLens)"
+    assert labels == [first, "val split gallery\ncaptions: first  (older papers)"]
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([30, 50])
-    assert any("weighted sum · 1,200 queries" in text for text in texts(figure))
+    assert any("1,200 queries" in text for text in texts(figure))
+    assert "What the protocol alone is worth: weighted sum" in texts(figure)
 
 
 def test_paper_vs_ours_keeps_data_and_training_apart_and_says_what_was_not_run(texts):
@@ -104,10 +122,10 @@ def test_paper_vs_ours_keeps_data_and_training_apart_and_says_what_was_not_run(t
     figure = figures.paper_vs_ours(table)
     names = {axes.get_title("left"): [label.get_text() for label in axes.get_yticklabels()] for axes in figure.axes}
     assert names == {
-        "zero-shot, on garments": ["weighted sum"],
-        "zero-shot, on fashioniq": ["separate encoders", "Pic2Word"],
-        "trained, on garments": ["Q-Former"],
-        "trained, on fashioniq": ["SPRC", "Retrieval-DPO"],
+        "zero-shot, on garments (original)": ["weighted sum"],
+        "zero-shot, on FashionIQ": ["separate encoders", "Pic2Word"],
+        "trained, on garments (original)": ["Q-Former"],
+        "trained, on FashionIQ": ["SPRC", "Retrieval-DPO"],
     }
     ranged = next(bar for bar in figure.axes[1].patches if bar.get_x() > 0)
     assert (ranged.get_x(), ranged.get_width()) == pytest.approx((20, 5))

@@ -1,6 +1,6 @@
 """What 04_dpo shows, one method a section: each gives a tidy table, empty where the study has nothing to train on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -18,11 +18,13 @@ from cirlib.analysis.dpo.effects import effects, recall_interval, second_trainin
 from cirlib.analysis.dpo.embedded_splits import embed_splits, embedding_statistics
 from cirlib.analysis.dpo.preferences import IN_BATCH, Preferences
 from cirlib.analysis.dpo.runs import TrainedRun, measured_run, measured_start, train_preferences
+from cirlib.benchmarks import Benchmark
 from cirlib.models.prepared import Prepared
 from cirlib.retrieval.scoring import Scored, protocol_name
 from cirlib.retrieval.statistics import against_chance, clopper_pearson
 from cirlib.study.files import write_table
-from cirlib.study.parameters import DPO
+from cirlib.study.method_registry import method_label
+from cirlib.study.parameters import DPO, Evaluation
 from cirlib.study.progress import progress
 from cirlib.training.loop import shuffled_batches
 from cirlib.training.qformer_training import DEV_RULES
@@ -49,22 +51,31 @@ class Experiment:
 
     def show(self, name: str, table: pd.DataFrame, draw: Callable[..., Figure]) -> DisplayObject:
         """Writes ``table`` as CSV and, as a picture, ``draw`` of it with its context; shown, or why it is empty."""
-        if len(table):
-            write_table(table.round(6), self.tables / f"{name}.csv")
+        self.write(name, table)
         figure = draw(table, context=self._measured_on(name)) if len(table) else self.why_not(name)
         return figures.save(figure, self.pictures / f"{name}.png")
 
+    def write(self, name: str, table: pd.DataFrame) -> None:
+        """Writes ``table`` as CSV, unless it is empty."""
+        if len(table):
+            write_table(table.round(6), self.tables / f"{name}.csv")
+
     def _measured_on(self, name: str) -> str:
-        """Protocol, queries and gallery of the part that a table of ours is about."""
-        if name == "negatives":
-            return "of train edits"
-        dev, splits = name == "trajectory", self.context.splits
-        parts = (splits.dev if dev else splits.reported).values()
-        counts = [len(part.triplets) for part in parts], [len(part.gallery) for part in parts]
-        queries, gallery = ("–".join(f"{n:,}" for n in sorted({min(some), max(some)})) for some in counts)
-        each = " a category" if len(parts) > 1 else ""
-        where = "held-out part of train" if dev else f"protocol: {protocol_name(self.context.evaluation)}"
-        return f"{where}  ·  {queries} queries and {gallery} images{each}"
+        """Protocol, queries and gallery of the part that a table of ours is about, and the size of the runs in it."""
+        if name == "trajectory":
+            held_out = "on dev (held out of train by image family, not the reported split)"
+            return f"{held_out}  ·  {_sample(self.context.splits.dev, DEV_RULES)}"
+        said, size = _sample(self.context.splits.reported, self.context.evaluation), grid.at_grid_size(self.params)
+        if name == "recipe":
+            return said
+        return f"{said}  ·  grid “{self.params.grid}”: each run reads {size.edits:,} train edits {size.epochs} times"
+
+    def about_run(self) -> str:
+        """What the study's own run trains and on what, in words for a figure of its steps."""
+        asked = self.params
+        edits = f"{asked.edits:,}" if asked.edits else "all"
+        said = f"{method_label(asked.fusion)}, {asked.trains.replace('_', ' ')} trains"
+        return f"{said}: {edits} train edits, {asked.num_negatives} negatives each, batches of {asked.batch_size}"
 
     def why_not(self, name: str) -> str:
         """Why the section with the table ``name`` is empty."""
@@ -177,12 +188,20 @@ class Experiment:
         return _table(self._factorial)
 
     def negatives(self) -> pd.DataFrame:
-        """What share of the mined negatives is wrong and what share useful, by the model that mined and the rule."""
+        """What share of DPO's negatives is wrong and what share useful, by the model that mined and the rule.
+
+        ``mined``: how many different ones were looked at, those of the repetitions together.
+        """
         table, columns = self.factorial(), ["satisfies_edit", "differs_in_one"]
         if "satisfies_edit" not in table:
             return pd.DataFrame()
-        mined = table[~table["objective"].isin(IN_BATCH)]
-        return mined.groupby(["fusion", "negatives"], sort=False)[columns].mean().reset_index()
+        once = table[table["objective"] == "dpo sigmoid"].drop_duplicates(["fusion", "negatives", "repetition"])
+        once = once.assign(mined=once["edits"] * once["num_negatives"])
+        rows = once.groupby(["fusion", "negatives"], sort=False).agg({"mined": "sum"} | dict.fromkeys(columns, "mean"))
+        for name in columns:
+            ends = [clopper_pearson(share * n, n) for share, n in zip(rows[name], rows["mined"], strict=True)]
+            rows[[f"{name}/ci_low", f"{name}/ci_high"]] = ends
+        return rows.reset_index().replace({"fusion": {"qformer": "qformer_pretrained"}})  # the grid starts from it
 
     def effects(self) -> pd.DataFrame:
         """What each level of each switch changes, for each fusion by itself."""
@@ -200,6 +219,11 @@ class Experiment:
         if not runs:
             return pd.DataFrame()
         return second_trainings(self._records(runs, "recipe", with_dev=True), measured_start(self.context, runs[0][1]))
+
+
+def _sample(parts: Mapping[str, Benchmark], rules: Evaluation) -> str:
+    sizes = [len(part.gallery) - (rules.reference == "removed") for part in parts.values()]
+    return figures.sample_note(protocol_name(rules), [len(part.triplets) for part in parts.values()], sizes)
 
 
 def _table(records: list[dict]) -> pd.DataFrame:

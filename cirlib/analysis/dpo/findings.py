@@ -23,6 +23,7 @@ WORDS = {
     "remined": "re-mined negatives",
     "query_tower": "query tower",
     "query_projection": "query projection",
+    "qformer": method_label("qformer_pretrained"),  # as a fusion: the grid starts from models that saw no triplet
 }
 
 
@@ -77,7 +78,7 @@ def _fusion(effects: pd.DataFrame) -> str:
     changes, lines = effects[effects["factor"] == "change"], []
     for fusion, own in changes.groupby("fusion", sort=False):
         cells = [f"{_change(row)} ({_word(row['level'])}, {_word(row['within'])})" for _, row in own.iterrows()]
-        start = f"{method_label(fusion)} starts at {percent(own['start'].iloc[0])} %"
+        start = f"{_named(fusion)} starts at {percent(own['start'].iloc[0])} %"
         lines.append(f"- {start}; DPO changes it by {'; '.join(cells)}")
     head = "**Missing fusion.** Recall@10 of each fusion before any preference, and what DPO changes in points:"
     return "\n".join([head, *lines])
@@ -89,9 +90,7 @@ def _reason(factor: str, effects: pd.DataFrame) -> str:
     for level in (level for level in SWITCHES[factor] if level in set(rows["level"])):
         own, said = rows[rows["level"] == level], []
         for word, part in (("better", own[own["ci_low"] > 0]), ("worse", own[own["ci_high"] < 0])):
-            cells = [
-                f"{_change(row)} ({method_label(row['fusion'])}, {_word(row['within'])})" for _, row in part.iterrows()
-            ]
+            cells = [f"{_change(row)} ({_named(row['fusion'])}, {_word(row['within'])})" for _, row in part.iterrows()]
             said += [f"{word}: {'; '.join(cells)}"] if cells else []
         unclear = ((own["ci_low"] <= 0) & (own["ci_high"] >= 0)).sum()
         said += [f"cannot be told from no difference in {unclear} of {len(own)} places"] if unclear else []
@@ -117,6 +116,10 @@ def _recipe(recipe: pd.DataFrame) -> str:
     lines = [f"- {row['method']} against {row['against']}: {_change(row)}" for _, row in recipe.iterrows()]
     head = f"**A second training.** From {percent(recipe['start'].iloc[0])} %, in points of recall@10:"
     return "\n".join([head, *lines])
+
+
+def _named(fusion: str) -> str:
+    return WORDS.get(fusion) or method_label(fusion)
 
 
 def _word(level: str) -> str:

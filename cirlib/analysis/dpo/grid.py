@@ -37,17 +37,17 @@ RECIPES = {
 }
 RECIPE_LR = 5e-5
 MISTAKES = {  # name → what goes wrong in training: the corruption, and factors of parameters
-    "none: our reading of the recipe": (None, {}),
-    "chosen and rejected swapped": ("swapped", {}),
-    "unnormalised queries, β 100 times too large": ("raw", {"beta": 100}),
-    "collapsed: lr 30 times, β 100 times too large": (None, {"lr": 30, "beta": 100}),
-    "the same collapse, on the negatives (swapped)": ("swapped", {"lr": 30, "beta": 100}),
+    "no mistake: our reading of the recipe": (None, {}),
+    "training: chosen and rejected swapped, the negative is preferred": ("swapped", {}),
+    "training: queries not normalised, β 100 times too large": ("raw", {"beta": 100}),
+    "training: lr 30 times, β 100 times too large": (None, {"lr": 30, "beta": 100}),
+    "training: the same, and chosen and rejected swapped": ("swapped", {"lr": 30, "beta": 100}),
 }
 READINGS = {  # of the first of them
-    "similarity sorted as a distance": "distance",
-    "gallery ids in another order than the features": "order",
-    "saturated scores, ties count as misses": "misses",
-    "saturated scores, ties by expectation": "ties",
+    "reading: similarity sorted as a distance": "distance",
+    "reading: gallery ids in another order than the features": "order",
+    "reading: saturated scores, ties count as misses": "misses",
+    "reading: saturated scores, ties by expectation": "ties",
 }
 
 GridRun = tuple[dict, DPO]  # labels of its row, and its parameters

@@ -52,9 +52,10 @@ def fixed_grid(queries: pd.DataFrame, best: Mapping[str, str], count: int) -> Fi
     >>> figure = fixed_grid(pd.DataFrame(columns=["method"]), {"zero-shot": "sum"}, 6)  # a note
     """
     fixed = fixed_queries(queries, best)
-    note = f"{min(count, len(fixed))} of {len(fixed):,} queries, the furthest moved first"
-    note += f"  ·  rank before: by {method_label(best[ZERO_SHOT])}" if ZERO_SHOT in best else ""
-    return retrieval_grid(fixed.head(count), "Found now, not before", note)
+    before = method_label(best[ZERO_SHOT]) if ZERO_SHOT in best else "zero-shot"
+    note = f"{min(count, len(fixed))} of {len(fixed):,} such queries, the furthest moved first"
+    note += f"  ·  rank before: by {before}"
+    return retrieval_grid(fixed.head(count), f"Found where {before} misses", note)
 
 
 def retrieval_grid(queries: pd.DataFrame, title: str, note: str = "") -> Figure | str:
@@ -62,19 +63,21 @@ def retrieval_grid(queries: pd.DataFrame, title: str, note: str = "") -> Figure 
 
     The queries are of one method, which stands in the title. A target among the best is framed in green.
 
-    >>> figure = retrieval_grid(pd.DataFrame(), "The worst")
+    >>> figure = retrieval_grid(pd.DataFrame(), "The worst queries")
     """
     if queries.empty:
         return f"{title}: no query."
     rows, titles = [], []
     for row in queries.itertuples():
         path = row.benchmark.path
-        found = [Picture(path(image), str(i), framed=image in row.targets) for i, image in enumerate(row.top, start=1)]
+        found = [
+            Picture(path(image), f"rank {i}", framed=image in row.targets) for i, image in enumerate(row.top, start=1)
+        ]
         target = Picture(path(row.targets[0]), "target", caption=f"target: rank {row.rank:,}")
         rows.append([Picture(path(row.reference), "reference"), _edit_text(row.captions), *found, None, target])
         titles.append(row.category + (f": rank {row.before:,} before" if "before" in queries else ""))
     notes = [note] if note else []
-    notes += [f"gallery: {round(K / queries['chance'].mean()):,} images", "green: the target, where it is shown"]
+    notes += [f"ranked among {round(K / queries['chance'].mean()):,} images", "green: the target, where it is shown"]
     title = f"{title}: {method_label(queries['method'].iloc[0])}"
     return figures.picture_grid(rows, title, titles, note="  ·  ".join(notes))
 
@@ -130,10 +133,10 @@ def _measured(maps: Sequence[Tensor], targets: Tensor) -> str:
     edited, plain, found = maps
     mean, (queries, tokens, side, _) = edited.mean(1), edited.shape
     parts = [
-        f"{queries} queries, {tokens} query tokens, {side} × {side} places",
-        f"two tokens share {_shared(edited):.1%} of their attention with the edit, {_shared(found):.1%} on targets",
-        f"the edit moves {_moved(mean, plain.mean(1)):.1%} of it",
-        f"{_moved(mean, torch.ones_like(mean)):.1%} is not even",
+        f"{queries} queries, each map the mean of {tokens} query tokens over {side} × {side} places, yellow: most",
+        f"any two tokens share {_shared(edited):.1%} of their attention ({_shared(found):.1%} on targets)",
+        f"reading the edit moves {_moved(mean, plain.mean(1)):.1%} of a map",
+        f"to be even, {_moved(mean, torch.ones_like(mean)):.1%} of it would have to move",
     ]
     if targets.ndim == 3 and tokens > 1:
         first, second = torch.triu_indices(tokens, tokens, 1)

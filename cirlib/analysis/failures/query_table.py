@@ -80,7 +80,7 @@ def by_question(queries: pd.DataFrame, store: FeatureStore) -> pd.DataFrame:
     tables = {
         "words in the captions": _recall_by(queries, _fifths(words, "{:.0f}")),
         "things the edit changes": _recall_by(queries, _counted(changed)),
-        "likeness of reference and target": _recall_by(queries, _fifths(cosines.tolist(), "{:.2f}")),
+        "likeness of reference and target (cosine)": _recall_by(queries, _fifths(cosines.tolist(), "{:.2f}")),
     }
     return pd.concat(tables, names=["by"]).reset_index("by").reset_index(drop=True)
 

@@ -42,16 +42,14 @@ def read_scored(stage: Stage, parts: Mapping[str, Benchmark]) -> list[Scored]:
 
 
 def headline(summary: pd.DataFrame) -> dict[str, float]:
-    """Recall@10 in percent of the methods that tell the study in short, under short names.
+    """Recall@10 in percent of the methods that tell the study in short, by the names that tables give them.
 
     >>> rows = {"method": ["sum", "slerp"], "category": "mean", "metric": "recall@10", "value": [0.2, 0.3]}
     >>> headline(pd.DataFrame(rows))
     {'sum': 20.0}
     """
     means = recall_by_method(summary)
-    return {
-        short: round(100 * float(value), 1) for name, value in means.items() if (short := find_method(name).headline)
-    }
+    return {name: round(100 * float(value), 1) for name, value in means.items() if find_method(name).headline}
 
 
 def best_method(summary: pd.DataFrame) -> str:

@@ -11,6 +11,7 @@ from cirlib.analysis.dpo.effects import SECOND
 from cirlib.analysis.dpo.embedded_splits import embed_splits
 from cirlib.analysis.dpo.experiment import Experiment
 from cirlib.analysis.dpo.grid import MISTAKES, READINGS, RECIPES
+from cirlib.retrieval.statistics import clopper_pearson
 from cirlib.study.errors import StageError
 from cirlib.study.parameters import DPO
 
@@ -68,6 +69,24 @@ def test_a_section_is_a_table_and_a_picture_or_a_sentence(make_context):
     experiment.show("y", pd.DataFrame({"a": [1.0]}), lambda table, context: drawn.append(context) or "y")
     assert "reference removed" in drawn[0]
     assert (experiment.tables / "y.csv").read_text() == "a\n1.0\n"
+
+
+def test_negatives_are_counted_once_a_repetition_with_exact_intervals(make_context, monkeypatch):
+    runs = [("dpo sigmoid", 0, 0.25), ("dpo sigmoid", 0, 0.25), ("dpo sigmoid", 1, 0.75), ("info_nce_mined", 0, 1.0)]
+    table = pd.DataFrame(runs, columns=["objective", "repetition", "satisfies_edit"])
+    table = table.assign(fusion="qformer", negatives="top", differs_in_one=0.0, edits=4, num_negatives=2)
+    experiment = Experiment(make_context(grid="none").prepared)
+    monkeypatch.setattr(experiment, "factorial", lambda: table)
+    (row,) = experiment.negatives().to_dict("records")
+    assert (row["fusion"], row["mined"], row["satisfies_edit"]) == ("qformer_pretrained", 16, 0.5)
+    ends = [row[f"{name}/{end}"] for name in ("satisfies_edit", "differs_in_one") for end in ("ci_low", "ci_high")]
+    assert ends == pytest.approx([*clopper_pearson(8, 16), *clopper_pearson(0, 16)])
+
+
+def test_a_figure_of_the_grid_says_how_large_its_runs_are_and_which_split_it_is_of(make_context):
+    experiment = Experiment(make_context(grid="small", grid_edits=8).prepared)
+    assert "grid “small”: each run reads 8 train edits 2 times" in experiment._measured_on("effects")
+    assert experiment._measured_on("trajectory").startswith("on dev (held out of train by image family")
 
 
 def test_without_a_train_part_every_section_is_empty(make_context):

@@ -18,6 +18,7 @@ SUMMARY = pd.DataFrame(
 EFFECTS = pd.DataFrame(
     [
         ["change", "query_tower", "own start", "sum", "top", 0.45, -0.05, -0.08, -0.02],
+        ["change", "query_tower", "own start", "qformer", "top", 0.04, 0.0, -0.01, 0.01],
         ["negatives", "random", "top", "sum", "query_tower", 0.45, 0.08, 0.05, 0.11],
         ["negatives", "random", "top", "text_only", "query_tower", 0.1, -0.04, -0.06, -0.02],
         ["negatives", "random", "top", "sum", "query_projection", 0.45, 0.01, -0.01, 0.03],
@@ -38,6 +39,7 @@ def test_the_own_runs_are_both_readings_and_below_chance_is_said_only_where_an_e
 def test_a_reason_is_told_by_place_with_its_interval_and_nothing_where_the_interval_holds_0():
     text = findings(SUMMARY, EFFECTS, NONE, NONE)
     assert "weighted sum starts at 45.0 %; DPO changes it by −5.0 [−8.0, −2.0] (query tower, top-k negatives)" in text
+    assert "Q-Former, pretrained only starts at 4.0 %" in text  # not the fine-tuned one of the result table
     (line,) = (line for line in text.splitlines() if line.startswith("- random negatives"))
     assert line == (
         "- random negatives against top-k negatives: better: +8.0 [+5.0, +11.0] (weighted sum, query tower). "

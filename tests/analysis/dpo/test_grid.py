@@ -48,7 +48,7 @@ def test_mistakes_are_repeated_each_beside_a_run_without_one_that_the_switches_h
         assert Counter(name for name, _, _ in runs) == dict.fromkeys(made, count)
         sound = [one for name, corruption, one in runs if name.startswith("none")]
         assert all(one in [other for _, other in factorial_runs(params)] for one in sound[:2])
-    (beta,) = {one.beta for name, _, one in mistake_runs(DPO(grid="full", beta=0.2)) if name.startswith("collapsed")}
+    (beta,) = {one.beta for name, _, one in mistake_runs(DPO(grid="full", beta=0.2)) if name.startswith("training: lr")}
     assert beta == 20
 
 

@@ -20,7 +20,7 @@ def test_fixed_is_what_one_finds_and_the_other_missed_the_furthest_first(make_sc
     assert fixed[["rank", "before"]].values.tolist() == [[4, 61], [10, 21]] and set(fixed["method"]) == {"qformer"}
     assert examples.fixed_queries(queries, {"zero-shot": "qformer", "Q-Former": "sum"}).empty
     assert examples.fixed_queries(queries, {"zero-shot": "sum"}).empty
-    assert examples.fixed_grid(queries, {"zero-shot": "sum"}, 6) == "Found now, not before: no query."
+    assert examples.fixed_grid(queries, {"zero-shot": "sum"}, 6) == "Found where weighted sum misses: no query."
 
 
 def test_the_grid_of_fixed_queries_says_how_many_there_are_and_by_whom(make_scored, monkeypatch):
@@ -28,8 +28,8 @@ def test_the_grid_of_fixed_queries_says_how_many_there_are_and_by_whom(make_scor
     monkeypatch.setattr(examples.figures, "picture_grid", lambda rows, title, titles, note: shown.update(locals()))
     queries = query_table([make_scored("sum", "hat", [5, 20, 60]), make_scored("qformer", "hat", [0, 9, 3])])
     examples.fixed_grid(queries, BEST, 1)
-    assert (shown["title"], len(shown["rows"])) == ("Found now, not before: Q-Former", 1)
-    assert "1 of 2 queries" in shown["note"] and "rank before: by weighted sum" in shown["note"]
+    assert (shown["title"], len(shown["rows"])) == ("Found where weighted sum misses: Q-Former", 1)
+    assert "1 of 2 such queries" in shown["note"] and "rank before: by weighted sum" in shown["note"]
 
 
 def test_queries_are_drawn_in_turn_from_each_category_the_same_for_a_seed(make_scored):
@@ -53,7 +53,7 @@ def test_a_picture_row_says_what_was_asked_found_and_wanted(make_scored, monkeyp
     assert (rows[0][1], edit, gap) == ("is red", "is longer and has dots", None)
     assert (reference.path, target.path, target.caption) == (path("hat-2"), path("hat-3"), "target: rank 11")
     shown = [(one.path, one.head, one.framed) for one in found]
-    assert shown == [(path("hat-4"), "1", False), (path("hat-3"), "2", True)]
+    assert shown == [(path("hat-4"), "rank 1", False), (path("hat-3"), "rank 2", True)]
 
 
 @pytest.mark.parametrize("target", ["max", "mean"])
@@ -83,5 +83,5 @@ def test_what_tokens_share_and_what_an_edit_moves_are_shares_of_attention():
     half = torch.tensor([[[[1.0, 1, 0, 0]], [[0, 1, 1, 0.0]]]])
     assert examples._shared(half) == pytest.approx(0.5)
     note = examples._measured([same, same * torch.tensor([2.0, 0]), same], torch.ones(1, 3, 1))
-    assert "two tokens share 100.0 % of their attention with the edit" in note and "moves 50.0 %" in note
-    assert "0.0 % is not even" in note and "cosine of two tokens of a target: 1.00" in note
+    assert "any two tokens share 100.0 % of their attention" in note and "moves 50.0 %" in note
+    assert "to be even, 0.0 %" in note and "cosine of two tokens of a target: 1.00" in note

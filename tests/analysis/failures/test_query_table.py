@@ -83,7 +83,7 @@ def test_recall_by_words_is_in_fifths_of_the_queries_and_equal_lengths_stay_toge
     assert table["queries"].sum() == 70 and len(table) <= 5
     assert table["group"].iloc[0].startswith("1") and table["group"].iloc[-1].endswith("7")
     assert table["value"].iloc[0] == 1 and table["value"].iloc[-1] == 0
-    assert len(values(tables, "likeness of reference and target")) == 1  # all are alike
+    assert len(values(tables, "likeness of reference and target (cosine)")) == 1  # all are alike
 
 
 def test_recall_by_likeness_puts_unlike_pairs_first(make_scored, make_store, tmp_path):
@@ -91,7 +91,7 @@ def test_recall_by_likeness_puts_unlike_pairs_first(make_scored, make_store, tmp
     angles = torch.cumsum(torch.tensor([0, *[1.2] * 5, *[0.1] * 6]), 0)  # unlike neighbours, then like ones
     store = make_store(tmp_path / "clip", one.benchmark.gallery, torch.stack([angles.cos(), angles.sin()], 1))
     table = by_question(query_table([one]), store)
-    table = table[table["by"] == "likeness of reference and target"]
+    table = table[table["by"] == "likeness of reference and target (cosine)"]
     lows = [float(group.split(" to ")[0]) for group in table["group"]]
     assert lows == sorted(lows) and lows[0] == pytest.approx(0.36, abs=0.01)
     assert (table["value"].iloc[0], table["value"].iloc[-1]) == (0, 1)
@@ -133,5 +133,7 @@ def test_a_method_that_misses_nothing_has_its_sentences(prepared, tmp_path):
     assert figures.save(figures.reason_bars(why), tmp_path / "a.png").data == "No target is missed in the first ten."
     one_kind = figures.save(figures.exchange_bars(exchanged), tmp_path / "a.png")
     assert one_kind.data == "The study has one kind of method."
-    assert fixed_grid(queries, {"zero-shot": "sum", "Q-Former": "sum"}, 6) == "Found now, not before: no query."
+    assert (
+        fixed_grid(queries, {"zero-shot": "sum", "Q-Former": "sum"}, 6) == "Found where weighted sum misses: no query."
+    )
     assert "finds 100.0 %" in failure_finding(queries, by_kind(queries), why)
