@@ -25,7 +25,7 @@ class Method:
     family: str  # methods of one family are variants of each other; the best of each family is compared
     trained: bool  # on triplets or preferences
     made_by: Any = None  # of a method that runs where it is asked for: its class, or "module:class" in cirlib.training
-    headline: bool = True  # among the few in metrics.json
+    headline: bool = True  # among the few in metrics.json, which a terminal shows in one line
     module: str = ""  # that registered one's own: a file, or "__main__" of a notebook
 
     def make(self) -> Any:
@@ -40,12 +40,12 @@ class Method:
 METHODS = {
     method.name: method
     for method in (
-        Method("image_only", "image only", "#9A9A9A", ZERO_SHOT, False),
+        Method("image_only", "image only", "#9A9A9A", ZERO_SHOT, False, headline=False),
         Method("text_only", "text only", "#56B4E9", ZERO_SHOT, False),
         Method("sum", "weighted sum", "#0072B2", ZERO_SHOT, False),
         Method("sum_raw", "sum of raw features", "#661100", ZERO_SHOT, False, headline=False),
         Method("slerp", "slerp", "#882255", ZERO_SHOT, False, headline=False),
-        Method("prompt_tuned", "prompt-tuned", "#332288", PROMPTS, True, "prompt_tuning:PromptTuned"),
+        Method("prompt_tuned", "prompt-tuned", "#332288", PROMPTS, True, "prompt_tuning:PromptTuned", headline=False),
         Method("sum_tuned", "sum, tuned tower", None, COMBINER, True, "combiner:TunedSum"),
         Method("combiner", "Combiner", None, COMBINER, True, "combiner:Combiner"),
         Method("combiner_tuned", "Combiner, tuned tower", None, COMBINER, True, "combiner:TunedCombiner"),
