@@ -85,7 +85,7 @@ def caption(summary: pd.DataFrame) -> str:
     incomplete = "" if summary["complete"].all() else " **Incomplete: images are missing.**"
     return (
         f"Percent with 95 % bootstrap interval, mean of the categories; {mean['queries']} queries, "
-        f"{mean['gallery']} candidates each; {mean['protocol']}.{incomplete}"
+        f"{mean['gallery']:,} candidates each; {mean['protocol']}.{incomplete}"
     )
 
 
@@ -129,7 +129,7 @@ def _finding(study: str, summary: pd.DataFrame, table: pd.DataFrame) -> str:
     rows = [named.get(name, name) for name in dict.fromkeys([best, zero_shot]) if name]
     one = summary[(summary["category"] == "mean") & (summary["metric"] == "recall@10")].iloc[0]
     said = f"Of {one['queries']} queries in the {study} study, {label} finds {percent(means[best])} % of the targets"
-    said += f" among its first ten of {one['gallery']} images (by chance {percent(one['chance'])} %)"
+    said += f" among its first ten of {one['gallery']:,} images (by chance {percent(one['chance'])} %)"
     if zero_shot not in (None, best):
         said += f", the best zero-shot method ({method_label(zero_shot)}) {percent(means[zero_shot])} %"
     for column in table.columns[table.columns.str.endswith(" seeds")]:

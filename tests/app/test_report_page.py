@@ -90,8 +90,8 @@ def test_a_picture_says_in_words_what_its_file_says(project):
     Image.new("RGB", (4, 3)).save(project / "figures/small/qformer/bare.png")
     text = write_report(project).read_text()
     assert 'alt="bare" width="4" height="3"' in text and 'src="data:image/png;base64,' in text
-    assert 'alt="How far down is the target?. ' in text
-    assert "<figcaption>How far down is the target?</figcaption>" in text
+    assert 'alt="How far down is the target? Recall@k of every method. ' in text
+    assert "<figcaption>How far down is the target? Recall@k of every method</figcaption>" in text
 
 
 def test_the_report_begins_with_what_the_notebooks_found_and_names_methods_as_figures_do(project):
