@@ -75,7 +75,7 @@ class JointSum(LearnedMethod):
         if prepared.stage.study.models.clip == "mini":
             self.towers.model.text.proj = nn.Identity()  # MiniLM's own sentence embeddings: aligned ones have lost some
         edits = [text for part in prepared.splits.train.values() for one in part.triplets for text in one.captions]
-        self.words = WordCounts([pair["caption"] for pair in prepared.pairs] + edits)
+        self.words = WordCounts([pair["caption"] for pair in prepared.pairs] or edits)  # those of edits are less exact
         width = self.towers.encode_texts([""]).shape[1] + len(self.words.rows)
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("spread", torch.ones(channels))
