@@ -9,7 +9,7 @@ from cirlib.study.stage import Stage
 
 from .audit import Audit, audit
 from .base import Benchmark
-from .catalogues import read_catalogue, write_catalogue
+from .catalogues import Look, read_catalogue, write_catalogue
 from .downloads import DownloadOutcome, fetch_images, save_picture
 from .fashioniq_files import REPLACEMENTS, fetch_annotations, read_links
 from .garments import draw_garments
@@ -19,20 +19,20 @@ from .splits import UNUSABLE, load_parts
 SAMPLE = 100  # links that are tried before the rest
 
 
-def acquire(stage: Stage) -> None:
+def acquire(stage: Stage, look: Look) -> None:
     """Brings the study's annotations and images into its folder, as far as they are not there.
 
     Drawn where the study draws, made where it has a catalogue; else images are taken from ``data.images`` where that
     is named, else fetched from the benchmark's links where ``data.fetch`` says so. An interrupted call goes on where it
-    was.
+    was. ``look``: of a picture a vector, by which a catalogue's edits are made between things that look alike.
 
     Raises `BenchmarkError` where annotations cannot be had, or what the user named has no such images.
 
-    >>> acquire(stage)  # nothing is missing
+    >>> acquire(stage, np.ravel)  # nothing is missing
     """
     data, root = stage.study.data, stage.images
     if data.catalogue:
-        _make_catalogue(stage)
+        _make_catalogue(stage, look)
     if drawing := stage.study.data_prep.drawing:
         draw_garments(root, drawing, image_size=stage.study.models.image_size, seed=data.seed)
     if data.fetch:
@@ -54,10 +54,10 @@ def acquire(stage: Stage) -> None:
         print(f"The first of them, {image!r}: {outcome.reason}.")
 
 
-def _make_catalogue(stage: Stage) -> None:
+def _make_catalogue(stage: Stage, look: Look) -> None:
     """The user's folder and table as a study's files; how they are read is shown before anything is made of them."""
     data, folder = stage.study.data, stage.root / stage.study.data.root.expanduser()
-    catalogue = read_catalogue(data, folder)
+    catalogue = read_catalogue(data, folder, look)
     print(catalogue.overview.to_string(index=False, max_colwidth=60))
     write_catalogue(catalogue, data, folder, stage.images)
     write_table(catalogue.overview, stage.out / "catalogue.csv")

@@ -1,9 +1,10 @@
 """EfficientNet-Lite0 and all-MiniLM-L6-v2, whose weights install as packages; joined they are the study's own CLIP."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
+import numpy as np
 import open_clip
 import timm
 import torch
@@ -17,7 +18,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
 from cirlib.models.clip import TwoTowers
-from cirlib.models.devices import autocast
+from cirlib.models.devices import autocast, best_device
 from cirlib.models.transforms import image_transform
 from cirlib.models.weights import ModelError, fingerprint, minilm_folder, package_file, quiet_transformers
 from cirlib.study.files import replace_file
@@ -25,6 +26,7 @@ from cirlib.study.files import replace_file
 EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 IMAGE_WIDTH = 1280  # channels of the last grid of EfficientNet-Lite0
 STRIDE = 32  # pixels a side for one grid cell
+GLANCE = 96  # pixels a side, by which pictures are compared before a study encodes them
 HEADS = ("visual.head.", "text.proj.", "logit_scale")  # what alignment trains
 
 
@@ -49,6 +51,22 @@ class MiniVision:
         with autocast(self.device, self.dtype):
             grid = self.trunk.forward_features(pixels)  # (B, 1280, S/32, S/32)
         return grid.flatten(2).transpose(1, 2)
+
+
+def glance(picture: Image.Image) -> np.ndarray:
+    """The frozen tower's mean token of a small copy of ``picture``, (1280,): pictures of like things have like ones.
+
+    >>> glance(Image.new("RGB", (40, 60), "red")).shape
+    (1280,)
+    """
+    tower = _small_vision()
+    with torch.inference_mode():
+        return tower.encode_pixels(tower.transform(picture)[None])[0].mean(0).float().cpu().numpy()
+
+
+@cache
+def _small_vision() -> MiniVision:
+    return MiniVision(GLANCE, device=best_device(), dtype=torch.float32)
 
 
 def _load_efficientnet(trunk: nn.Module) -> None:

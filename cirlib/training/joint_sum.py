@@ -13,13 +13,14 @@ from cirlib.benchmarks.splits import annotations_key
 from cirlib.losses.info_nce import info_nce
 from cirlib.models.colours import BINS, colour_histograms
 from cirlib.models.prepared import Prepared
+from cirlib.models.word_counts import WordCounts
 from cirlib.training.batches import Batch, TripletSampler
 from cirlib.training.loop import TrainingConfig
 from cirlib.training.two_tower_methods import LearnedMethod, dev_recall, train_method
 
 WIDTH, MEMBERS = 512, 3
 IMAGE_DROPOUT, TEXT_DROPOUT, GATE_DROPOUT = 0.5, 0.2, 0.5
-PAIRS_WEIGHT = 0.5  # of the loss on image-caption pairs
+PAIRS_WEIGHT = 1.5  # of the loss on image-caption pairs
 
 
 class GatedSum(nn.Module):
@@ -57,8 +58,9 @@ class GatedSum(nn.Module):
 
 
 class JointSum(LearnedMethod):
-    """Some :class:`GatedSum` side by side, on frozen features: an image is its mean token beside its colour histogram.
+    """Some :class:`GatedSum` side by side, on frozen features.
 
+    An image is its mean token beside its colour histogram, a text its sentence embedding beside its words.
     They learn from triplets and, so that few triplets do not bend the words, from image-caption pairs at once. Their
     embeddings are laid end to end, so that the mean of their scores counts.
 
@@ -72,7 +74,9 @@ class JointSum(LearnedMethod):
         self.towers, channels = prepared.towers(), prepared.tokens.shape[-1] + BINS
         if prepared.stage.study.models.clip == "mini":
             self.towers.model.text.proj = nn.Identity()  # MiniLM's own sentence embeddings: aligned ones have lost some
-        width = self.towers.encode_texts([""]).shape[1]
+        edits = [text for part in prepared.splits.train.values() for one in part.triplets for text in one.captions]
+        self.words = WordCounts([pair["caption"] for pair in prepared.pairs] or edits)  # those of edits are less exact
+        width = self.towers.encode_texts([""]).shape[1] + len(self.words.rows)
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("spread", torch.ones(channels))
         self.members = nn.ModuleList(GatedSum(channels, width) for _ in range(MEMBERS))
@@ -132,9 +136,9 @@ class JointSum(LearnedMethod):
         return torch.cat(parts).to(self.towers.device)
 
     def _texts(self, texts: list[str]) -> Tensor:
-        """Text embeddings of length sqrt(D) / 2, (B, D)."""
-        texts = self.towers.encode_texts(texts).to(self.towers.device)  # (B, D)
-        return texts * texts.shape[1] ** 0.5 / 2
+        """Sentence embeddings and words, each of length sqrt(H) / 2, side by side, (B, H + V)."""
+        embedded = self.towers.encode_texts(texts).to(self.towers.device)  # (B, H)
+        return torch.cat([embedded, self.words(texts)], dim=-1) * embedded.shape[1] ** 0.5 / 2
 
 
 def _described(images: Any) -> Tensor:

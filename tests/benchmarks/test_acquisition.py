@@ -5,6 +5,7 @@ import json
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from made_pictures import picture
 
@@ -37,25 +38,25 @@ def test_what_the_study_uses_and_lacks_is_taken_from_where_it_says(gap, capsys):
     stage, aside = gap
     assert sorted(missing_images(stage)) == ["hat-val-1", "shoe-train-0"]
     assert missing_images(with_data(stage, categories=["hat"])) == ["hat-val-1"]
-    acquire(with_data(stage, images=str(aside)))
+    acquire(with_data(stage, images=str(aside)), np.ravel)
     assert missing_images(stage) == []
     assert "2 of 2 images taken from" in capsys.readouterr().out
     assert not (stage.images / "images" / "shoe-train-8.jpg").exists()
-    acquire(with_data(stage, images="/nowhere"))  # of which nothing is asked where nothing is missing
+    acquire(with_data(stage, images="/nowhere"), np.ravel)  # of which nothing is asked where nothing is missing
 
 
 def test_a_relative_source_is_the_projects(gap, tmp_path, capsys):
     stage, aside = gap
     with zipfile.ZipFile(tmp_path / "some.zip", "w") as archive:
         archive.write(aside / "hat-val-1.jpg")
-    acquire(with_data(stage, images="some.zip"))
+    acquire(with_data(stage, images="some.zip"), np.ravel)
     assert missing_images(stage) == ["shoe-train-0"]
     assert "1 of 2 images taken from some.zip, 1 not in it" in capsys.readouterr().out
 
 
 def test_where_nothing_says_where_from_nothing_is_done_and_the_study_stops_with_the_count(gap):
     stage, _ = gap
-    acquire(stage)
+    acquire(stage, np.ravel)
     with pytest.raises(BenchmarkError, match=r"1 of 6 gallery images are missing.*data.allow_missing"):
         load_splits(stage)
 
@@ -88,7 +89,7 @@ def test_a_catalogue_is_drawn_with_the_studys_size_and_seed(custom_stage, tmp_pa
     stage = custom_stage(
         "data_prep", data={"root": "drawn", "seed": 5}, models={"image_size": 32}, data_prep={"drawing": drawing}
     )
-    acquire(stage)
+    acquire(stage, np.ravel)
     written = json.loads((tmp_path / "drawn" / "drawn.json").read_text())
     assert {name: written[name] for name in drawing} == drawing
     assert (written["seed"], written["image_size"]) == (5, 32)
@@ -98,7 +99,7 @@ def test_a_catalogue_is_drawn_with_the_studys_size_and_seed(custom_stage, tmp_pa
     assert [len(splits.train[name].triplets) + len(part.triplets) for name, part in splits.dev.items()] == [3] * 3
     assert {open_rgb(path).size for path in images.values()} == {(32, 32)}
     times = {path: path.stat().st_mtime_ns for path in images.values()}
-    acquire(stage)
+    acquire(stage, np.ravel)
     assert {path: path.stat().st_mtime_ns for path in images.values()} == times
 
 
@@ -126,7 +127,7 @@ def test_a_study_that_fetches_gets_annotations_and_images_from_their_servers(
     monkeypatch.setattr(fashioniq_files, "PUBLISHED", published)
     stage = with_data(custom_stage("data_prep"), benchmark="fashioniq", root="fetched", fetch=True)
 
-    acquire(stage)
+    acquire(stage, np.ravel)
     raw = stage.images
     assert {name: (raw / name).read_bytes() for name in files} == files
     assert f"{len(ids) - 1} of {len(ids)} images fetched, 1 dead" in capsys.readouterr().out
@@ -135,7 +136,7 @@ def test_a_study_that_fetches_gets_annotations_and_images_from_their_servers(
     assert sorted(line.split(",")[:2] for line in listed[1:]) == [[image, "dead"] for image in sorted(dead)]
     assert missing_images(stage) == ["dress-val-4"]
     httpserver.clear_log()
-    acquire(stage)
+    acquire(stage, np.ravel)
     assert httpserver.log == []  # nothing that is there or dead is asked for again
 
 

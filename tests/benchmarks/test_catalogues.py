@@ -51,8 +51,12 @@ def shop(tmp_path, write_image):
     return make
 
 
+def small_copy(picture):
+    return np.asarray(picture.resize((8, 8)), np.float32).ravel()
+
+
 def read(folder, **named):
-    return read_catalogue(Data(benchmark="custom", root=folder, catalogue=named), folder)
+    return read_catalogue(Data(benchmark="custom", root=folder, catalogue=named), folder, small_copy)
 
 
 def counts(catalogue):
@@ -301,6 +305,15 @@ def test_pairs_share_something_and_are_told_both_ways(shop):
     pairs = {(edit["candidate"], edit["target"]) for edit in edits}
     assert len(edits) == len(pairs) >= 100 and pairs == {(b, a) for a, b in pairs}
     assert edits == made_edits(catalogue.items, looks, 100, seed=0)
+
+
+def test_an_edit_starts_from_a_thing_of_the_same_kind_or_of_a_like_look():
+    rng, group = np.random.default_rng(0), np.repeat(np.arange(10), 40)  # 10 looks of 40 items each
+    looks = rng.normal(size=(10, 16))[group] + 0.1 * rng.normal(size=(400, 16))
+    items = [Item(str(n), kind=KINDS[n % 3], colour=f"shade {n}") for n in range(400)]
+    pairs = [[int(edit[end]) for end in ("candidate", "target")] for edit in made_edits(items, looks, 400, seed=0)]
+    alike, of_kind = (np.array([of[a] == of[b] for a, b in pairs]) for of in (group, np.arange(400) % 3))
+    assert np.mean(alike) > 0.95 and 0.6 < np.mean(of_kind) < 0.8  # by chance 0.1 and 0.33
 
 
 def test_without_hand_written_edits_made_ones_of_held_out_items_are_reported(shop, tmp_path):

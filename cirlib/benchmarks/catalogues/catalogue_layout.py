@@ -8,7 +8,7 @@ import numpy as np
 
 from cirlib.benchmarks.base import MADE, BenchmarkError
 from cirlib.benchmarks.catalogues.columns import find_table, read_table
-from cirlib.benchmarks.catalogues.items import CatalogueItems, read_items
+from cirlib.benchmarks.catalogues.items import CatalogueItems, Look, read_items
 from cirlib.benchmarks.catalogues.pairing import made_edits, made_pairs
 from cirlib.benchmarks.catalogues.wording import Item
 from cirlib.benchmarks.fashioniq import load
@@ -20,17 +20,17 @@ HELD_OUT, MOST_HELD_OUT, REPORTED = 0.2, 1000, 400  # share and number of items,
 LEAST, LEAST_DEV = 40, 6  # items to train on, dev's among them
 
 
-def read_catalogue(data: Data, folder: Path) -> CatalogueItems:
-    """What a catalogue's folder holds; its ``overview`` says how it is read.
+def read_catalogue(data: Data, folder: Path, look: Look) -> CatalogueItems:
+    """What a catalogue's folder holds; its ``overview`` says how it is read, ``look`` what pictures are compared by.
 
     >>> _ = write_image(folder / "a.jpg"), (folder / "mine.csv").write_text("image,title\\na.jpg,red coat")
-    >>> read_catalogue(Data(benchmark="custom", root=folder, catalogue={}), folder).items[0].kind
+    >>> read_catalogue(Data(benchmark="custom", root=folder, catalogue={}), folder, np.ravel).items[0].kind
     'coat'
     """
     if not folder.is_dir():
         raise BenchmarkError(f"no folder {folder}: data.root names the one with the photographs and the table.")
     table = find_table(folder, data.catalogue.table)
-    return read_items(folder, read_table(table, data.catalogue.sheet), data.catalogue)
+    return read_items(folder, read_table(table, data.catalogue.sheet), data.catalogue, look)
 
 
 def write_catalogue(catalogue: CatalogueItems, data: Data, folder: Path, raw: Path) -> None:

@@ -8,14 +8,17 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from cirlib.benchmarks.annotations import is_image_id
 from cirlib.benchmarks.base import BenchmarkError
 from cirlib.benchmarks.catalogues.columns import NUMBER, Columns, cell_parts, guess_columns, picture_name, picture_path
-from cirlib.benchmarks.catalogues.pairing import thumbnail
 from cirlib.benchmarks.catalogues.wording import Item, attribute, canonical, from_title
 from cirlib.benchmarks.image_files import EXTENSIONS, find_images, walk
 from cirlib.study.parameters import CatalogueTable
+from cirlib.study.pictures import open_rgb
+
+Look = Callable[[Image.Image], np.ndarray]  # of a picture a vector (P,), by which pictures are alike
 
 EXAMPLES = 3  # that the overview shows of anything
 
@@ -24,7 +27,7 @@ EXAMPLES = 3  # that the overview shows of anything
 class CatalogueItems:
     """What a folder and its table hold. ``files``: every picture's id → file, also of those without a row.
 
-    ``looks``: id → thumbnail (P,) of those that can be decoded.
+    ``looks``: id → what :data:`Look` makes of it, (P,), of those that can be decoded.
 
     ``overview``: what each column is read as, and what is missing, repeated or odd, a row each.
     """
@@ -35,13 +38,13 @@ class CatalogueItems:
     overview: pd.DataFrame
 
 
-def read_items(folder: Path, table: pd.DataFrame, named: CatalogueTable) -> CatalogueItems:
+def read_items(folder: Path, table: pd.DataFrame, named: CatalogueTable, look: Look) -> CatalogueItems:
     """The items of the pictures under ``folder`` that ``table`` describes.
 
     Raises `BenchmarkError` where no row has a picture.
 
     >>> _, table = write_image(folder / "a.jpg"), pd.DataFrame({"image": ["a.jpg", "b"], "title": ["Red coat", "Hat"]})
-    >>> items = read_items(folder, table, CatalogueTable())
+    >>> items = read_items(folder, table, CatalogueTable(), np.ravel)
     >>> items.items[0].title, items.overview.set_index("what").loc["rows without a picture", "for example"]
     ('red coat', 'b')
     """
@@ -63,7 +66,7 @@ def read_items(folder: Path, table: pd.DataFrame, named: CatalogueTable) -> Cata
     files = {image: path for path, image in names.items()}
     described = {*ids}
     spare = [image for image in files if image not in described]
-    looks = {image: look for image, file in files.items() if (look := thumbnail(file)) is not None}
+    looks = {image: seen for image, file in files.items() if (seen := _seen(file, look)) is not None}
     broken = [image for image in files if image not in looks]
     silent = [item.id for item in items if not item.words()]
     absent = zip(cells[~there], table[columns.image][~there], strict=True)
@@ -81,6 +84,15 @@ def read_items(folder: Path, table: pd.DataFrame, named: CatalogueTable) -> Cata
     told = [item for item in items if item.id in looks and item.words()]
     overview = _overview(table, columns, counts | {"items": (len(told), [])})
     return CatalogueItems(told, {image: files[image] for image in looks}, looks, overview)
+
+
+def _seen(file: Path, look: Look) -> np.ndarray | None:
+    """What ``look`` makes of a picture; None: it cannot be decoded."""
+    try:
+        picture = open_rgb(file)
+    except Exception:  # Pillow's decoders raise many types on damaged data
+        return None
+    return look(picture)
 
 
 def _is_picture(path: Path) -> bool:

@@ -1,33 +1,15 @@
-"""Which items make an edit: pairs that share some attributes, or look alike, or are another kind of the same look."""
+"""Which items make an edit. A shopper starts from what is near: what looks alike, or is of a kind and shares much."""
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from scipy.sparse import csr_array
 
 from cirlib.benchmarks.catalogues.wording import Item, describe, differences, edit_captions
-from cirlib.study.pictures import open_rgb
 
-NEAREST = 6  # of an item by one kind of likeness, among which its partner is drawn
-SIDE = 8  # pixels of the thumbnail by which pictures are alike
-WAYS = ("kind", "look", "across")  # by attributes within a kind; by the picture; by attributes across kinds
-CHANCES = (0.5, 0.25, 0.25)
-SEEN = 0.5  # what the picture counts beside what is said
-
-
-def thumbnail(file: Path) -> np.ndarray | None:
-    """A small picture (SIDE * SIDE * 3,) in [0, 1], alike where colours and outlines are; None: it cannot be decoded.
-
-    >>> thumbnail(write_image(folder / "a.png")).shape
-    (192,)
-    """
-    try:
-        small = open_rgb(file).resize((SIDE, SIDE), Image.Resampling.BOX)
-    except Exception:  # Pillow's decoders raise many types on damaged data
-        return None
-    return np.asarray(small, np.float32).ravel() / 255
+WITHIN_KIND = 0.5  # of the pairs: the partner is of the same kind, near by attributes and look; else by its look alone
+NEAR_IN_KIND, NEAR_BY_LOOK = 12, 40  # of the nearest so many one is drawn
+MOST = 0.1  # of all items, that count as near by their look
 
 
 def made_pairs(items: Sequence[Item], captions: int, seed: int) -> list[dict[str, str]]:
@@ -42,7 +24,7 @@ def made_pairs(items: Sequence[Item], captions: int, seed: int) -> list[dict[str
 
 
 def made_edits(items: Sequence[Item], looks: np.ndarray, count: int, seed: int) -> list[dict[str, object]]:
-    """About ``count`` edits between ``items``, whose thumbnails are ``looks`` (N, P): records of a captions file.
+    """About ``count`` edits between ``items``, whose pictures are ``looks`` (N, P): records of a captions file.
 
     Every item is a target about equally often; each pair is told both ways round.
 
@@ -74,17 +56,18 @@ def _in_turns(rng: np.random.Generator, size: int, count: int) -> Iterator[int]:
 def _partners(items: Sequence[Item], looks: np.ndarray) -> Callable[[np.random.Generator, int], int | None]:
     """A function that draws an item to start from, for the target in a row."""
     said, kinds = _likeness(items), np.array([item.kind for item in items])
-    looks = looks - looks.mean(0)
+    looks = (looks - looks.mean(0)) / (looks.std(0) + 1e-3)
     looks = looks / np.linalg.norm(looks, axis=1, keepdims=True).clip(1e-9)
+    by_look = min(NEAR_BY_LOOK, max(NEAR_IN_KIND, round(MOST * len(items))))
 
     def draw(rng: np.random.Generator, target: int) -> int | None:
-        way, same = rng.choice(WAYS, p=CHANCES), kinds == kinds[target]
-        seen = looks @ looks[target]  # (N,)
-        scores = seen if way == "look" else said[target] + SEEN * seen
-        allowed = np.ones_like(same) if way == "look" else (same if way == "kind" else ~same)
-        allowed[target] = False
-        near = np.flatnonzero(allowed)
-        return int(rng.choice(near[np.argsort(-scores[near], kind="stable")][:NEAREST])) if len(near) else None
+        scores = looks @ looks[target]  # (N,)
+        if of_kind := rng.random() < WITHIN_KIND:
+            scores = np.where(kinds == kinds[target], scores + said[target], -np.inf)
+        scores[target] = -np.inf
+        near = np.argsort(-scores, kind="stable")[: NEAR_IN_KIND if of_kind else by_look]
+        near = near[np.isfinite(scores[near])]
+        return int(rng.choice(near)) if len(near) else None
 
     return draw
 
