@@ -69,11 +69,11 @@ def convert(file: Path, out: Path, base: str | None = None, heads: Mapping[str, 
     broken = {name for name, tensor in (tensors | own).items() if not tensor.isfinite().all()}
     if broken:
         raise ModelError(f"{file} is broken: {min(broken)} has values that are no finite numbers")
-    with new_folder(out) as folder:
-        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-        save_file(own, folder / OWN_FILE)
-        config.save_pretrained(folder)
-        save_processor(folder, config.vision_config.image_size)
+    with new_folder(out) as partial:
+        save_file(tensors, partial / "model.safetensors", {"format": "pt"})
+        save_file(own, partial / OWN_FILE)
+        config.save_pretrained(partial)
+        save_processor(partial, config.vision_config.image_size)
     sizes = {"vision": config.vision_config, "qformer": config.qformer_config}
     return ", ".join(f"{PARTS[part]} with {sizes[part].num_attention_heads} heads" for part in PARTS)
 

@@ -120,8 +120,8 @@ def test_with_nothing_changed_nothing_runs(small_project):
 
 def test_dvc_shows_metrics_and_plots_of_every_stage(small_project):
     head, numbers = dvc(small_project, "metrics", "show").splitlines()
-    assert head.split() == ["Path", "qformer", "qformer_hard_negatives", "retrieval_dpo", "sum", "text_only"]
-    assert len(numbers.split()) == 6 and len(head) <= 100
+    assert head.split() == ["Path", "qformer", "qformer_hard_negatives", "retrieval_dpo", "sum"]
+    assert len(numbers.split()) == 5 and len(head) <= 100
     dvc(small_project, "plots", "show", "--out", "plots")
     page = (small_project / "plots" / "index.html").read_text()
     pictures = re.findall(r'src="(static/[^"]+\.png)"', page)

@@ -41,7 +41,7 @@ METHODS = {
     method.name: method
     for method in (
         Method("image_only", "image only", "#9A9A9A", ZERO_SHOT, False, headline=False),
-        Method("text_only", "text only", "#56B4E9", ZERO_SHOT, False),
+        Method("text_only", "text only", "#56B4E9", ZERO_SHOT, False, headline=False),
         Method("sum", "weighted sum", "#0072B2", ZERO_SHOT, False),
         Method("sum_raw", "sum of raw features", "#661100", ZERO_SHOT, False, headline=False),
         Method("slerp", "slerp", "#882255", ZERO_SHOT, False, headline=False),
