@@ -40,15 +40,18 @@ def write_results(scored: Sequence[Scored], folder: Path) -> pd.DataFrame:
 
 
 def read_ranks(path: Path, benchmarks: Mapping[str, Benchmark], evaluation: Evaluation) -> list[Scored]:
-    """The ``ranks.csv`` of :func:`write_results`, back on the same benchmarks; a BenchmarkError where it is of others.
+    """The ``ranks.csv`` of :func:`write_results`, back on the same benchmarks.
+
+    A BenchmarkError where it, or the ``summary.csv`` beside it, is of others or of another protocol.
 
     >>> summary = write_results([one := make_scored("sum", "hat", [3])], folder)
     >>> read_ranks(folder / "ranks.csv", {"hat": one.benchmark}, Evaluation())[0].target_ranks
     [4]
     """
-    removed, scored = evaluation.reference == "removed", []
+    removed, scored, protocol = evaluation.reference == "removed", [], protocol_name(evaluation)
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        measured = set(pd.read_csv(path.with_name("summary.csv"), dtype=str)["protocol"])
         for (method, category), part in table.groupby(["method", "category"], sort=False):
             benchmark = benchmarks[category]
             if part["query"].tolist() != [triplet.id for triplet in benchmark.triplets]:
@@ -56,10 +59,15 @@ def read_ranks(path: Path, benchmarks: Mapping[str, Benchmark], evaluation: Eval
             ranks = Ranks(*(torch.from_numpy(part[name].to_numpy(np.int64)) for name in ("above", "tied")))
             top = [shlex.split(ids) for ids in part["top"]]
             extra = {metric: part[metric].to_numpy(np.float64) for metric in part.columns[len(RANK_COLUMNS) :]}
-            scored.append(Scored(method, category, benchmark, ranks, protocol_name(evaluation), removed, top, extra))
+            scored.append(Scored(method, category, benchmark, ranks, protocol, removed, top, extra))
     except (ValueError, KeyError, TypeError) as error:
         raise BenchmarkError(
             f"{path} is cut off or was measured on other data than the study's: run `dvc repro --force "
             f"{path.parent.name}`."
         ) from error
+    if scored and protocol not in measured:
+        raise BenchmarkError(
+            f"{path} was measured under another protocol ({', '.join(measured)}) than this run's ({protocol}): "
+            "change it for the whole study, as in `dvc exp run -S evaluation.captions=first`."
+        )
     return scored

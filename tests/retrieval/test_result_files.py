@@ -64,6 +64,13 @@ def test_nothing_scored_gives_empty_files_that_read_back_empty(tmp_path):
     assert read_ranks(tmp_path / "ranks.csv", {}, REMOVED) == []
 
 
+def test_ranks_of_another_protocol_are_not_taken_for_this_runs(scored, tmp_path):
+    write_results(scored, tmp_path)
+    other = REMOVED.model_copy(update={"captions": "first"})
+    with pytest.raises(BenchmarkError, match=r"was measured under another protocol .* than this run's"):
+        read_ranks(tmp_path / "ranks.csv", {one.category: one.benchmark for one in scored}, other)
+
+
 @pytest.mark.parametrize("damage", ["half", "other query", "other category"])
 def test_ranks_that_are_cut_off_or_of_other_data_say_which_command_makes_them(scored, tmp_path, damage):
     file = tmp_path / "zero_shot" / "ranks.csv"
