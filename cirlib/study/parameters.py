@@ -1,7 +1,7 @@
 """Typed parameters of a study: one pydantic model for each block of ``params.yaml``."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -159,6 +159,8 @@ def load_study(path: Path) -> Study:
         values = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
         raise ParameterError(f"{path} is no file of YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ParameterError(f"{path} names no parameters: `git checkout {path.name}` brings it back")
     return _validated(values, str(path))
 
 
@@ -208,6 +210,17 @@ def _validated(values: Any, where: str) -> Study:
 
 
 def _sentence(error: Any, where: str) -> str:
-    place = f"parameter {'.'.join(map(str, error['loc']))!r} in {where}" if error["loc"] else where
+    name = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(name, _names(Study(name="any", data={"root": "."}).model_dump()), n=1)
+        return f"unknown parameter {name!r} in {where}." + (f" Did you mean {close[0]!r}?" if close else "")
+    place = f"parameter {name!r} in {where}" if name else where
     given = "" if isinstance(error["input"], dict) else f", given {error['input']!r}"
     return f"{place}: {error['msg'].removeprefix('Value error, ')}{given}"
+
+
+def _names(tree: dict[str, Any], above: str = "") -> Iterator[str]:
+    for name, value in tree.items():
+        yield above + name
+        if isinstance(value, dict):
+            yield from _names(value, f"{above}{name}.")

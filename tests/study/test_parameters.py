@@ -116,10 +116,22 @@ def test_a_wrong_file_names_the_parameter_and_the_file(tmp_path, values, part):
 
 @pytest.mark.parametrize(
     ("text", "part"),
-    [(None, "No such file"), ("- 1\n- 2\n", "valid dictionary"), ("a: [1, 2\nb: }", "is no file of YAML")],
+    [(None, "No such file"), ("- 1\n- 2\n", "names no parameters"), ("a: [1, 2\nb: }", "is no file of YAML")],
 )
 def test_a_missing_or_odd_file_is_named(tmp_path, text, part):
     if text:
         (tmp_path / "params.yaml").write_text(text)
     with pytest.raises(ParameterError, match=rf"params\.yaml.*{part}"):
         load_study(tmp_path / "params.yaml")
+
+
+def test_a_misspelt_key_of_a_file_is_told_with_the_one_that_was_meant(tmp_path):
+    file = tmp_path / "params.yaml"
+    file.write_text("{name: mine, data: {root: here}, evaluation: {captoins: and}}")
+    with pytest.raises(
+        ParameterError, match=r"unknown parameter 'evaluation.captoins' .* mean 'evaluation.captions'\?"
+    ):
+        load_study(file)
+    file.write_text("")
+    with pytest.raises(ParameterError, match="names no parameters"):
+        load_study(file)
