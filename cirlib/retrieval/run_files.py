@@ -106,13 +106,8 @@ def _ranked_lists(path: Path) -> dict[str, list[str]]:
     if path.suffix.lower() == ".parquet":
         table = pd.read_parquet(path)
     else:
-        form = {
-            "sep": r"\s+",
-            "quoting": csv.QUOTE_NONE,
-            "na_filter": False,
-            "encoding": "utf-8-sig",
-        }  # an id may be NA
-        table = pd.read_csv(path, header=None, dtype=str, **form)
+        form = {"sep": r"\s+", "header": None, "dtype": str, "quoting": csv.QUOTE_NONE, "encoding": "utf-8-sig"}
+        table = pd.read_csv(path, **form, na_filter=False)  # an id may be NA
         if len(table.columns) not in (5, 6):
             raise RunError(f"{len(table.columns)} columns, expected six: {' '.join(TREC)}")
         table.columns = TREC[: len(table.columns)]

@@ -35,7 +35,10 @@ def alone_in(folder: Path | None, run: str) -> Iterator[None]:
 def read_state(path: Path) -> dict | None:
     """The state that a training wrote; None where there is nothing, or nothing whole, which is said.
 
-    >>> read_state(folder / "state.pt") is None
+    >>> (folder / "state.pt").write_bytes(b"garbage")
+    7
+    >>> read_state(folder / "state.pt") is None  # doctest: +ELLIPSIS
+    /...state.pt is damaged: what it kept is trained anew
     True
     """
     try:
