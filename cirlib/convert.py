@@ -12,6 +12,7 @@ or an id of the hub, that gives what the file lacks.
 import argparse
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from math import isqrt
 from pathlib import Path
@@ -56,15 +57,15 @@ def convert(file: Path, out: Path, base: str | None = None, heads: Mapping[str, 
             tell; without it as many as make heads as wide as the published ones, else as many as there are layers.
 
     Returns:
-        how many heads each part was taken to have, in words.
+        how many heads each part was taken to have, and what ``base`` gave, in words.
 
     Raises:
         ModelError: the file is no BLIP-2, or not a whole one. WriteError: ``out`` is not empty or cannot be written.
     """
     check_new_folder(out)
     found = read_state(file)
-    state = (dict(load_blip2(base)[0].state_dict()) if base else {}) | _renamed(found)
-    config, tensors = _whole(file, state, heads or {})
+    own_tensors, given = _renamed(found), load_blip2(base)[0].state_dict() if base else {}
+    config, tensors = _whole(file, given | own_tensors, heads or {})
     own = {name: found[theirs].float().contiguous() for theirs, name in OWN.items() if theirs in found}
     broken = {name for name, tensor in (tensors | own).items() if not tensor.isfinite().all()}
     if broken:
@@ -75,7 +76,10 @@ def convert(file: Path, out: Path, base: str | None = None, heads: Mapping[str, 
         config.save_pretrained(partial)
         save_processor(partial, config.vision_config.image_size)
     sizes = {"vision": config.vision_config, "qformer": config.qformer_config}
-    return ", ".join(f"{PARTS[part]} with {sizes[part].num_attention_heads} heads" for part in PARTS)
+    told = ", ".join(f"{PARTS[part]} with {sizes[part].num_attention_heads} heads" for part in PARTS)
+    taken = Counter(name.partition(".")[0] for name in tensors if name in given and name not in own_tensors)
+    counts = ", ".join(f"{number} tensors of {part}" for part, number in taken.items())
+    return f"{told}; from {base}: {counts}" if taken else told
 
 
 def read_state(file: Path) -> dict[str, Tensor]:
@@ -101,12 +105,14 @@ def _load(file: Path) -> Any:
     """What ``file`` holds; objects of classes of a training's own, as CoVR's schedule, come without what is in them."""
     foreign: list[str] = []
     try:
+        file.open("rb").close()
+    except OSError as error:
+        raise ModelError(f"{file} could not be read: {error.strerror}") from error
+    try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(file) if is_zipfile(file) else []
         foreign = sorted(name for name in names if name.partition(".")[0] in sys.stdlib_module_names)
         with torch.serialization.safe_globals([(_Skipped, name) for name in names if name not in foreign]):
             return torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ModelError(f"{file} could not be read: {error.strerror or error}") from error
     except Exception as error:  # a broken file gives nearly any, and torch's own text advises to run what is in it
         why = f"holds {foreign[0]}, and no code of a file is run" if foreign else "is damaged or of another kind"
         raise ModelError(f"{file} could not be read as a file of weights: it {why}") from error
@@ -220,8 +226,9 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="a .pth, .pt or .ckpt")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the model goes")
     parser.add_argument("--base", metavar="BLIP2", help="a BLIP-2 that gives what the file lacks: a folder or hub id")
-    for part in HEAD_WIDTHS:
-        parser.add_argument(f"--{part}-heads", type=int, metavar="N", help="where they are not as wide as published")
+    for part, name in PARTS.items():
+        told = f"attention heads of the {name}, where they are not as wide as published"
+        parser.add_argument(f"--{part}-heads", type=int, metavar="N", help=told)
     asked = parser.parse_args()
     try:
         heads = {part: getattr(asked, f"{part}_heads") for part in HEAD_WIDTHS}

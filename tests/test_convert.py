@@ -1,11 +1,15 @@
 """Published weights become a folder; what comes out of it is what the published models compute."""
 
 import json
+import re
+import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import Blip2ForImageTextRetrieval
@@ -72,6 +76,14 @@ def test_transformers_opens_the_folder_whole(folder, expected):
             use_image_text_matching_head=False,
         )  # fmt: skip
     close(outputs.image_embeds, expected["sprc_targets"])
+
+
+def test_the_example_of_the_docs_scores_pictures_of_ones_own(folder):
+    page = Path(__file__).parents[1] / "docs" / "fashioniq.md"
+    (example,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    names = {"pictures": [Image.new("RGB", (30, 50), colour) for colour in ("red", "blue")]}
+    exec(example.replace("data/models/sprc", str(folder)), names)
+    assert names["scores"].shape == (1, 2) and names["scores"].abs().max() <= 1
 
 
 def test_texts_are_cleaned_as_published(golden, texts):
@@ -161,6 +173,20 @@ def test_a_base_gives_what_a_training_left_out(state, folder, tmp_path, expected
     close(tokens, expected["target_tokens"])
 
 
+def test_what_a_base_gives_is_told(state, folder, tmp_path):
+    """A file of another training may lack more than the frozen tower."""
+    kept = {name: tensor for name, tensor in state.items() if not name.startswith(("ln_vision", "text_proj"))}
+    torch.save({"model": kept}, tmp_path / "trained.pth")
+    told = convert(tmp_path / "trained.pth", tmp_path / "out", base=str(folder))
+    assert told.endswith(f"; from {folder}: 2 tensors of vision_model, 2 tensors of text_projection")
+
+
+def test_others_may_read_what_is_written_as_the_umask_has_it(folder, tmp_path):
+    (tmp_path / "file").touch()
+    modes = {file.name: stat.filemode(file.stat().st_mode) for file in (tmp_path / "file", *folder.iterdir())}
+    assert len({*modes.values()}) == 1, modes
+
+
 def test_heads_are_as_wide_as_published_else_as_many_as_layers_or_as_asked(state, golden, tmp_path):
     convert(golden / "sprc.pt", tmp_path / "own", heads={"qformer": 2})
     config = json.loads((tmp_path / "own" / "config.json").read_text())
@@ -171,7 +197,9 @@ def test_heads_are_as_wide_as_published_else_as_many_as_layers_or_as_asked(state
     )
 
 
-@pytest.mark.parametrize("damage", ["cut off", "text", "no model", "another size", "no layers", "NaN", "a folder"])
+@pytest.mark.parametrize(
+    "damage", ["cut off", "cut short", "text", "no model", "another size", "no layers", "NaN", "a folder"]
+)
 def test_what_is_no_model_is_refused_in_one_sentence(state, tmp_path, damage):
     file = tmp_path / "file.pt"
     if damage == "a folder":
@@ -186,11 +214,12 @@ def test_what_is_no_model_is_refused_in_one_sentence(state, tmp_path, damage):
             "NaN": state | {"temp": torch.tensor(float("nan"))},
         }
         torch.save({"model": wrong.get(damage, state)}, file)
-    if damage == "cut off":
-        file.write_bytes(file.read_bytes()[:5000])
+    if damage.startswith("cut"):
+        file.write_bytes(file.read_bytes()[: 5000 if damage == "cut short" else 500_000])
     with pytest.raises(ModelError) as caught:
         convert(file, tmp_path / "out")
     assert str(file) in str(caught.value) and "\n" not in str(caught.value)
+    assert ("damaged" in str(caught.value)) == (damage.startswith("cut") or damage == "text")
     assert list(tmp_path.iterdir()) == [file]
 
 

@@ -81,6 +81,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         yield partial
         folder.mkdir(exist_ok=True)
         for file in partial.iterdir():
+            file.chmod(partial.stat().st_mode & 0o666)  # as the umask has it
             file.replace(folder / file.name)
     except (OSError, SafetensorError) as error:
         raise WriteError(
