@@ -22,12 +22,13 @@ import torch
 
 from cirlib.app.full_size import StageProbe, probes
 from cirlib.benchmarks import BenchmarkError
+from cirlib.benchmarks.catalogues.columns import find_table
 from cirlib.benchmarks.splits import load_parts
 from cirlib.models.devices import best_device, listed_gpus
 from cirlib.study.errors import ResourceError, StudyError
 from cirlib.study.parameters import Study, load_study
 from cirlib.study.resources import SPARE_DISK, within_memory
-from cirlib.study.stage import project_root
+from cirlib.study.stage import Stage, project_root
 
 HUB = "https://huggingface.co"
 PUBLISHED = {  # images, and queries to train on, of a study without and with training
@@ -62,34 +63,41 @@ def examine(study: Study, root: Path) -> Iterator[Finding]:
     except ResourceError as error:
         yield Finding("GPU", str(error), stops=True)
         return
-    gpu = " | ".join(listed_gpus()) if device.type == "cuda" else "none: every number below is of the CPU"
-    yield Finding("GPU", gpu)
+    small = study.models.fusion == "mini"
+    without = "none, and this study needs none" if small else "none: every number below is of the CPU"
+    yield Finding("GPU", " | ".join(listed_gpus()) if device.type == "cuda" else without)
     data, images, queries = _data(study, root)
     yield data
     stages = list(probes(study, root, device, images, queries))
-    total = psutil.virtual_memory().total
-    yield Finding("memory of the machine", f"{total / GB:.0f} GB", stops=study.models.fusion != "mini" and total < 14e9)
+    total, wanted = psutil.virtual_memory().total / GB, 4 if small else 16
+    yield Finding("memory of the machine", f"{total:.0f} GB, {wanted} GB wanted", stops=total < 0.875 * wanted)
     yield _disk(study, root, images, stages)
     yield from (_source(name, root) for name in _models(study, root))
     yield from (_measured(probe, device) for probe in stages)
+    if small:
+        yield Finding("hours", "not measured for the small models: README.md has the minutes of make study")
 
 
 def _data(study: Study, root: Path) -> tuple[Finding, int, int]:
     """Whether the data is there, images to encode and queries to train on; 0 where nothing says it."""
-    folder, name = root / study.data.root, study.data.benchmark
+    data, folder = study.data, Stage("data_prep", study, root, root, root, {}).images
+    how = "fetches" if data.fetch else "makes" if study.data_prep.drawing else ""
     try:
+        if data.catalogue:
+            find_table(root / data.root.expanduser(), data.catalogue.table)
+            how = "makes"
         train = list(load_parts(study, folder, "train", "val_split").values())
-        parts = [*train, *load_parts(study, folder, study.data.split, "original").values()]
+        parts = [*train, *load_parts(study, folder, data.split, "original").values()]
     except BenchmarkError as error:
-        images, queries = PUBLISHED.get(name, ((0, 0), (0, 0)))[study.data.train]
-        made = study.data.fetch or study.data.catalogue or study.data_prep.drawing
-        said = "data preparation makes or fetches it" if made else str(error)
-        return Finding("data", said, stops=not made), images, queries
+        images, queries = PUBLISHED.get(data.benchmark, ((0, 0), (0, 0)))[data.train]
+        said = f"is not there yet: data preparation {how} it" if how else f"{error} data/README.md has what goes where"
+        return Finding("data", said, stops=not how), images, queries
     images, queries = {image for part in parts for image in part.gallery}, sum(len(part.triplets) for part in train)
     missing = set().union(*(part.missing for part in parts))
     said = f"{len(images):,} images, {len(missing):,} of them missing, {queries:,} queries to train on"
-    stops = bool(missing) and not (study.data.fetch or study.data.images or study.data.allow_missing)
-    return Finding("data", said, stops), len(images), queries
+    stops = bool(missing) and not (data.fetch or data.images or data.allow_missing)
+    advice = ": name data.images, or set data.allow_missing=true" if stops else ""
+    return Finding("data", said + advice, stops), len(images), queries
 
 
 def _disk(study: Study, root: Path, images: int, stages: list[StageProbe]) -> Finding:
@@ -100,18 +108,19 @@ def _disk(study: Study, root: Path, images: int, stages: list[StageProbe]) -> Fi
     statistics = os.statvfs(root)
     needed, free = features + kept + SPARE_DISK - 2 * there, statistics.f_bavail * statistics.f_frsize
     advice = ": make room, or set models.cache_tokens=false" if needed > free else ""
-    said = (
-        f"{features / GB:.1f} GB of features of {images:,} images with DVC's copy and {kept / GB:.0f} GB of trainings"
-    )
-    return Finding("disk", f"{said}, {free / GB:.0f} GB free{advice}", stops=needed > free)
+    large = f"{features / GB:.1f} GB of features of {images:,} images with DVC's copy, {kept / GB:.0f} GB of trainings"
+    said = f"{large}, and pictures and models; " if images and stages else ""
+    return Finding("disk", f"{said}{free / GB:.0f} GB free{advice}", stops=needed > free)
 
 
 def _models(study: Study, root: Path) -> list[str]:
-    """Where the real models of a study come from: folders, files, ids of the hub."""
+    """Where the models of a study come from that are not the small ones: folders, files, ids of the hub."""
     fusion, clip, weights = study.models.fusion, study.models.clip, study.models.clip_pretrained or ""
+    trained = [study.models.fusion_checkpoint, study.models.clip_pretrained if clip == "mini" else None]
     given = weights if (root / weights).is_file() else clip
     tag = open_clip.get_pretrained_cfg(clip, weights).get("hf_hub", given).strip("/") if given == clip else given
-    return [name for name, kind in ((fusion, fusion), (tag, clip)) if kind != "mini"]
+    real = [name for name, kind in ((fusion, fusion), (tag, clip)) if kind != "mini"]
+    return real + [str(root / path) for path in trained if path]
 
 
 def _source(name: str, root: Path) -> Finding:
@@ -120,7 +129,7 @@ def _source(name: str, root: Path) -> Finding:
     if path.exists():
         return Finding(name, "is there")
     if name.startswith(("/", ".", "local-dir:", "data/")):
-        return Finding(name, f"there is no {path}", stops=True)
+        return Finding(name, f"there is no {path}: the study's file in conf/study says what makes it", stops=True)
     cached = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")) / "hub"
     snapshots = cached / f"models--{name.partition('@')[0].replace('/', '--')}" / "snapshots"
     if any(file.suffix in (".safetensors", ".bin") for file in snapshots.glob("*/*")):
@@ -171,7 +180,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m cirlib.app.doctor", description=main.__doc__)
     root = project_root()
     studies = sorted(file.stem for file in (root / "conf" / "study").glob("*.yaml"))
-    parser.add_argument("--study", choices=studies, help="a name in conf/study (default: what params.yaml says)")
+    said = f"one of {', '.join(studies)} (default: what params.yaml says)"
+    parser.add_argument("--study", choices=studies, metavar="NAME", help=said)
     asked = parser.parse_args()
     logging.disable(logging.WARNING)  # open_clip's, that weights are random
     try:

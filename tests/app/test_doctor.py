@@ -10,9 +10,11 @@ import torch
 
 from cirlib.app import doctor
 from cirlib.app.doctor import Finding, examine
+from cirlib.app.full_size import StageProbe
 from cirlib.models import devices
 from cirlib.models.devices import best_device, listed_gpus
 from cirlib.study.errors import ResourceError
+from cirlib.study.stage import project_root
 
 
 @pytest.fixture
@@ -72,12 +74,50 @@ def test_data_that_is_not_there_stops_but_where_it_is_made_or_fetched(real, cust
     assert found(real)["data"] == Finding("data", "28 images, 0 of them missing, 14 queries to train on")
     picture = next((real.root / real.study.data.root / "images").rglob("*-val-*"))
     picture.unlink()
-    assert found(real)["data"] == Finding("data", "28 images, 1 of them missing, 14 queries to train on", stops=True)
+    said = "28 images, 1 of them missing, 14 queries to train on: name data.images, or set data.allow_missing=true"
+    assert found(real)["data"] == Finding("data", said, stops=True)
     nowhere = found(custom_stage("data_prep", data={"root": "nowhere"}))["data"]
-    assert nowhere.stops and "nowhere/captions" in nowhere.said
+    assert nowhere.stops and "nowhere/captions" in nowhere.said and nowhere.said.endswith("has what goes where")
     fetched = {"root": "nowhere", "benchmark": "fashioniq", "fetch": True, "train": False}
     said = found(custom_stage("data_prep", data=fetched))
-    assert not said["data"].stops and "of 15,415 images" in said["disk"].said
+    assert said["data"] == Finding("data", "is not there yet: data preparation fetches it")
+    monkeypatch.setattr(doctor, "probes", lambda *_: [StageProbe("images", None, 1, "images", 1)])
+    monkeypatch.setattr(doctor, "_measured", lambda probe, _device: Finding(probe.name, "not run"))
+    assert "of 15,415 images" in found(custom_stage("data_prep", data=fetched))["disk"].said
+
+
+def test_a_catalogue_stops_without_its_folder_and_table_and_its_own_edits_are_not_what_is_trained_on(custom_stage):
+    stage = custom_stage("data_prep", data={"root": "shop", "catalogue": {}})
+    assert found(stage)["data"].stops and f"no folder {stage.root / 'shop'}: data.root" in found(stage)["data"].said
+    (stage.root / "raw").rename(stage.root / "shop")
+    assert found(stage)["data"].stops and "expected one table" in found(stage)["data"].said
+    (stage.root / "shop" / "mine.csv").write_text("image,title")
+    assert found(stage)["data"] == Finding("data", "is not there yet: data preparation makes it")
+
+
+def test_of_the_small_models_no_size_is_made_up(custom_stage):
+    said = found(custom_stage("data_prep"))
+    assert "this study needs none" in said["GPU"].said or torch.cuda.is_available()
+    assert said["disk"].said.endswith(" GB free") and "images" not in said["disk"].said
+    assert "not measured" in said["hours"].said
+
+
+def test_what_an_earlier_study_trains_stops_where_it_is_not_there(custom_stage):
+    models = {"clip_pretrained": "raw/heads", "fusion_checkpoint": "results/other/qformer"}
+    stage = custom_stage("data_prep", models=models)
+    names = [str(stage.root / name) for name in ("results/other/qformer", "raw/heads")]
+    assert [name for name, finding in found(stage).items() if finding.stops] == names
+    (stage.root / "raw" / "heads").touch()
+    assert [name for name, finding in found(stage).items() if finding.stops] == names[:1]
+
+
+@pytest.mark.parametrize("study", ["circo", "sprc_released"])
+def test_a_study_that_trains_nothing_asks_for_no_training(study, monkeypatch):
+    monkeypatch.setattr(doctor, "_measured", lambda probe, _device: Finding(probe.name, "not run"))
+    monkeypatch.setattr(doctor, "_source", lambda name, _root: Finding(name, "not asked"))
+    said = {finding.what: finding for finding in examine(doctor._study(study, project_root()), project_root())}
+    assert "image tokens" in said and not {"Q-Former", "both_towers of the grid"} & {*said}
+    assert "0 GB of trainings" in said["disk"].said
 
 
 def test_a_model_that_cannot_be_built_stops_in_one_sentence(real):
@@ -103,7 +143,8 @@ def test_a_small_disk_a_small_memory_and_a_missing_model_stop(real, monkeypatch)
     assert {what for what, finding in said.items() if finding.stops} == {
         "disk", "memory of the machine", "local-dir:nowhere"
     }  # fmt: skip
-    assert "12 GB of trainings, 1 GB free: make room, or set models.cache_tokens=false" in said["disk"].said
+    assert "1 GB free: make room, or set models.cache_tokens=false" in said["disk"].said
+    assert said["memory of the machine"].said == "8 GB, 16 GB wanted"
 
 
 @pytest.mark.parametrize("answers", [True, False])

@@ -27,8 +27,6 @@ def read_catalogue(data: Data, folder: Path, look: Look) -> CatalogueItems:
     >>> read_catalogue(Data(benchmark="custom", root=folder, catalogue={}), folder, np.ravel).items[0].kind
     'coat'
     """
-    if not folder.is_dir():
-        raise BenchmarkError(f"no folder {folder}: data.root names the one with the photographs and the table.")
     table = find_table(folder, data.catalogue.table)
     return read_items(folder, read_table(table, data.catalogue.sheet), data.catalogue, look)
 

@@ -101,6 +101,8 @@ def find_table(folder: Path, name: str | None) -> Path:
     >>> find_table(folder, None).name
     'mine.csv'
     """
+    if not folder.is_dir():
+        raise BenchmarkError(f"no folder {folder}: data.root names the one with the photographs and the table.")
     there = sorted(file for file in folder.glob("[!.~]*") if file.is_file() and file.suffix.lower() not in EXTENSIONS)
     tables = [file for file in there if file.suffix.lower() in READERS]
     called = [folder / name] if name else [file for file in tables if file.stem.lower() == "catalogue"]
