@@ -38,6 +38,15 @@ def test_every_study_is_valid_and_names_every_parameter(tmp_path, study):
     assert set(written) == set(known)
 
 
+def test_a_custom_catalogue_starts_from_a_q_former_of_the_garments_studys_own_shape(tmp_path):
+    names = ("garments", "custom")
+    garments, custom = (load_study(compose(tmp_path / "params.yaml", f"study={name}")) for name in names)
+    shape = {"num_query_tokens", "width", "layers", "fusion", "target"}
+    assert custom.qformer.model_dump(include=shape) == garments.qformer.model_dump(include=shape)
+    assert custom.models.image_size == garments.models.image_size
+    assert custom.data_prep.drawing is None
+
+
 def test_what_a_study_leaves_out_has_the_same_value_in_conf_and_in_the_library():
     base = yaml.safe_load((ROOT / "conf" / "base.yaml").read_text().replace("???", "given"))
     defaults = Study(name="given", data={"root": "given"}).model_dump(mode="json")

@@ -45,7 +45,7 @@ class TwoTowers:
         with autocast(self.device, self.dtype):
             return self.model.encode_image(pixels.to(self.device), normalize=self.normalizes).float()
 
-    def encode_texts(self, texts: Sequence[str], batch_size: int = 256, normalize: bool = True) -> Tensor:
+    def encode_texts(self, texts: Sequence[str], batch_size: int = 64, normalize: bool = True) -> Tensor:
         """Texts to embeddings (N, D), on the CPU. Texts of like length go through together."""
 
         def embed(rows: list[int]) -> Tensor:

@@ -16,7 +16,8 @@ from transformers import AutoModel, AutoTokenizer, Blip2QFormerConfig, Blip2QFor
 
 from cirlib.benchmarks.caption_joining import clean_caption
 from cirlib.models.blip2 import load_blip2, own_state
-from cirlib.models.length_groups import by_length, halves
+from cirlib.models.devices import autocast
+from cirlib.models.length_groups import by_length, quarters
 from cirlib.models.mini import IMAGE_WIDTH
 from cirlib.models.qformer_layers import FrozenTextStates, LastLayer, TextEmbeddings
 from cirlib.models.weights import ModelError, minilm_folder, quiet_transformers
@@ -98,7 +99,7 @@ class QFormerComposer(nn.Module):
         def embed(rows: list[int]) -> Tensor:
             return self._embed_group(reference[rows], *self.tokenize([texts[i] for i in rows]), terms)
 
-        return by_length(embed, texts, halves(texts))
+        return by_length(embed, texts, quarters(texts))
 
     def _embed_group(self, reference: Tensor, ids: Tensor, mask: Tensor, terms: bool = False) -> Tensor:
         fused = self.fuse(reference, ids, mask)  # (B, Q, H)
@@ -129,9 +130,20 @@ class QFormerComposer(nn.Module):
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Texts alone to normalised embeddings (B, D): the projected [CLS] state of an imageless pass."""
-        ids, mask = self.tokenize(texts)
-        states = self._read(ids, mask, self.query_tokens[:, :0].expand(len(ids), -1, -1))  # (B, L, H)
-        return F.normalize(self.text_projection(states[:, 0]), dim=-1)
+
+        def embed(rows: list[int]) -> Tensor:
+            ids, mask = self.tokenize([texts[i] for i in rows])
+            states = self._read(ids, mask, self.query_tokens[:, :0].expand(len(ids), -1, -1))  # (B, L, H)
+            return F.normalize(self.text_projection(states[:, 0]), dim=-1)
+
+        return by_length(embed, texts, quarters(texts))
+
+    def read_ahead(self, texts: Sequence[str]) -> None:
+        """Has the frozen layers below a mini Q-Former read the texts of an epoch once, before it trains on them."""
+        if isinstance(self.embeddings, FrozenTextStates) and texts:
+            ids = self.tokenizer([self.clean(text) for text in texts], truncation=True, max_length=MAX_TOKENS)
+            with autocast(self.device, self.dtype):
+                self.embeddings.read_ahead(ids["input_ids"])
 
     def fuse(self, reference: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """The query states (B, Q, H) after one pass with the reference tokens (B, T, C) and tokenized texts."""

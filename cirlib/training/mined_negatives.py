@@ -20,9 +20,8 @@ def mine_for_triplets(composer: QFormerComposer, sampler: TripletSampler, epoch:
 
     They are drawn at random from the hardest: ``qformer.sampling`` band draws from ``range_max`` of them, margin from
     those that score at least :data:`MARGIN` less than the target, never a copy of it under another id; where there are
-    too few, any are drawn. As in the
-    score, an image counts by its best token and a query's captions are joined by "and". Of several processes each
-    searches for a part; all get the whole.
+    too few, any are drawn. As in the score, an image counts by its best token and a query's captions are joined by
+    "and". Of several processes each searches for a part; all get the whole.
 
     >>> mine_for_triplets(composer, TripletSampler(prepared.tokens, prepared.splits.train, stage.study), 1).shape
     (12, 2)

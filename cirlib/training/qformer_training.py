@@ -114,8 +114,13 @@ class QFormerTrainer:
         def loss_of(batch: Batch) -> tuple[Tensor, dict[str, float]]:
             return batch_loss(composer, tokens, batch, params.chunk_size, params.sprc_terms), {}
 
+        def read_ahead(epoch: int) -> list[Batch]:
+            parts = batches(epoch)
+            composer.read_ahead([batch.texts[row] for batch in parts for row in local_indices(len(batch))])
+            return parts
+
         return train(
-            composer, batches, loss_of, config, folder, hooks, fingerprint=fingerprint, warm_start=warm_start,
+            composer, read_ahead, loss_of, config, folder, hooks, fingerprint=fingerprint, warm_start=warm_start,
             retrain=params.retrain,
         )  # fmt: skip
 

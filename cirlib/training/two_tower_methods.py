@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cirlib.benchmarks.splits import annotations_key
 from cirlib.losses.info_nce import info_nce
 from cirlib.models.clip import TwoTowers
-from cirlib.models.length_groups import by_length, halves
+from cirlib.models.length_groups import by_length, quarters
 from cirlib.models.prepared import Prepared
 from cirlib.models.weights import ModelError
 from cirlib.retrieval.method_scoring import score_methods
@@ -68,9 +68,8 @@ class TwoTowerMethod(LearnedMethod):
         return images.embeddings
 
     def read_texts(self, texts: list[str]) -> Tensor:
-        """Normalised text embeddings (B, D) with gradients; in training the shorter half goes through first."""
-        size = halves(texts) if self.training else len(texts)
-        return by_length(lambda rows: self.towers.text_features([texts[i] for i in rows]), texts, size)
+        """Normalised text embeddings (B, D) with gradients; texts of like length go through together."""
+        return by_length(lambda rows: self.towers.text_features([texts[i] for i in rows]), texts, quarters(texts))
 
 
 def dev_recall(method: Any, prepared: Prepared) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The Q-Former initialised from MiniLM: its text path, settings, attention, saved weights, and memory."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,24 @@ def test_below_its_own_layers_minilm_reads_the_text_and_stays_frozen(layers):
     assert len(shallow.qformer.encoder.layer) == layers
     assert still == {name for name, _ in shallow.named_parameters() if name.startswith("embeddings.")}
     assert all(weight.grad is None for weight in shallow.embeddings.parameters())
+
+
+def test_texts_read_ahead_are_read_by_the_frozen_layers_once_for_every_copy_and_come_out_the_same(monkeypatch):
+    shallow = mini_qformer(4, 16, QFormerSettings(), layers=2)
+    shallow.dtype = torch.float32
+    with torch.inference_mode():
+        queries, alone = shallow.embed_queries(IMAGES, TEXTS), shallow.embed_texts(TEXTS)
+    shallow.read_ahead([*TEXTS, *TEXTS])
+    copied = deepcopy(shallow)
+    monkeypatch.setattr(shallow.embeddings.lower, "forward", None)  # fails where it is asked again
+    copied.read_ahead(TEXTS[::-1])
+    torch.testing.assert_close(copied.embed_queries(IMAGES, TEXTS), queries, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(copied.embed_texts(TEXTS), alone, atol=1e-5, rtol=1e-4)
+    with pytest.raises(TypeError, match="NoneType"):
+        copied.embed_texts(["another"])
+    monkeypatch.undo()
+    copied.read_ahead(["another"])
+    assert len(shallow.embeddings.known) == 1
 
 
 @pytest.mark.parametrize("fusion", ["one_pass", "two_pass"])

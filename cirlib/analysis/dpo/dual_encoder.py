@@ -16,7 +16,7 @@ from cirlib.losses.gradient_cache import in_chunks
 from cirlib.models.clip import TwoTowers, trainable_texts
 from cirlib.models.devices import autocast
 from cirlib.models.feature_store import ImageFeatures
-from cirlib.models.length_groups import by_length, halves
+from cirlib.models.length_groups import by_length, quarters
 from cirlib.models.qformer import QFormerComposer
 from cirlib.study.pictures import open_rgb
 from cirlib.study.progress import progress
@@ -110,7 +110,7 @@ class TextTower(nn.Module):
         def embed(rows: list[int]) -> Tensor:
             return self.towers.text_features([texts[i] for i in rows], normalize=False)
 
-        return by_length(embed, texts, halves(texts))
+        return by_length(embed, texts, quarters(texts))
 
 
 class QFormerTower(nn.Module):
