@@ -106,7 +106,10 @@ class Benchmark:
                     f"{len(gone)} of {len(self.gallery)} gallery images are missing, which costs {len(lost)} of "
                     f"{len(self.triplets)} queries (the first is {next(iter(gone))!r}: {next(iter(gone.values()))})."
                 )
-            go_on = "Set data.allow_missing to true to go on so; every number is then marked incomplete."
+            go_on = (
+                "Put them there (`dvc checkout` brings back what a study made), or set data.allow_missing to true to go "
+                "on so; every number is then marked incomplete."
+            )
             raise BenchmarkError(f"{self.name} {self.split}: {said} {'Nothing is left to score.' if allow else go_on}")
         triplets = [
             replace(t, **{key: tuple(i for i in getattr(t, key) if i not in gone) for key in ("targets", "subset")})

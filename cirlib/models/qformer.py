@@ -139,7 +139,7 @@ class QFormerComposer(nn.Module):
         return by_length(embed, texts, quarters(texts))
 
     def read_ahead(self, texts: Sequence[str]) -> None:
-        """Has the frozen layers below a mini Q-Former read the texts of an epoch once, before it trains on them."""
+        """Has the frozen layers below a mini Q-Former read texts once that it will be given often."""
         if isinstance(self.embeddings, FrozenTextStates) and texts:
             ids = self.tokenizer([self.clean(text) for text in texts], truncation=True, max_length=MAX_TOKENS)
             with autocast(self.device, self.dtype):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cirlib.analysis.dpo.dual_encoder import DualEncoder, LastStage, Memo, QFormerTower, TextTower, WholeTower
 from cirlib.analysis.dpo.negatives import Edits
+from cirlib.benchmarks import query_texts
 from cirlib.models.clip import TwoTowers
 from cirlib.models.prepared import Prepared
 from cirlib.models.qformer import QFormerComposer, load_weights
@@ -81,6 +82,8 @@ class RunContext:
             if (self.checkpoints / name).is_dir():  # a BLIP-2 comes pretrained
                 load_weights(composer, self.checkpoints / name)
             composer.eval()
+            asked = [query_texts(part, self.evaluation.captions)[0] for part in self.splits.reported.values()]
+            composer.read_ahead([text for texts in asked for text in texts])  # which every run is measured on
 
             def queries(pairs: Sequence[tuple[str, str]]) -> Tensor:
                 references, texts = zip(*pairs, strict=True)
