@@ -107,8 +107,8 @@ class Benchmark:
                     f"{len(self.triplets)} queries (the first is {next(iter(gone))!r}: {next(iter(gone.values()))})."
                 )
             go_on = (
-                "Put them there (`dvc checkout` brings back what a study made), or set data.allow_missing to true to go "
-                "on so; every number is then marked incomplete."
+                "Put them there (`dvc checkout` brings back what a study made), or set data.allow_missing to true to "
+                "go on so; every number is then marked incomplete."
             )
             raise BenchmarkError(f"{self.name} {self.split}: {said} {'Nothing is left to score.' if allow else go_on}")
         triplets = [
