@@ -69,11 +69,11 @@ def probes(study: Study, root: Path, device: torch.device, images: int, queries:
             step = partial(_training, config, tokens, study, device, size)
             less = "set qformer.gradient_checkpointing, or lower qformer.batch_size and raise qformer.accumulation"
             yield StageProbe("Q-Former", step, size, "triplets", runs * params.epochs * queries, 0, less)
-    if models.clip != "mini" and dpo.grid != "none" and study.data.train:
+    if models.clip != "mini" and dpo.grid == "full" and study.data.train:
         size = here(dpo.batch_size)
         towers = partial(_both_towers, local_name(models.clip, root), study, device, size)
-        yield StageProbe("both_towers of the grid", towers, size, "edits", dpo.epochs * dpo.grid_edits, 0,
-                         "lower dpo.batch_size, or set dpo.grid=none")  # fmt: skip
+        less = "lower dpo.batch_size, or set dpo.grid=small"
+        yield StageProbe("both_towers of the grid", towers, size, "edits", dpo.epochs * dpo.grid_edits, 0, less)
 
 
 def _blip2_config(name: str, root: Path) -> transformers.Blip2Config:

@@ -42,7 +42,7 @@ def real(custom_stage, tiny_blip2, tiny_clip):
         "precision": "fp32",
     }
     qformer = {"sprc_terms": 1.0, "fusion": "two_pass", "epochs": 3, "hard_negatives": 1}
-    return custom_stage("data_prep", models=models, qformer=qformer, dpo={"grid_edits": 10})
+    return custom_stage("data_prep", models=models, qformer=qformer, dpo={"grid": "full", "grid_edits": 10})
 
 
 def found(stage) -> dict[str, Finding]:
@@ -130,6 +130,12 @@ def test_a_model_that_cannot_be_built_stops_in_one_sentence(real):
 def test_without_training_there_is_no_stage_of_it(real):
     study = real.study.model_copy(update={"data": real.study.data.model_copy(update={"train": False})})
     assert not {"Q-Former", "both_towers of the grid"} & {finding.what for finding in examine(study, real.root)}
+
+
+def test_the_small_grid_trains_no_image_tower(real, monkeypatch):
+    monkeypatch.setattr(doctor, "_measured", lambda probe, _device: Finding(probe.name, "not run"))
+    study = real.study.model_copy(update={"dpo": real.study.dpo.model_copy(update={"grid": "small"})})
+    assert "both_towers of the grid" not in {finding.what for finding in examine(study, real.root)}
 
 
 def test_a_small_disk_a_small_memory_and_a_missing_model_stop(real, monkeypatch):
