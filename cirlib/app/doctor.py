@@ -109,7 +109,7 @@ def _disk(study: Study, root: Path, images: int, stages: list[StageProbe]) -> Fi
     needed, free = features + kept + SPARE_DISK - 2 * there, statistics.f_bavail * statistics.f_frsize
     advice = ": make room, or set models.cache_tokens=false" if needed > free else ""
     large = f"{features / GB:.1f} GB of features of {images:,} images with DVC's copy, {kept / GB:.0f} GB of trainings"
-    said = f"{large}, and pictures and models; " if images and stages else ""
+    said = f"{large}, and pictures and models; " if kept or (images and stages) else ""
     return Finding("disk", f"{said}{free / GB:.0f} GB free{advice}", stops=needed > free)
 
 

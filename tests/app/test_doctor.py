@@ -149,7 +149,8 @@ def test_a_small_disk_a_small_memory_and_a_missing_model_stop(real, monkeypatch)
     assert {what for what, finding in said.items() if finding.stops} == {
         "disk", "memory of the machine", "local-dir:nowhere"
     }  # fmt: skip
-    assert "1 GB free: make room, or set models.cache_tokens=false" in said["disk"].said
+    assert "12 GB of trainings" in said["disk"].said
+    assert " 1 GB free: make room, or set models.cache_tokens=false" in said["disk"].said
     assert said["memory of the machine"].said == "8 GB, 16 GB wanted"
 
 

@@ -81,7 +81,8 @@ def test_missing_images_stop_the_study_unless_its_parameter_allows_them(custom_s
     stage = custom_stage()
     (stage.images / "images" / "shoe-val-1.jpg").unlink()
     (stage.images / "images" / "hat-train-8.jpg").unlink()  # in no query
-    with pytest.raises(BenchmarkError, match=r"1 of 6 gallery images are missing.*set data\.allow_missing to true"):
+    told = r"1 of 6 gallery images are missing.*`dvc checkout`.*set data\.allow_missing to true"
+    with pytest.raises(BenchmarkError, match=told):
         load_splits(stage)
     splits = load_splits(custom_stage(data={"allow_missing": True}))
     part = splits.reported["shoe"]
