@@ -111,7 +111,7 @@ def _picture(axes: Axes, tile: Picture, image: Image.Image | None, width: float)
         axes.text(0.5, 0.5, "image\nmissing", transform=axes.transAxes, ha="center", va="center", color=style.MUTED)
     else:
         shown = image if tile.heat is None else heated(image, np.asarray(tile.heat, float))
-        pixels = (round(2 * style.DPI * width), round(2 * style.DPI * TILE))
+        pixels = (round(style.DPI * width), round(style.DPI * TILE))
         boxed = ImageOps.pad(shown, pixels, method=Image.Resampling.LANCZOS, color=style.PAPER)
         axes.imshow(np.asarray(boxed), aspect="auto", interpolation="antialiased")
     frame = {"color": style.GREEN, "linewidth": 5} if tile.framed else {"color": style.FAINT, "linewidth": 0.8}

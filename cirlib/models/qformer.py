@@ -141,9 +141,8 @@ class QFormerComposer(nn.Module):
     def read_ahead(self, texts: Sequence[str]) -> None:
         """Has the frozen layers below a mini Q-Former read texts once that it will be given often."""
         if isinstance(self.embeddings, FrozenTextStates) and texts:
-            ids = self.tokenizer([self.clean(text) for text in texts], truncation=True, max_length=MAX_TOKENS)
             with autocast(self.device, self.dtype):
-                self.embeddings.read_ahead(ids["input_ids"])
+                self.embeddings.read_ahead(*self.tokenize(texts))
 
     def fuse(self, reference: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """The query states (B, Q, H) after one pass with the reference tokens (B, T, C) and tokenized texts."""

@@ -1,6 +1,5 @@
 """What of the Q-Former is not transformers' own: how texts come in, and a last layer without what nobody reads."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -44,19 +43,19 @@ class FrozenTextStates(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor, queries: Tensor) -> Tensor:
         """As :class:`TextEmbeddings`."""
-        texts = [tuple(row[:count]) for row, count in zip(ids.tolist(), mask.sum(1).tolist(), strict=True)]
+        texts = _unpadded(ids, mask)
         if all(text in self.known for text in texts):
             states = pad_sequence([self.known[text] for text in texts], batch_first=True)
         else:
             states = self._read(ids, mask)
         return torch.cat([queries, states.to(queries.dtype)], dim=1)
 
-    def read_ahead(self, texts: Sequence[Sequence[int]]) -> None:
-        """Reads ``texts``, token ids without padding, once; of those that were read ahead before only these stay known.
+    def read_ahead(self, ids: Tensor, mask: Tensor) -> None:
+        """Reads texts (N, L) once; of those that were read ahead before only these stay known.
 
         In an order of their own, so that a training which goes on after a stop reads the same to the last bit.
         """
-        wanted = sorted(set(map(tuple, texts)), key=lambda text: (len(text), text))
+        wanted = sorted(set(_unpadded(ids, mask)), key=lambda text: (len(text), text))
         if wanted == list(self.known):
             return
         self.known = {}
@@ -70,6 +69,10 @@ class FrozenTextStates(nn.Module):
     @torch.no_grad()
     def _read(self, ids: Tensor, mask: Tensor) -> Tensor:
         return self.lower(input_ids=ids, attention_mask=mask).last_hidden_state
+
+
+def _unpadded(ids: Tensor, mask: Tensor) -> list[tuple[int, ...]]:
+    return [tuple(row[:count]) for row, count in zip(ids.tolist(), mask.sum(1).tolist(), strict=True)]
 
 
 class LastLayer(Blip2QFormerLayer):
