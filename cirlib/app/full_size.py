@@ -12,6 +12,7 @@ import transformers
 from torch import Tensor, nn
 
 from cirlib.analysis.dpo.dual_encoder import IMAGES_AT_ONCE
+from cirlib.analysis.dpo.grid import factorial_runs
 from cirlib.losses.gradient_cache import in_chunks
 from cirlib.models.devices import DTYPES, autocast, precision_here
 from cirlib.models.qformer import FrozenTargets, QFormerComposer, QFormerSettings
@@ -54,7 +55,7 @@ def probes(study: Study, root: Path, device: torch.device, images: int, queries:
     >>> list(probes(stage.study, folder, torch.device("cpu"), images=34, queries=12))
     []
     """
-    models, params, dpo = study.models, study.qformer, study.dpo
+    models, params = study.models, study.qformer
     here = partial(min, ON_CPU) if device.type == "cpu" else int
     if models.fusion != "mini":
         config = _blip2_config(models.fusion, root)
@@ -69,11 +70,13 @@ def probes(study: Study, root: Path, device: torch.device, images: int, queries:
             step = partial(_training, config, tokens, study, device, size)
             less = "set qformer.gradient_checkpointing, or lower qformer.batch_size and raise qformer.accumulation"
             yield StageProbe("Q-Former", step, size, "triplets", runs * params.epochs * queries, 0, less)
-    if models.clip != "mini" and dpo.grid == "full" and study.data.train:
-        size = here(dpo.batch_size)
-        towers = partial(_both_towers, local_name(models.clip, root), study, device, size)
+    runs = [run for _, run in factorial_runs(study.dpo) if run.trains == "both_towers"]
+    if models.clip != "mini" and runs and study.data.train:
+        size = here(runs[0].batch_size)
+        towers = partial(_both_towers, local_name(models.clip, root), runs[0].num_negatives, study, device, size)
         less = "lower dpo.batch_size, or set dpo.grid=small"
-        yield StageProbe("both_towers of the grid", towers, size, "edits", dpo.epochs * dpo.grid_edits, 0, less)
+        count = sum(run.epochs * run.edits for run in runs)
+        yield StageProbe("both_towers of the grid", towers, size, "edits", count, 0, less)
 
 
 def _blip2_config(name: str, root: Path) -> transformers.Blip2Config:
@@ -117,11 +120,10 @@ def _training(
     return _optimised(composer, loss, study, device)
 
 
-def _both_towers(name: str, study: Study, device: torch.device, size: int) -> Step:
-    dpo = study.dpo
+def _both_towers(name: str, negatives: int, study: Study, device: torch.device, size: int) -> Step:
     model = open_clip.create_model(name, device=device, pretrained_hf=False)
     side = np.max(model.visual.preprocess_cfg["size"])
-    pixels = torch.randn(size * (1 + dpo.num_negatives), 3, side, side, device=device)
+    pixels = torch.randn(size * (1 + negatives), 3, side, side, device=device)
     texts = open_clip.get_tokenizer(name)([TEXT] * size).to(device)
 
     def loss() -> Tensor:

@@ -35,7 +35,7 @@ class QFormer(Block):
     range_max: Count = 50  # of band
     mine_from: NonNegativeCount = 2  # epochs of plain in-batch training first
     methods: list[str] = Field(["prompt_tuned"])  # beside the Q-Former: names, or Python files that register some
-    method_epochs: Count = 4  # of the Combiner, a tuned text tower and textual inversion
+    method_epochs: Count = 4  # of all but prompt_tuned
     combiner_lr: Positive = 1e-3
     text_lr: Positive = 1e-4  # of a text tower
     phi_lr: Positive = 1e-3  # of textual inversion
