@@ -55,7 +55,7 @@ def _own_settings() -> Iterator[None]:
     rc = {"axes.labelsize": 12, "xtick.labelsize": 12, "ytick.labelsize": 12, "legend.fontsize": 11}
     rc |= {"grid.color": "#E4E4E4", "axes.edgecolor": "#8A8A8A", "lines.linewidth": 2.4, "legend.frameon": False}
     rc |= dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
-    rc |= {"axes.spines.top": False, "axes.spines.right": False, "figure.dpi": DPI}
+    rc |= {"axes.spines.top": False, "axes.spines.right": False}
     with mpl.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # one sentence says so
         mpl.rcdefaults()
@@ -119,6 +119,7 @@ def save(figure: Figure | str, path: Path) -> DisplayedImage | Markdown:
         return Markdown(figure)
     drawn = BytesIO()
     with _own_settings():
+        figure.set_dpi(DPI)
         box = figure.get_tightbbox().padded(0.15)  # inches
         figure.savefig(drawn, format="png", bbox_inches=box, pil_kwargs={"compress_level": 0})
     image, said = Image.open(drawn).convert("RGB"), PngInfo()
