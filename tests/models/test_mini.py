@@ -81,6 +81,7 @@ def test_efficientnet_under_timms_names_is_the_network_of_the_packages_own_names
 def test_vision_tokens_are_the_cells_of_the_last_grid_row_by_row(cpu, efficientnet, pixels):
     vision = MiniVision(96, **cpu)
     assert vision.shape == (9, 1280)
+    assert not [part for part in vision.trunk.modules() if isinstance(part, torch.nn.BatchNorm2d)]  # folded
     with torch.inference_mode():
         tokens, grid = vision.encode_pixels(pixels), efficientnet.forward_features(pixels)
     torch.testing.assert_close(tokens, grid.permute(0, 2, 3, 1).reshape(2, 9, 1280), atol=1e-4, rtol=1e-4)
