@@ -217,14 +217,14 @@ def factorial_map(cells: pd.DataFrame, *, context: str = "") -> Figure:
         values = 100 * values.reindex(columns=pd.MultiIndex.from_tuples(columns))
         texts = values.map(lambda change: style.points(change / 100))
         sns.heatmap(values, ax=panel, annot=texts, fmt="", yticklabels=[*map(_pretty, own)], xticklabels=True, **look)
+        style.ink_cells(panel)
         panel.set(xlabel="", ylabel="")
         panel.grid(visible=False)
         title = f"{_pretty(fusion)}: {style.percent(starts[fusion])} % before"
         panel.set_title(title, loc="left", size=13, weight="bold")
     ticks = [sign * tick for sign in (-1, 1) for tick in (1, 3, 10, 30) if tick <= most]
-    figure.colorbar(
-        axes[0].collections[0], ax=axes, ticks=[*ticks, 0], format="{x:+g}", label="points", aspect=30, pad=0.01
-    )
+    bar = figure.colorbar(axes[0].collections[0], ax=axes, label="points", aspect=30, pad=0.01)
+    bar.set_ticks([*ticks, 0], labels=[f"{tick:+g}".replace("-", "−") for tick in ticks] + ["0"])
     labels = [
         _pretty(outer) if inner == "in-batch" else f"{_pretty(outer)}: {_pretty(inner)}" for outer, inner in columns
     ]

@@ -126,7 +126,9 @@ def confusion_maps(tables: Mapping[str, pd.DataFrame], *, method: str = "", cont
     if not tables:
         return None
     title, _ = style.of_method("Attributes wanted and found first", method)
-    notes = ("cells: % of the row", "chance: the first images dealt out at random", "no intervals")
+    crowded = any(len(table) > CROWDED for table in tables.values())
+    cells = "cells: % of the row" + ", of many values from 10 % on" * crowded
+    notes = (cells, "chance: the first images dealt out at random", "no intervals")
     figure, charts = style.panels(len(tables), (4.9, 4.6), title, context, *notes, columns=3)
     for axes, (name, table) in zip(charts, tables.items(), strict=True):
         counts, total = table.to_numpy(float), table.to_numpy().sum()
@@ -135,6 +137,7 @@ def confusion_maps(tables: Mapping[str, pd.DataFrame], *, method: str = "", cont
         texts = shares.map(lambda share, least=least: f"{share:.0f}" if share >= least else "")
         look = {"cmap": "Blues", "vmin": 0, "vmax": 100, "square": True, "cbar": False, "annot_kws": {"size": size}}
         sns.heatmap(shares, ax=axes, annot=texts, fmt="", xticklabels=True, yticklabels=True, **look)
+        style.ink_cells(axes)
         right, by_chance = np.trace(counts) / total, counts.sum(0) @ counts.sum(1) / total**2
         said = f"{style.percent(right)} % right, chance {style.percent(by_chance)} %"
         axes.set_title(f"{name.replace('_', ' ')}: {said}", loc="left", size=12)

@@ -24,6 +24,7 @@ from matplotlib.text import Text
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from seaborn.utils import relative_luminance
 
 from cirlib.figures.fonts import FONT, use_installed_fonts
 from cirlib.study.errors import StudyError
@@ -106,7 +107,7 @@ def save(figure: Figure | str, path: Path) -> DisplayedImage | Markdown:
     A notebook shows what it returns: the file, so that nothing is drawn twice. A text says why there is no figure: it
     is shown, and what an earlier run left at ``path`` goes.
 
-    Figures with pictures in them get a palette of 256 colours, a quarter of the size.
+    Figures with pictures in them get a palette of 256 colours and its dithering, half of the size.
 
     >>> save("Nothing was trained.", folder / "rewards.png").data
     'Nothing was trained.'
@@ -124,7 +125,8 @@ def save(figure: Figure | str, path: Path) -> DisplayedImage | Markdown:
         figure.savefig(drawn, format="png", bbox_inches=box, pil_kwargs={"compress_level": 0})
     image, said = Image.open(drawn).convert("RGB"), PngInfo()
     if any(axes.images for axes in figure.axes):
-        image = image.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        palette = image.quantize(256, method=Image.Quantize.FASTOCTREE)
+        image = image.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
     texts = [" ".join(text.get_text().split()) for text in (*figure.texts, *figure.findobj(Text))]  # headline first
     words = dict.fromkeys(text for text in texts if text.strip("−-+.,%0123456789 "))
     said.add_text("Description", textwrap.shorten(". ".join(words), 1000, placeholder=" …"))
@@ -219,6 +221,22 @@ def value_bars(
     axes.margins(**{"y" if vertical else "x": 0.1})
 
 
+def ink_cells(axes: Axes) -> None:
+    """Writes each number of a heat map dark or white, whichever stands out more from its cell.
+
+    >>> axes = sns.heatmap([[0.0, 1.0]], annot=True, cmap="Greys", ax=panels(1, (4, 3), "Shares")[1][0])
+    >>> ink_cells(axes)
+    >>> [text.get_color() for text in axes.texts]
+    ['#222222', 'white']
+    """
+    mesh = axes.collections[0]
+    cells = mesh.get_facecolors().reshape(*mesh.get_array().shape, 4)
+    for text in axes.texts:
+        column, row = map(int, text.get_position())
+        behind = relative_luminance(cells[row, column])
+        text.set_color(INK if behind + 0.05 > np.sqrt(1.05 * (relative_luminance(INK) + 0.05)) else "white")
+
+
 def label_rows(
     axes: Axes, labels: Sequence[str], places: ArrayLike | None = None, *, right: Sequence[str] = ()
 ) -> NDArray[np.float64]:
@@ -256,6 +274,7 @@ def row_chart(
     figure, (axes,) = panels(1, (10, 1.1 + 0.45 * len(rows)), title, note, "dashed: chance")
     places = label_rows(axes, labels, right=right)
     value_bars(axes, places, {"": rows}, [colour])
+    axes.margins(x=0.18 if len(right) else 0.1)
     axes.vlines(100 * rows["chance"], places - 0.5, places + 0.5, **CHANCE, label="chance")
     axes.set_xlabel("Recall@10 (%)")
     return figure

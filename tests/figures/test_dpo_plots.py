@@ -83,7 +83,7 @@ def test_factorial_map_shows_changes_on_one_scale_around_0_and_only_what_a_fusio
     ]
     cells = pd.DataFrame(rows, columns=["fusion", "trains", "objective", "negatives", "change"])
     cells["start_recall@10"] = cells["fusion"].map({"qformer": 0.3, "text_only": 0.075})
-    fused, text, *_ = figures.factorial_map(cells).axes
+    fused, text, bar = figures.factorial_map(cells).axes
     nan = np.nan
     shown = [np.ma.filled(axes.collections[0].get_array().reshape(-1, 3), nan) for axes in (fused, text)]
     assert shown[0] == pytest.approx(np.array([[20, nan, nan], [nan, 15, nan]]), nan_ok=True)
@@ -94,3 +94,5 @@ def test_factorial_map_shows_changes_on_one_scale_around_0_and_only_what_a_fusio
     titles = ["Q-Former, pretrained only: 30.0 % before", "text only: 7.5 % before"]
     assert [axes.get_title(loc="left") for axes in (fused, text)] == titles
     assert [text.get_text() for text in fused.texts] == ["+20.0", "+15.0"]
+    ticks = [label.get_text() for label in bar.get_yticklabels()]
+    assert ticks == ["−1", "−3", "−10", "+1", "+3", "+10", "0"]

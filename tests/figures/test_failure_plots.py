@@ -6,6 +6,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from cirlib import figures
+from cirlib.figures import style
 from cirlib.study.method_registry import METHODS
 
 
@@ -67,3 +68,12 @@ def test_confusions_have_a_panel_an_attribute_and_say_the_share_that_is_right(te
     titles = [axes.get_title("left") for axes in figure.axes]
     assert titles == ["colour: 87.5 % right, chance 50.0 %", "second colour: 100.0 % right, chance 100.0 %"]
     assert [text.get_text() for text in figure.axes[0].texts] == ["75", "25", "", "100"]
+    assert [text.get_color() for text in figure.axes[0].texts] == ["white", style.INK, style.INK, "white"]
+
+
+def test_a_confusion_of_many_values_says_from_where_on_its_cells_are_numbered(texts):
+    names = [f"v{number}" for number in range(12)]
+    many = pd.DataFrame(np.eye(12, dtype=int) * 19 + 1, index=names, columns=names)
+    figure = figures.confusion_maps({"colour": many})
+    assert any("of many values from 10 % on" in text for text in texts(figure))
+    assert {text.get_text() for text in figure.axes[0].texts} == {"65", ""}

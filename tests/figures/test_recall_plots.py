@@ -104,6 +104,8 @@ def test_protocol_bars_keep_the_order_shorten_the_rule_and_draw_what_is_the_same
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([30, 50])
     assert any("1,200 queries" in text for text in texts(figure))
     assert "What the protocol alone is worth: weighted sum" in texts(figure)
+    number, beside = axes.texts[-1].get_window_extent(), axes.child_axes[0].get_yticklabels()[-1].get_window_extent()
+    assert number.x1 + 8 < beside.x0
 
 
 def test_paper_vs_ours_keeps_data_and_training_apart_and_says_what_was_not_run(texts):

@@ -142,6 +142,23 @@ def test_a_notebook_shows_a_figure_once_as_a_picture():
     assert "image/png" in output.data
 
 
+def test_pictures_keep_their_colours(tmp_path, monkeypatch):
+    """Seen from a step back: means of eight by eight pixels, beside those of the figure in all its colours."""
+    slope, row = np.linspace(40, 240, 300).astype(np.uint8), []
+    for third in (40, 90, 140, 190, 240):
+        made = np.stack(np.broadcast_arrays(slope[None], slope[:, None], np.uint8(third)), axis=-1)
+        Image.fromarray(made).save(tmp_path / f"{third}.png")
+        row.append(figures.Picture(tmp_path / f"{third}.png", str(third)))
+    figure = figures.picture_grid([row], "Found", ["a title"] * len(row))
+    figures.save(figure, tmp_path / "some.png")
+    monkeypatch.setattr(Image.Image, "quantize", lambda image, *_, **__: image)
+    figures.save(figure, tmp_path / "all.png")
+    some, every = (np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB"), float) for name in ("some", "all"))
+    rows, columns = (8 * (size // 8) for size in some.shape[:2])
+    off = (some - every)[:rows, :columns].reshape(rows // 8, 8, columns // 8, 8, 3).mean((1, 3))
+    assert np.abs(off)[np.abs(off).max(-1) > 1.5].mean() < 4
+
+
 def test_figures_are_saved_as_png_only(tmp_path):
     with pytest.raises(style.FigureError, match=r"saved as \.png, not as 'note\.pdf'"):
         figures.save("Nothing was trained.", tmp_path / "note.pdf")
