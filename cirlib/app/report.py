@@ -122,13 +122,14 @@ def full_table(summary: pd.DataFrame, folder: Path) -> tuple[pd.DataFrame, str]:
 
 
 def _finding(study: str, summary: pd.DataFrame, table: pd.DataFrame) -> str:
-    """The best method and the best zero-shot one, with their recall@10, and that over seeds where ``table`` has it."""
+    """The table's best method and the best zero-shot one, with their recall@10, and that over seeds in ``table``."""
     means = recall_by_method(summary)
     best, zero_shot = best_method(summary), best_of_families(summary).get(ZERO_SHOT)
     label, named = method_label(best), labels()
     rows = [named.get(name, name) for name in dict.fromkeys([best, zero_shot]) if name]
     one = summary[(summary["category"] == "mean") & (summary["metric"] == "recall@10")].iloc[0]
-    said = f"Of {one['queries']} queries in the {study} study, {label} finds {percent(means[best])} % of the targets"
+    said = f"Of {one['queries']} queries in the {study} study, the best of {len(means)} methods ({label}) finds "
+    said += f"{percent(means[best])} % of the targets"
     said += f" among its first ten of {one['gallery']:,} images (by chance {percent(one['chance'])} %)"
     if zero_shot not in (None, best):
         said += f", the best zero-shot method ({method_label(zero_shot)}) {percent(means[zero_shot])} %"
