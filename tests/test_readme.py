@@ -56,6 +56,13 @@ def test_every_command_with_values_is_taken_by_dvc_as_it_stands(tmp_path):
     assert "/Größe 40/[new], a=b (2)/it's" in {str(study.data.root) for study in values.values()}
 
 
+def test_the_experiments_are_shown_without_hashes_of_files_but_with_metrics_and_parameters():
+    """DVC puts the file's name before a metric's where experiments are of several studies."""
+    (pattern,) = re.findall(r"^dvc exp show .*--drop '(.*?)'", README, re.MULTILINE)
+    columns = ["sum", "dpo.lr", "results/garments/metrics.json:sum", "cirlib/models", "results/garments/dpo"]
+    assert [name for name in columns if not re.match(pattern, name)] == columns[:3]
+
+
 @pytest.mark.parametrize(
     "path",
     ["/Größe/été", "/日本", "/[new]", "/a=b", "/a, b", "/it's", "/(1)", "/a:b", "/{c}", "/$HOME", "/a#b&c;d*?", "~/x"],
