@@ -70,6 +70,9 @@ def bootstrap_ci(
         scale = np.sqrt(own)
         return float(max(bottom, mean - max(high, 0) * scale)), float(min(top, mean - min(low, 0) * scale))
     n, width = sum(len(sizes) for _, sizes in parts), top - bottom
+    if not found.any():  # no hit, or no difference: what others may have is a share that n clusters do not show
+        unseen = clopper_pearson(0, n, level=level)[1]
+        return bottom * unseen, top * unseen
     exact = clopper_pearson(min(n, n * (mean - bottom) / width), n, level=level) if width else (0.0, 0.0)
     return bottom + width * exact[0], bottom + width * exact[1]
 

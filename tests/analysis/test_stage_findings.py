@@ -6,6 +6,8 @@ import pytest
 from cirlib.analysis.failures.query_table import by_kind, query_table
 from cirlib.analysis.failures.reasons import NEAR_MISS, reason_table
 from cirlib.analysis.tables.stage_findings import NOTHING, failure_finding, trained_finding, zero_shot_finding
+from cirlib.retrieval.scoring import summarise
+from cirlib.study.units import percent
 
 HIT, MISS = 0, 50
 
@@ -63,7 +65,9 @@ def test_failures_name_the_weakest_kind_and_the_commonest_reasons(make_scored):
     queries.loc[40:50, "reason"] = NEAR_MISS
     kinds, why = by_kind(queries), reason_table(queries)
     first, second, third = failure_finding(queries, kinds, why).splitlines()
-    assert first.startswith("Weighted sum finds 63.3 % [") and "of the 60 queries" in first
+    table = summarise([scored], (10,)).iloc[-1]
+    share = f"{percent(table['value'], ' %')} [{percent(table['ci_low'])}, {percent(table['ci_high'])}]"
+    assert first == f"Weighted sum finds {share} of the 60 queries among its first ten."
     assert second.startswith("Weakest is ") and second.endswith("its interval lies below that.")
     assert third.startswith(f"Of its 11 misses most are: {NEAR_MISS} (50.0 % [")
     one_miss = pd.DataFrame({"group": ["belt"], "queries": [1], "value": [0.0], "ci_low": [0.0], "ci_high": [0.975]})

@@ -63,15 +63,15 @@ def failure_finding(queries: pd.DataFrame, kinds: pd.DataFrame, reasons: pd.Data
             of them, from ``by_kind`` and ``reason_table``.
 
     >>> kinds = pd.DataFrame({"group": ["length"], "queries": 9, "value": 0.2, "ci_low": 0.1, "ci_high": 0.4})
-    >>> queries = pd.DataFrame({"method": "sum", "recall": [0] * 9 + [1] * 9, "family": range(18)})
+    >>> queries = pd.DataFrame({"method": "sum", "category": "hat", "recall": [0] * 9 + [1] * 9, "family": range(18)})
     >>> print(failure_finding(queries, kinds, pd.DataFrame({"method": [], "reason": [], "misses": [], "value": []})))
     Weighted sum finds 50.0 % [25.2, 74.8] of the 18 queries among its first ten.
     Weakest is length: 20.0 % [10.0, 40.0] of 9 queries; its interval lies below that.
     """
     if queries.empty:
         return NOTHING
-    overall, total = queries["recall"].mean(), len(queries)
-    low, high = bootstrap_ci(queries["recall"], clusters=list(queries["family"]))
+    overall, total = queries.groupby("category")["recall"].mean().mean(), len(queries)
+    low, high = bootstrap_ci(queries["recall"], groups=list(queries["category"]), clusters=list(queries["family"]))
     name = method_label(queries["method"].iloc[0])
     name = name[:1].upper() + name[1:]
     said = [f"{name} finds {_with_interval(overall, low, high)} of the {total:,} queries among its first ten."]
