@@ -84,7 +84,7 @@ def caption(summary: pd.DataFrame) -> str:
     mean = summary[summary["category"] == "mean"].iloc[0]
     incomplete = "" if summary["complete"].all() else " **Incomplete: images are missing.**"
     return (
-        f"Percent with 95 % bootstrap interval, mean of the categories; {mean['queries']} queries, "
+        f"Percent with 95 % bootstrap interval, mean of the categories; {mean['queries']:,} queries, "
         f"{mean['gallery']:,} candidates each; {mean['protocol']}.{incomplete}"
     )
 
@@ -128,7 +128,7 @@ def _finding(study: str, summary: pd.DataFrame, table: pd.DataFrame) -> str:
     label, named = method_label(best), labels()
     rows = [named.get(name, name) for name in dict.fromkeys([best, zero_shot]) if name]
     one = summary[(summary["category"] == "mean") & (summary["metric"] == "recall@10")].iloc[0]
-    said = f"Of {one['queries']} queries in the {study} study, the best of {len(means)} methods ({label}) finds "
+    said = f"Of {one['queries']:,} queries in the {study} study, the best of {len(means)} methods ({label}) finds "
     said += f"{percent(means[best])} % of the targets"
     said += f" among its first ten of {one['gallery']:,} images (by chance {percent(one['chance'])} %)"
     if zero_shot not in (None, best):
