@@ -24,8 +24,9 @@ from cirlib.app.full_size import StageProbe, probes
 from cirlib.benchmarks import BenchmarkError
 from cirlib.benchmarks.catalogues.columns import find_table
 from cirlib.benchmarks.splits import load_parts
-from cirlib.models.devices import best_device, listed_gpus
+from cirlib.models.devices import best_device, listed_gpus, precision_here
 from cirlib.study.errors import ResourceError, StudyError
+from cirlib.study.method_registry import requested_methods
 from cirlib.study.parameters import Study, load_study
 from cirlib.study.resources import SPARE_DISK, within_memory
 from cirlib.study.stage import Stage, project_root
@@ -72,6 +73,7 @@ def examine(study: Study, root: Path) -> Iterator[Finding]:
     total, wanted = psutil.virtual_memory().total / GB, 4 if small else 16
     yield Finding("memory of the machine", f"{total:.0f} GB, {wanted} GB wanted", stops=total < 0.875 * wanted)
     yield _disk(study, root, images, stages)
+    yield _choices(study, root)
     yield from (_source(name, root) for name in _models(study, root))
     yield from (_measured(probe, device) for probe in stages)
     if small:
@@ -111,6 +113,16 @@ def _disk(study: Study, root: Path, images: int, stages: list[StageProbe]) -> Fi
     large = f"{features / GB:.1f} GB of features of {images:,} images with DVC's copy, {kept / GB:.0f} GB of trainings"
     said = f"{large}, and pictures and models; " if kept or (images and stages) else ""
     return Finding("disk", f"{said}{free / GB:.0f} GB free{advice}", stops=needed > free)
+
+
+def _choices(study: Study, root: Path) -> Finding:
+    """The precision that this device computes in, and whether the methods asked for are there."""
+    try:
+        precision = precision_here(study.models.precision)
+        methods = requested_methods([*study.zero_shot.methods, *study.qformer.methods], root)
+    except StudyError as error:
+        return Finding("precision, methods", str(error), stops=True)
+    return Finding("precision, methods", ", ".join([precision, *(method.name for method in methods)]))
 
 
 def _models(study: Study, root: Path) -> list[str]:
@@ -178,7 +190,10 @@ def _time(prepare: Callable[[], Callable[[], object]], device: torch.device) -> 
 def main() -> None:
     """Tells what a study asks of this machine, and ends with 1 where it could not run to its end."""
     parser = argparse.ArgumentParser(prog="python -m cirlib.app.doctor", description=main.__doc__)
-    root = project_root()
+    try:
+        root = project_root()
+    except StudyError as error:
+        parser.exit(1, f"{error}\n")
     studies = sorted(file.stem for file in (root / "conf" / "study").glob("*.yaml"))
     said = f"one of {', '.join(studies)} (default: what params.yaml says)"
     parser.add_argument("--study", choices=studies, metavar="NAME", help=said)

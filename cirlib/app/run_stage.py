@@ -21,26 +21,33 @@ import nbformat
 import papermill
 from nbclient.exceptions import DeadKernelError
 
-from cirlib.study.errors import StudyError
-from cirlib.study.parameters import PIPELINE, load_study
+from cirlib.study.errors import StageError, StudyError
+from cirlib.study.files import ADVICE
+from cirlib.study.locks import take_lock
+from cirlib.study.parameters import PIPELINE, Study, load_study
 from cirlib.study.progress import STATUS
-from cirlib.study.stage import project_root
+from cirlib.study.stage import Stage, project_root
 
 EVERY = 0.5, 15.0  # seconds between two looks: at a terminal, and where lines are kept
 WIDTH = 118  # characters of a line
+KILLED = "the notebook's process was killed, as systems do where memory is full: a smaller batch_size wants less"
+STOPPED = "stopped: run it again to go on"
 
 
 def run_stage(root: Path, notebook: str, terminal: TextIO) -> bool:
     """Executes the notebook ``notebook`` (its name without ending) of the project ``root``; whether that went well.
 
+    StageError: another run writes the stage's results; its notebook and its log are left alone.
+
     >>> run_stage(Path.cwd(), "03_qformer", sys.stderr)  # doctest: +SKIP
     True
     """
-    study, stage = load_study(root / "params.yaml").name, notebook.split("_", 1)[1]
+    study, stage = load_study(root / "params.yaml"), notebook.split("_", 1)[1]
+    _require_free(root, study, stage)
     title = f"[{PIPELINE.index(stage) + 1}/{len(PIPELINE)}] {stage:<13}"
     source = root / "notebooks" / f"{notebook}.ipynb"
-    target = root / "results" / study / "notebooks" / source.name
-    log = root / "runs" / study / "logs" / f"{notebook}.log"
+    target = root / "results" / study.name / "notebooks" / source.name
+    log = root / "runs" / study.name / "logs" / f"{notebook}.log"
     for folder in (target.parent, log.parent):
         folder.mkdir(parents=True, exist_ok=True)
     own_kernels = f"{sys.prefix}/share/jupyter"  # before those of the user
@@ -52,17 +59,26 @@ def run_stage(root: Path, notebook: str, terminal: TextIO) -> bool:
         except papermill.PapermillExecutionError as error:
             failure = f"{error.ename}: {error.evalue}"
         except DeadKernelError:
-            failure = (
-                "the notebook's process was killed, as systems do where memory is full: a smaller batch_size wants less"
-            )
+            failure = KILLED
         except KeyboardInterrupt:
-            failure = "stopped: run it again to go on"
+            failure = STOPPED
+        except OSError as error:
+            failure = f"{os.path.relpath(error.filename or target)} could not be written: {error.strerror}: {ADVICE}"
     said = "failed" if failure else shorten(_last_word(target), 160, placeholder=" …")
     _show(terminal, f"{title} {_clock(time.monotonic() - start)}  {said}", ends=True)
     if failure:
         print(f"The executed notebook: {os.path.relpath(target)}  ·  the log: {os.path.relpath(log)}", file=terminal)
         print(failure, file=terminal)
     return failure is None
+
+
+def _require_free(root: Path, study: Study, stage: str) -> None:
+    out = root / "results" / study.name / stage
+    lock = Stage(stage, study, root, out, out, {}).lock
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    if (descriptor := take_lock(lock)) is None:
+        raise StageError(f"another run writes to {os.path.relpath(out, root)}: wait for it, or stop it")
+    os.close(descriptor)
 
 
 @contextmanager

@@ -7,17 +7,24 @@ study's data and encoded images; the pair of small towers is aligned anew. What 
 
 import argparse
 import hashlib
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import papermill
 import yaml
+from nbclient.exceptions import DeadKernelError
 
 from cirlib.app.report import SEED_COLUMNS, read_summary, read_table, seed_spread
+from cirlib.app.run_stage import KILLED, STOPPED
 from cirlib.study.code_hash import code_hash
 from cirlib.study.errors import ParameterError, StageError, StudyError
 from cirlib.study.files import write_bytes, write_table
+from cirlib.study.locks import take_lock
 from cirlib.study.parameters import Study, load_study
 from cirlib.study.stage import Stage, project_root
 
@@ -28,7 +35,7 @@ def repeat_study(root: Path, count: int) -> pd.DataFrame:
     """The study's own numbers and those of ``count`` - 1 further seeds; writes and gives ``seeds.csv``.
 
     Columns: method, metric, category, seed, value in [0, 1]. ParameterError: fewer than two seeds. StageError: the
-    study has not run here, or a repetition failed.
+    study has not run here, another run repeats it, or a repetition failed.
 
     >>> repeat_study(folder, 1)
     Traceback (most recent call last):
@@ -42,15 +49,29 @@ def repeat_study(root: Path, count: int) -> pd.DataFrame:
     for needed in (contents, root / "data" / study.name / "prepared" / "clip"):
         if not needed.exists():
             raise StageError(f"seeds need {needed.relative_to(root)}, which is missing: run `dvc repro` first")
-    for seed in range(study.seed + 1, study.seed + count):
-        print(f"seed {seed}", flush=True)
-        home = _open_home(root, study.model_copy(update={"seed": seed}), contents.read_text())
-        for stage, notebook in NOTEBOOKS.items():
-            _run_once(home, notebook)
-            tables.append(_rows(read_table(home / "results" / study.name / stage / "summary.csv"), seed))
-    table = pd.concat(tables, ignore_index=True)
-    write_table(table, root / "results" / study.name / "seeds.csv")
+    with _alone(root, study.name):
+        for seed in range(study.seed + 1, study.seed + count):
+            print(f"seed {seed}", flush=True)
+            home = _open_home(root, study.model_copy(update={"seed": seed}), contents.read_text())
+            for stage, notebook in NOTEBOOKS.items():
+                _run_once(home, notebook)
+                tables.append(_rows(read_table(home / "results" / study.name / stage / "summary.csv"), seed))
+        table = pd.concat(tables, ignore_index=True)
+        write_table(table, root / "results" / study.name / "seeds.csv")
     return table
+
+
+@contextmanager
+def _alone(root: Path, study: str) -> Iterator[None]:
+    """Inside, no other run repeats the study; a StageError where one does."""
+    lock = root / "runs" / study / "locks" / "seeds.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    if (descriptor := take_lock(lock)) is None:
+        raise StageError(f"another run writes to runs/{study}/seeds: wait for it, or stop it")
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _rows(summary: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -119,8 +140,6 @@ def _align(home: Path) -> None:
 
 def _run_once(home: Path, notebook: str) -> None:
     """Runs a notebook of the repetition to its end, where it has not run; a training that was stopped goes on."""
-    import papermill
-
     executed, running = home / "executed" / notebook, home / "running.ipynb"
     if executed.is_file():
         return
@@ -130,6 +149,8 @@ def _run_once(home: Path, notebook: str) -> None:
     except papermill.PapermillExecutionError as error:
         said = f"{error.ename}: {error.evalue}"
         raise StageError(f"{home.name}: {notebook} failed ({said}): {running} has the rest") from error
+    except DeadKernelError as error:
+        raise StageError(f"{home.name}: {notebook} failed: {KILLED}") from error
     running.replace(executed)
 
 
@@ -142,6 +163,8 @@ def main() -> None:
         table = repeat_study(project_root(), arguments.count)
     except StudyError as error:
         parser.exit(1, f"{error}\n")
+    except KeyboardInterrupt:
+        parser.exit(1, f"{STOPPED}\n")
     print(f"\nPercent, mean of the categories: mean ± standard deviation (range) over {arguments.count} seeds")
     print(seed_spread(table).to_string())
 

@@ -82,7 +82,7 @@ def _load_efficientnet(trunk: nn.Module) -> None:
 
 def _fold_batch_norms(trunk: nn.Module) -> None:
     """Puts every batch norm into the convolution before it: the same numbers in two thirds of the time."""
-    for block in trunk.modules():
+    for block in trunk.eval().modules():
         for (conv_name, conv), (norm_name, norm) in pairwise(list(block.named_children())):
             if isinstance(norm, BatchNormAct2d):
                 setattr(block, conv_name, fuse_conv_bn_eval(conv, norm))
@@ -131,6 +131,7 @@ def mini_towers(
     for dropout in (module for module in model.modules() if isinstance(module, nn.Dropout)):
         dropout.p = 0.0  # as in a CLIP
     _load_efficientnet(model.visual.trunk)
+    _fold_batch_norms(model.visual.trunk)
     model.lock_image_tower()
     model.lock_text_tower(freeze_layer_norm=True)
     model.load_state_dict(saved, strict=False)

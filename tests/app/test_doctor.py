@@ -103,6 +103,27 @@ def test_of_the_small_models_no_size_is_made_up(custom_stage):
     assert "not measured" in said["hours"].said
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU computes in fp16")
+@pytest.mark.parametrize(
+    ("block", "asked", "said"),
+    [
+        ("models", {"precision": "fp16"}, "models.precision is fp16, which wants a GPU"),
+        ("qformer", {"methods": ["combinr"]}, "methods: 'combinr' cannot be added. Allowed: prompt_tuned"),
+    ],
+)
+def test_what_a_later_stage_would_refuse_stops(custom_stage, block, asked, said):
+    finding = found(custom_stage("data_prep", **{block: asked}))["precision, methods"]
+    assert finding.stops and said in finding.said
+    assert found(custom_stage("data_prep"))["precision, methods"].said.endswith("32, prompt_tuned")
+
+
+def test_outside_a_project_the_command_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        doctor.main()
+    assert capsys.readouterr().err.startswith("no params.yaml and dvc.yaml at or above ")
+
+
 def test_what_an_earlier_study_trains_stops_where_it_is_not_there(custom_stage):
     models = {"clip_pretrained": "raw/heads", "fusion_checkpoint": "results/other/qformer"}
     stage = custom_stage("data_prep", models=models)

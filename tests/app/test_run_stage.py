@@ -1,6 +1,7 @@
 """The runner of a stage: what a terminal shows meanwhile, what came out, and what went wrong."""
 
 import contextlib
+import errno
 import io
 import os
 import re
@@ -12,6 +13,8 @@ import pytest
 from small_studies import compose
 
 from cirlib.app import run_stage
+from cirlib.study.errors import StageError
+from cirlib.study.locks import take_lock
 from cirlib.study.progress import STATUS
 
 COUNTS = """\
@@ -87,6 +90,29 @@ def test_a_notebook_that_is_killed_says_so(run):
     assert not went_well and lines[-1].startswith(
         "the notebook's process was killed, as systems do where memory is full"
     )
+
+
+def test_a_stage_that_another_run_writes_is_refused_and_the_others_notebook_and_log_are_left_alone(run, tmp_path):
+    run(io.StringIO(), "print('mine')")
+    executed = tmp_path / "results" / "garments" / "notebooks" / "02_zero_shot.ipynb"
+    log = tmp_path / "runs" / "garments" / "logs" / "02_zero_shot.log"
+    before = executed.read_bytes(), log.stat().st_ino
+    held = take_lock(tmp_path / "runs" / "garments" / "locks" / "zero_shot.lock")
+    with pytest.raises(StageError, match="another run writes to results/garments/zero_shot: wait for it, or stop it"):
+        run(io.StringIO(), "print('another')")
+    assert (executed.read_bytes(), log.stat().st_ino) == before
+    os.close(held)
+    assert run(io.StringIO(), "print('another')")[0]
+
+
+def test_where_the_executed_notebook_cannot_be_written_its_name_is_said(run, monkeypatch):
+    def full(*_arguments: object, **_options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(run_stage.papermill, "execute_notebook", full)
+    went_well, lines = run(io.StringIO(), "1")
+    assert not went_well
+    assert "results/garments/notebooks/02_zero_shot.ipynb could not be written: No space left on device" in lines[-1]
 
 
 def test_a_wrong_parameter_is_one_sentence_before_anything_runs(tmp_path):

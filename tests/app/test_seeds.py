@@ -1,14 +1,19 @@
 """The study repeated with other seeds: same data, other trainings, the study itself left as it was."""
 
+import os
 import shutil
 from pathlib import Path
 
 import pandas as pd
 import papermill
 import pytest
+from nbclient.exceptions import DeadKernelError
+from small_studies import ROOT
 
+from cirlib.app import seeds
 from cirlib.app.seeds import repeat_study
 from cirlib.study.errors import StageError
+from cirlib.study.locks import take_lock
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -54,6 +59,45 @@ def test_where_the_study_has_not_run_the_command_is_named(tmp_path):
     (tmp_path / "params.yaml").write_text("name: small\ndata: {root: raw}\n")
     results = tmp_path / "results" / "small"
     results.mkdir(parents=True)
-    shutil.copy(Path(__file__).parents[2] / "docs" / "studies" / "garments" / "results" / "summary.csv", results)
+    shutil.copy(ROOT / "docs" / "studies" / "garments" / "results" / "summary.csv", results)
     with pytest.raises(StageError, match=r"small/data_prep/contents.json, .*: run `dvc repro` first"):
         repeat_study(tmp_path, 2)
+
+
+@pytest.fixture
+def ran(tmp_path) -> Path:
+    """A study that has run, as far as a repetition looks."""
+    (tmp_path / "params.yaml").write_text("name: small\ndata: {root: raw}\n")
+    (tmp_path / "results" / "small" / "data_prep").mkdir(parents=True)
+    (tmp_path / "results" / "small" / "data_prep" / "contents.json").write_text("{}")
+    (tmp_path / "data" / "small" / "prepared" / "clip").mkdir(parents=True)
+    shutil.copy(ROOT / "docs" / "studies" / "garments" / "results" / "summary.csv", tmp_path / "results" / "small")
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    return tmp_path
+
+
+def test_one_repetition_at_a_time(ran):
+    (ran / "runs" / "small" / "locks").mkdir(parents=True)
+    held = take_lock(ran / "runs" / "small" / "locks" / "seeds.lock")
+    with pytest.raises(StageError, match="another run writes to runs/small/seeds: wait for it, or stop it"):
+        repeat_study(ran, 2)
+    assert not (ran / "runs" / "small" / "seeds").exists()
+    os.close(held)
+
+
+@pytest.mark.parametrize(
+    ("problem", "said"),
+    [(DeadKernelError("died"), "seed-1: 02_zero_shot.ipynb failed: the notebook's process was killed"),
+     (KeyboardInterrupt(), "stopped: run it again to go on")],
+)  # fmt: skip
+def test_a_repetition_that_is_killed_or_stopped_says_so_in_a_sentence(ran, monkeypatch, capsys, problem, said):
+    def execute(*_arguments: object, **_options: object) -> None:
+        raise problem
+
+    monkeypatch.setattr(papermill, "execute_notebook", execute)
+    monkeypatch.chdir(ran)
+    monkeypatch.setattr("sys.argv", ["seeds", "--count", "2"])
+    with pytest.raises(SystemExit):
+        seeds.main()
+    assert capsys.readouterr().err.startswith(said)
