@@ -12,7 +12,7 @@ from cirlib.app import doctor
 from cirlib.app.doctor import Finding, examine
 from cirlib.app.full_size import StageProbe
 from cirlib.models import devices
-from cirlib.models.devices import best_device, listed_gpus
+from cirlib.models.devices import best_device, listed_gpus, precision_here
 from cirlib.study.errors import ResourceError
 from cirlib.study.stage import project_root
 
@@ -114,7 +114,7 @@ def test_of_the_small_models_no_size_is_made_up(custom_stage):
 def test_what_a_later_stage_would_refuse_stops(custom_stage, block, asked, said):
     finding = found(custom_stage("data_prep", **{block: asked}))["precision, methods"]
     assert finding.stops and said in finding.said
-    assert found(custom_stage("data_prep"))["precision, methods"].said.endswith("32, prompt_tuned")
+    assert found(custom_stage("data_prep"))["precision, methods"].said == f"{precision_here('auto')}, prompt_tuned"
 
 
 def test_outside_a_project_the_command_says_so(tmp_path, monkeypatch, capsys):
