@@ -24,7 +24,7 @@ from nbclient.exceptions import DeadKernelError
 from cirlib.study.errors import StageError, StudyError
 from cirlib.study.files import ADVICE
 from cirlib.study.locks import take_lock
-from cirlib.study.parameters import PIPELINE, Study, load_study
+from cirlib.study.parameters import PIPELINE, load_study
 from cirlib.study.progress import STATUS
 from cirlib.study.stage import Stage, project_root
 
@@ -43,7 +43,9 @@ def run_stage(root: Path, notebook: str, terminal: TextIO) -> bool:
     True
     """
     study, stage = load_study(root / "params.yaml"), notebook.split("_", 1)[1]
-    _require_free(root, study, stage)
+    out = root / "results" / study.name / stage
+    with alone(Stage(stage, study, root, out, out, {}).lock, os.path.relpath(out, root)):
+        pass  # the notebook itself takes the lock again
     title = f"[{PIPELINE.index(stage) + 1}/{len(PIPELINE)}] {stage:<13}"
     source = root / "notebooks" / f"{notebook}.ipynb"
     target = root / "results" / study.name / "notebooks" / source.name
@@ -72,13 +74,20 @@ def run_stage(root: Path, notebook: str, terminal: TextIO) -> bool:
     return failure is None
 
 
-def _require_free(root: Path, study: Study, stage: str) -> None:
-    out = root / "results" / study.name / stage
-    lock = Stage(stage, study, root, out, out, {}).lock
+@contextmanager
+def alone(lock: Path, where: str) -> Iterator[None]:
+    """Inside, no other run holds ``lock``; a StageError, which says ``where`` it writes, where one does.
+
+    >>> with alone(folder / "a.lock", "results"):
+    ...     pass
+    """
     lock.parent.mkdir(parents=True, exist_ok=True)
     if (descriptor := take_lock(lock)) is None:
-        raise StageError(f"another run writes to {os.path.relpath(out, root)}: wait for it, or stop it")
-    os.close(descriptor)
+        raise StageError(f"another run writes to {where}: wait for it, or stop it")
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -7,10 +7,7 @@ study's data and encoded images; the pair of small towers is aligned anew. What 
 
 import argparse
 import hashlib
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +17,10 @@ import yaml
 from nbclient.exceptions import DeadKernelError
 
 from cirlib.app.report import SEED_COLUMNS, read_summary, read_table, seed_spread
-from cirlib.app.run_stage import KILLED, STOPPED
+from cirlib.app.run_stage import KILLED, STOPPED, alone
 from cirlib.study.code_hash import code_hash
 from cirlib.study.errors import ParameterError, StageError, StudyError
 from cirlib.study.files import write_bytes, write_table
-from cirlib.study.locks import take_lock
 from cirlib.study.parameters import Study, load_study
 from cirlib.study.stage import Stage, project_root
 
@@ -49,7 +45,7 @@ def repeat_study(root: Path, count: int) -> pd.DataFrame:
     for needed in (contents, root / "data" / study.name / "prepared" / "clip"):
         if not needed.exists():
             raise StageError(f"seeds need {needed.relative_to(root)}, which is missing: run `dvc repro` first")
-    with _alone(root, study.name):
+    with alone(root / "runs" / study.name / "locks" / "seeds.lock", f"runs/{study.name}/seeds"):
         for seed in range(study.seed + 1, study.seed + count):
             print(f"seed {seed}", flush=True)
             home = _open_home(root, study.model_copy(update={"seed": seed}), contents.read_text())
@@ -59,19 +55,6 @@ def repeat_study(root: Path, count: int) -> pd.DataFrame:
         table = pd.concat(tables, ignore_index=True)
         write_table(table, root / "results" / study.name / "seeds.csv")
     return table
-
-
-@contextmanager
-def _alone(root: Path, study: str) -> Iterator[None]:
-    """Inside, no other run repeats the study; a StageError where one does."""
-    lock = root / "runs" / study / "locks" / "seeds.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    if (descriptor := take_lock(lock)) is None:
-        raise StageError(f"another run writes to runs/{study}/seeds: wait for it, or stop it")
-    try:
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _rows(summary: pd.DataFrame, seed: int) -> pd.DataFrame:

@@ -231,10 +231,10 @@ def ink_cells(axes: Axes) -> None:
     """
     mesh = axes.collections[0]
     cells = mesh.get_facecolors().reshape(*mesh.get_array().shape, 4)
+    level = np.sqrt(1.05 * (relative_luminance(INK) + 0.05)) - 0.05  # from which both have the same contrast
     for text in axes.texts:
         column, row = map(int, text.get_position())
-        behind = relative_luminance(cells[row, column])
-        text.set_color(INK if behind + 0.05 > np.sqrt(1.05 * (relative_luminance(INK) + 0.05)) else "white")
+        text.set_color(INK if relative_luminance(cells[row, column]) > level else "white")
 
 
 def label_rows(
