@@ -268,13 +268,15 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The small study of `write_custom_data`, every image encoded, as a later stage opens it. Do not write there."""
     from cirlib.models.preparation import align_towers, encode_tokens, encode_two_towers
     from cirlib.models.prepared import Prepared
+    from cirlib.study.provenance import write_provenance
 
     root = tmp_path_factory.mktemp("prepared")
     write_custom_data(root / "raw")
-    begun = Prepared(stage_of(root, "data_prep", models=SMALL_MODELS, data_prep={"num_workers": 0}))
+    begun = Prepared(stage_of(root, "data_prep", models=SMALL_MODELS))
     encode_tokens(begun)
     align_towers(begun)
     encode_two_towers(begun)
+    write_provenance(begun.stage, {})
     return Prepared(stage_of(root, "qformer", models=SMALL_MODELS, qformer={"num_query_tokens": 2, "width": 16}))
 
 

@@ -25,11 +25,11 @@ from cirlib.benchmarks import BenchmarkError
 from cirlib.benchmarks.catalogues.columns import find_table
 from cirlib.benchmarks.splits import load_parts
 from cirlib.models.devices import best_device, listed_gpus, precision_here
+from cirlib.models.prepared import Prepared
 from cirlib.study.errors import ResourceError, StudyError
-from cirlib.study.method_registry import requested_methods
 from cirlib.study.parameters import Study, load_study
 from cirlib.study.resources import SPARE_DISK, within_memory
-from cirlib.study.stage import Stage, project_root
+from cirlib.study.stage import Stage, check_names, project_root
 
 HUB = "https://huggingface.co"
 PUBLISHED = {  # images, and queries to train on, of a study without and with training
@@ -118,11 +118,11 @@ def _disk(study: Study, root: Path, images: int, stages: list[StageProbe]) -> Fi
 def _choices(study: Study, root: Path) -> Finding:
     """The precision that this device computes in, and whether the methods asked for are there."""
     try:
-        precision = precision_here(study.models.precision)
-        methods = requested_methods([*study.zero_shot.methods, *study.qformer.methods], root)
+        Prepared(Stage("data_prep", study, root, root, root, {})).check_models()
+        methods = check_names(study, root)
     except StudyError as error:
         return Finding("precision, methods", str(error), stops=True)
-    return Finding("precision, methods", ", ".join([precision, *(method.name for method in methods)]))
+    return Finding("precision, methods", ", ".join([precision_here(study.models.precision), *methods]))
 
 
 def _models(study: Study, root: Path) -> list[str]:

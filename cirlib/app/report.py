@@ -15,7 +15,7 @@ import pandas as pd
 from cirlib.analysis.tables.study_tables import best_method, best_of_families, recall_by_method
 from cirlib.app.environment import where_computed
 from cirlib.retrieval.scoring import SUMMARY_COLUMNS, result_table
-from cirlib.study.errors import StudyError
+from cirlib.study.errors import ReadError, StudyError
 from cirlib.study.files import load_table, replace_file, write_bytes
 from cirlib.study.method_registry import ZERO_SHOT, labels, method_label
 from cirlib.study.parameters import PIPELINE, load_study
@@ -65,11 +65,10 @@ def read_table(file: Path, columns: Collection[str] = ()) -> pd.DataFrame:
     """
     try:
         table = load_table(file)
-    except pd.errors.EmptyDataError:
+    except ReadError as error:
+        if not isinstance(error.__cause__, pd.errors.EmptyDataError):
+            raise
         table = pd.DataFrame()
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ResultError(f"{file} is no table ({reason}): delete it and run `dvc repro` again") from None
     if not set(columns) <= set(table):
         raise ResultError(f"{file} is not whole: delete it and run `dvc repro` again")
     return table

@@ -21,9 +21,9 @@ import nbformat
 import papermill
 from nbclient.exceptions import DeadKernelError
 
-from cirlib.study.errors import StageError, StudyError
+from cirlib.study.errors import StudyError
 from cirlib.study.files import ADVICE
-from cirlib.study.locks import take_lock
+from cirlib.study.locks import alone
 from cirlib.study.parameters import PIPELINE, load_study
 from cirlib.study.progress import STATUS
 from cirlib.study.stage import Stage, project_root
@@ -72,22 +72,6 @@ def run_stage(root: Path, notebook: str, terminal: TextIO) -> bool:
         print(f"The executed notebook: {os.path.relpath(target)}  ·  the log: {os.path.relpath(log)}", file=terminal)
         print(failure, file=terminal)
     return failure is None
-
-
-@contextmanager
-def alone(lock: Path, where: str) -> Iterator[None]:
-    """Inside, no other run holds ``lock``; a StageError, which says ``where`` it writes, where one does.
-
-    >>> with alone(folder / "a.lock", "results"):
-    ...     pass
-    """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    if (descriptor := take_lock(lock)) is None:
-        raise StageError(f"another run writes to {where}: wait for it, or stop it")
-    try:
-        yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -17,11 +17,13 @@ import yaml
 from nbclient.exceptions import DeadKernelError
 
 from cirlib.app.report import SEED_COLUMNS, read_summary, read_table, seed_spread
-from cirlib.app.run_stage import KILLED, STOPPED, alone
+from cirlib.app.run_stage import KILLED, STOPPED
 from cirlib.study.code_hash import code_hash
 from cirlib.study.errors import ParameterError, StageError, StudyError
 from cirlib.study.files import write_bytes, write_table
+from cirlib.study.locks import alone
 from cirlib.study.parameters import Study, load_study
+from cirlib.study.provenance import write_provenance
 from cirlib.study.stage import Stage, project_root
 
 NOTEBOOKS = {"zero_shot": "02_zero_shot.ipynb", "qformer": "03_qformer.ipynb", "dpo": "04_dpo.ipynb"}
@@ -106,19 +108,20 @@ def _link_data(data: Path, own: Path) -> None:
 
 
 def _align(home: Path) -> None:
-    """Aligns the repetition's own small towers and embeds the images with them, where the study aligned some."""
+    """What data preparation does with another seed: aligns small towers and embeds, where the study aligned some."""
     from accelerate.utils import set_seed
 
     from cirlib.models.preparation import align_towers, encode_two_towers
     from cirlib.models.prepared import Prepared
 
     study = load_study(home / "params.yaml")
-    if not (home / "data" / study.name / "prepared" / "clip").exists():
+    out = home / "results" / study.name / "data_prep"
+    stage = Stage("data_prep", study, home, out, out, {})
+    if not (stage.data / "clip").exists():
         set_seed(study.seed)
-        out = home / "results" / study.name / "data_prep"
-        prepared = Prepared(Stage("data_prep", study, home, out, out, {}))
-        align_towers(prepared)
-        encode_two_towers(prepared)
+        align_towers(Prepared(stage))
+        encode_two_towers(Prepared(stage))
+    write_provenance(stage, {})
 
 
 def _run_once(home: Path, notebook: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cirlib.study.files import read_json
 from cirlib.study.parameters import Study
 from cirlib.study.stage import Stage
 
@@ -45,7 +46,7 @@ def load_splits(stage: Stage, gallery: str | None = None) -> Splits:
     ['hat', 'shoe']
     """
     study, file = stage.study, stage.data / UNUSABLE
-    unusable = json.loads(file.read_text()) if file.exists() else {}
+    unusable = read_json(file) if file.exists() else {}
 
     def load(split: str, gallery: str) -> dict[str, Benchmark]:
         parts = load_parts(study, stage.images, split, gallery).items()

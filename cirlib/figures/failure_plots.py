@@ -98,7 +98,7 @@ def exchange_bars(table: pd.DataFrame, *, context: str = "") -> Figure:
     first = [f"{method_label(row.first)}\n(both {row.both:,}, neither {row.neither:,})" for row in table.itertuples()]
     second = [
         f"{method_label(row.second)}\n({style.points(row.difference)} points, "
-        + (f"p = {row.p_holm:.2g})" if row.p_holm >= 0.001 else "p < 0.001)")
+        + ("p < 0.001)" if row.p_holm < 0.001 else f"p = {row.p_holm:.2g})")
         for row in table.itertuples()
     ]
     places = style.label_rows(axes, first, right=second)

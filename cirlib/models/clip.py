@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy, deepcopy
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -125,6 +126,20 @@ def load_clip(
         transform = image_transform(fit, int(np.max(pixels["size"])), pixels["mean"], pixels["std"])
     key = f"open_clip {model} {pretrained} {fingerprint(net)} {dtype} {transform}"
     return TwoTowers(net, tokenizer, transform, key, device, dtype)
+
+
+def check_clip(model: str, pretrained: str | None) -> None:
+    """A ModelError where open_clip knows no such architecture, or no such weights of it; one with a colon is a place.
+
+    >>> check_clip("ViT-B-32", "openai")
+    """
+    if ":" in model or (pretrained and Path(pretrained).is_file()):
+        return
+    if model not in (known := open_clip.list_models()):
+        raise ModelError(f"models.clip is {model!r}, which is none of open_clip's: {', '.join(known)}")
+    if pretrained not in (tags := open_clip.list_pretrained_tags_by_model(model)):
+        allowed = f"a file, or one of {', '.join(tags)}"
+        raise ModelError(f"models.clip_pretrained is {pretrained!r}; allowed for {model} is {allowed}")
 
 
 def _wants_quick_gelu(model: str, pretrained: str | None) -> bool:

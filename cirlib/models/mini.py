@@ -37,8 +37,6 @@ class MiniVision:
     """EfficientNet-Lite0's last grid: an image becomes T = (image_size / 32)² tokens of 1,280 channels."""
 
     def __init__(self, image_size: int = 160, *, device: torch.device, dtype: torch.dtype, fit: str = "model") -> None:
-        if image_size % STRIDE:
-            raise ModelError(f"image_size must be a multiple of {STRIDE}, given {image_size}")
         trunk = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0).eval()
         _load_efficientnet(trunk)
         _fold_batch_norms(trunk)

@@ -15,14 +15,15 @@ from cirlib.benchmarks import BenchmarkError
 from cirlib.benchmarks.image_files import locate
 from cirlib.benchmarks.splits import Splits, annotations_key, load_splits
 from cirlib.models.blip2 import Blip2Vision
-from cirlib.models.clip import TwoTowers, load_clip
+from cirlib.models.clip import TwoTowers, check_clip, load_clip
 from cirlib.models.devices import DTYPES, best_device, precision_here
 from cirlib.models.feature_store import FeatureStore, ImageFeatures
 from cirlib.models.image_encoding import ImageEncoder, LiveFeatures
 from cirlib.models.mini import MiniVision, mini_towers
 from cirlib.models.weights import local_name
-from cirlib.study.files import read_text
+from cirlib.study.files import read_json
 from cirlib.study.pictures import open_rgb
+from cirlib.study.provenance import require_same
 from cirlib.study.stage import Stage
 
 ImageAttributes = Mapping[str, Mapping[str, str]]  # image id → attribute → value
@@ -146,21 +147,30 @@ class Prepared:
         heads = stage.root / given if given else stage.require(stage.data / "two_towers.safetensors", "data_prep")
         return mini_towers(models.image_size, heads, **options)
 
+    def check_models(self) -> None:
+        """A StudyError where the precision or the CLIP that the study names cannot be had here; nothing is loaded."""
+        models = self.stage.study.models
+        precision_here(models.precision)
+        if models.clip != "mini":
+            check_clip(models.clip, self.local_name(models.clip_pretrained))
+
     def local_name(self, name: str | None) -> str | None:
         """See :func:`~cirlib.models.weights.local_name`."""
         return local_name(name, self.stage.root)
 
 
 def open_prepared(stage: Stage) -> Prepared:
-    """The stage's data and features; a StageError, with the command, where data preparation has not run.
+    """The stage's data and features; a StageError, with the command, where data preparation has not run with the
+    parameters that the study has now.
 
     >>> open_prepared(stage).clip.shape
     (34, 256)
     """
+    require_same(stage, "data_prep")
     for name in ("tokens", "clip") if stage.study.models.cache_tokens else ("clip",):
         stage.require(stage.data / name / "store.json", "data_prep")
     return Prepared(stage)
 
 
 def _read_json(file: Path, otherwise: Any) -> Any:
-    return json.loads(read_text(file)) if file.is_file() else otherwise
+    return read_json(file) if file.is_file() else otherwise

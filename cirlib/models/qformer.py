@@ -108,13 +108,13 @@ class QFormerComposer(nn.Module):
         elif self.settings.fusion == "covr":
             query = F.normalize(F.normalize(self.text_projection(fused), dim=-1).mean(1), dim=-1)
         else:
-            states = self._read(ids, mask, fused)  # (B, Q + L, H)
-            query = F.normalize(self.text_projection(states[:, fused.shape[1]]), dim=-1)
+            start = self._read(ids, mask, fused, slice(fused.shape[1], fused.shape[1] + 1))  # (B, 1, H)
+            query = F.normalize(self.text_projection(start[:, 0]), dim=-1)
         if not terms:
             return query
         prompts = self.prompt_tokens.expand(len(ids), -1, -1)
-        relation = self._states(self.embeddings.around(ids.to(self.device), prompts), mask)[:, 0]  # (B, H)
-        relation = F.normalize(self.text_projection(relation), dim=-1)
+        start = self._states(self.embeddings.around(ids.to(self.device), prompts), mask, slice(1))  # (B, 1, H)
+        relation = F.normalize(self.text_projection(start[:, 0]), dim=-1)
         apart = (fused.mean(1) - prompts.mean(1).detach()).square().mean(1, keepdim=True)  # (B, 1)
         return torch.cat([query, relation, apart], dim=1)
 
@@ -133,8 +133,8 @@ class QFormerComposer(nn.Module):
 
         def embed(rows: list[int]) -> Tensor:
             ids, mask = self.tokenize([texts[i] for i in rows])
-            states = self._read(ids, mask, self.query_tokens[:, :0].expand(len(ids), -1, -1))  # (B, L, H)
-            return F.normalize(self.text_projection(states[:, 0]), dim=-1)
+            start = self._read(ids, mask, self.query_tokens[:, :0].expand(len(ids), -1, -1), slice(1))  # (B, 1, H)
+            return F.normalize(self.text_projection(start[:, 0]), dim=-1)
 
         return by_length(embed, texts, quarters(texts))
 
@@ -147,14 +147,14 @@ class QFormerComposer(nn.Module):
     def fuse(self, reference: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """The query states (B, Q, H) after one pass with the reference tokens (B, T, C) and tokenized texts."""
         queries = self.query_tokens.expand(len(reference), -1, -1)
-        return self._read(ids, mask, queries, self.image_norm(reference))[:, : queries.shape[1]]
+        return self._read(ids, mask, queries, slice(queries.shape[1]), self.image_norm(reference))
 
-    def _read(self, ids: Tensor, mask: Tensor, queries: Tensor, image: Tensor | None = None) -> Tensor:
-        """The states (B, Q + L, H) after one pass over ``queries`` (B, Q, H) and texts (B, L)."""
-        return self._states(self.embeddings(ids.to(self.device), mask.to(self.device), queries), mask, image)
+    def _read(self, ids: Tensor, mask: Tensor, queries: Tensor, read: slice, image: Tensor | None = None) -> Tensor:
+        """The states of the places ``read`` after one pass over ``queries`` (B, Q, H) and texts (B, L)."""
+        return self._states(self.embeddings(ids.to(self.device), mask.to(self.device), queries), mask, read, image)
 
-    def _states(self, embedded: Tensor, mask: Tensor, image: Tensor | None = None) -> Tensor:
-        """The states after one pass over ``embedded`` (B, Q + L, H), whose texts have ``mask`` (B, L).
+    def _states(self, embedded: Tensor, mask: Tensor, read: slice, image: Tensor | None = None) -> Tensor:
+        """The states of the places ``read`` after one pass over ``embedded`` (B, Q + L, H), texts with ``mask`` (B, L).
 
         Without an image every token goes through the text feed-forward, as in BLIP-2.
         """
@@ -164,6 +164,7 @@ class QFormerComposer(nn.Module):
             query_length=0 if image is None else count,
             attention_mask=torch.cat([mask.new_ones(len(mask), count), mask], dim=1),
             encoder_hidden_states=image,
+            read=read,
         ).last_hidden_state
 
     @torch.inference_mode()
@@ -228,7 +229,7 @@ def mini_qformer(num_query_tokens: int, width: int, settings: QFormerSettings, l
     )
     tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
     composer = QFormerComposer(config, num_query_tokens, width, tokenizer, settings, frozen)
-    composer.qformer.layernorm.load_state_dict(frozen.last_norm[0].state_dict())
+    composer.qformer.layernorm.load_state_dict(frozen.hand_over_norm().state_dict())
     state = composer.qformer.encoder.layer.state_dict()
     for name in state:  # MiniLM's feed-forwards go twice, for text and for queries
         source = name.replace("_query.", ".").replace(".attention.attention.", ".attention.self.")

@@ -25,21 +25,22 @@ class TextEmbeddings(Blip2TextEmbeddings):
 
 
 class FrozenTextStates(nn.Module):
-    """MiniLM below its last ``layers``, frozen: what it makes of a text, behind the queries.
-
-    Its last norm is left to the Q-Former, whose input norm it becomes. Copies of a model share it.
-    """
+    """MiniLM below its last ``layers``, frozen: what it makes of a text, behind the queries. Copies share it."""
 
     def __init__(self, minilm: nn.Module, layers: int) -> None:
         super().__init__()
         self.lower = minilm.requires_grad_(False)
         del minilm.encoder.layer[len(minilm.encoder.layer) - layers :]
-        last = minilm.encoder.layer[-1].output if len(minilm.encoder.layer) else minilm.embeddings
-        self.last_norm, last.LayerNorm = [last.LayerNorm], nn.Identity()  # in a list: no part of this module
         self.known: dict[tuple[int, ...], Tensor] = {}  # token ids of a text read ahead → its states (L, H)
 
     def __deepcopy__(self, memo: dict) -> "FrozenTextStates":
         return self
+
+    def hand_over_norm(self) -> nn.Module:
+        """Its last norm, which it leaves to the Q-Former, whose input norm it becomes."""
+        last = self.lower.encoder.layer[-1].output if len(self.lower.encoder.layer) else self.lower.embeddings
+        norm, last.LayerNorm = last.LayerNorm, nn.Identity()
+        return norm
 
     def forward(self, ids: Tensor, mask: Tensor, queries: Tensor) -> Tensor:
         """As :class:`TextEmbeddings`."""
@@ -49,6 +50,10 @@ class FrozenTextStates(nn.Module):
         else:
             states = self._read(ids, mask)
         return torch.cat([queries, states.to(queries.dtype)], dim=1)
+
+    def mask(self, ids: Tensor) -> Tensor:
+        """Which of padded ids (N, L) are a text's."""
+        return (ids != self.lower.config.pad_token_id).long()
 
     def read_ahead(self, ids: Tensor, mask: Tensor) -> None:
         """Reads texts (N, L) once; of those that were read ahead before only these stay known.
@@ -76,11 +81,18 @@ def _unpadded(ids: Tensor, mask: Tensor) -> list[tuple[int, ...]]:
 
 
 class LastLayer(Blip2QFormerLayer):
-    """The Q-Former's last layer. Behind queries nobody reads its text states, whose feed-forward it leaves out."""
+    """The Q-Former's last layer, which computes only those of its states that are read."""
 
-    def forward(self, *args: Any, query_length: int = 0, **kwargs: Any) -> Tensor:
-        self.reads_text = query_length == 0
-        return super().forward(*args, query_length=query_length, **kwargs)
-
-    def feed_forward_chunk(self, attention_output: Tensor) -> Tensor:
-        return super().feed_forward_chunk(attention_output) if self.reads_text else attention_output
+    def forward(
+        self, states: Tensor, mask: Tensor | None = None, image: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None, query_length: int = 0, read: slice = slice(None), **options: Any,
+    ) -> Tensor:  # fmt: skip
+        """States (B, Q + L, H) to those of the places ``read``, which are queries where there are any."""
+        if mask is not None and mask.shape[2] > 1:  # (B, 1, Q + L, Q + L) or (B, 1, 1, Q + L)
+            mask = mask[:, :, read]
+        own = self.attention(states[:, read], None, states, mask, **options)
+        if query_length == 0:
+            return self.feed_forward_chunk(own)
+        if self.has_cross_attention:
+            own = self.crossattention(own, None, image, encoder_attention_mask, **options)
+        return self.feed_forward_chunk_query(own)

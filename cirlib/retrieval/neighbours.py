@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from cirlib.benchmarks.base import check_choice
+from cirlib.study.errors import ParameterError
 
 KERNELS = {"avx512_vl": "SkylakeX", "avx2": "Haswell"}  # vector unit → OpenBLAS' name of the first CPUs that have it
 
@@ -48,7 +49,7 @@ class Neighbours:
         check_choice(kind, ("flat", "ivf", "hnsw"), "index")
         for name, value in (("nlist", nlist), ("nprobe", nprobe)):
             if value is not None and not (kind == "ivf" and 1 <= value <= len(gallery)):
-                raise ValueError(f"{name} goes with index 'ivf' only, from 1 to {len(gallery)}, got {value}")
+                raise ParameterError(f"{name} goes with index 'ivf' only, from 1 to {len(gallery)}, got {value}")
         self.size, self.nprobe = len(gallery), nprobe
         self.num_tokens = gallery.shape[1] if gallery.ndim == 3 else 1
         gallery = gallery.reshape(-1, gallery.shape[-1])  # (M * T, D)

@@ -31,6 +31,10 @@ class WriteError(StudyError, OSError):
     """A file cannot be written: the disk is full or may not be written. The message names the file."""
 
 
+class ReadError(StudyError, ValueError):
+    """A file is cut off or damaged; the message names it."""
+
+
 class MethodError(StudyError, ValueError):
     """A method of one's own failed, or gave what cannot be scored; the message says what, and what is expected."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from cirlib.study.errors import WriteError
+from cirlib.study.errors import ReadError, WriteError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,9 +101,12 @@ def link_folder(source: Path, target: Path) -> None:
     """
     partial = target.with_name(f"{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(source, partial, copy_function=_link)
-    shutil.rmtree(target, ignore_errors=True)
-    partial.replace(target)
+    try:
+        shutil.copytree(source, partial, copy_function=_link)
+        shutil.rmtree(target, ignore_errors=True)
+        partial.replace(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _link(source: str, target: str) -> None:
@@ -132,6 +135,25 @@ def write_json(content: Any, path: Path, *, indent: int | None = 2) -> None:
     replace_file(path, lambda part: part.write_text(json.dumps(content, indent=indent) + "\n"))
 
 
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; a ReadError, which names it, where it is damaged.
+
+    >>> (folder / "a.json").write_text("[1")
+    2
+    >>> read_json(folder / "a.json")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    cirlib.study.errors.ReadError: /...a.json is damaged (Expecting ...): delete it and run what makes it again
+    """
+    try:
+        return json.loads(read_text(path))
+    except ValueError as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> ReadError:
+    return ReadError(f"{path} is damaged ({' '.join(str(error).split())}): delete it and run what makes it again")
+
+
 def read_text(path: Path) -> str:
     """The text of a file in UTF-8, 16 or 32, whose byte-order mark, where some program wrote one, does not count.
 
@@ -154,12 +176,17 @@ def write_table(table: "pd.DataFrame", path: Path) -> None:
 def load_table(path: Path) -> "pd.DataFrame":
     """A table of :func:`write_table`; in the columns `NAMES` all is text, ``001`` and ``NA`` too.
 
+    A ReadError, which names the file, where it is damaged.
+
     >>> write_table(pd.DataFrame({"category": ["NA"], "value": [None]}), folder / "a.csv")
     >>> load_table(folder / "a.csv").values.tolist()
     [['NA', nan]]
     """
     import pandas as pd
 
-    others = pd.read_csv(path, nrows=0).columns.difference(NAMES)
-    empty = {name: [""] for name in others}
-    return pd.read_csv(path, dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=empty)
+    try:
+        others = pd.read_csv(path, nrows=0).columns.difference(NAMES)
+        empty = {name: [""] for name in others}
+        return pd.read_csv(path, dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=empty)
+    except ValueError as error:  # pandas' and Python's of what is no text
+        raise _damaged(path, error) from error

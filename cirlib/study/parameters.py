@@ -29,7 +29,7 @@ class Data(Block):
     """Where triplets, galleries and images come from."""
 
     benchmark: Literal["fashioniq", "cirr", "circo", "custom"] = "fashioniq"
-    root: Path
+    root: Path | None = None  # None: ``data_prep.drawing`` draws what is there
     catalogue: CatalogueTable | None = None  # of photographs and a table: what is trained on is made from it
     categories: list[str] | None = None  # None: every category that has a captions file
     split: str = "val"  # the split that is reported
@@ -58,7 +58,7 @@ class Models(Block):
     fusion: str = "mini"  # mini, or a Blip2ForImageTextRetrieval: a folder, or an id of the hub with or without @commit
     fusion_checkpoint: Path | None = None  # a Q-Former trained by this study to start from
     transform: Literal["model", "targetpad", "squarepad", "squash"] = "model"  # how both towers see a picture
-    image_size: Count = 160  # pixels a side, for mini
+    image_size: Annotated[Whole, Field(ge=32, multiple_of=32)] = 160  # pixels a side, for mini
     trains_ln_vision: bool = False  # the norm behind BLIP-2's tower learns: image tokens are kept from before it
     alignment_epochs: Count = 20  # of the mini pair's heads, on image-caption pairs
     cache_tokens: bool = True  # False: no image tokens on disk, the vision tower runs in every training step
@@ -79,9 +79,9 @@ class Drawing(Block):
     train_images: Count = 1_500
     train_triplets: Count = 1_500
     val_queries: Count = 400
-    gallery_size: Count = 1_000
+    gallery_size: Annotated[Whole, Field(ge=2)] = 1_000  # a query needs a reference and a target
     pairs: Count = 6_000  # images with a description
-    family_size: Annotated[Whole, Field(ge=8)] = 25
+    family_size: Annotated[Whole, Field(ge=8, le=50)] = 25  # larger ones could run out of different garments
 
 
 class DataPrep(Block):
@@ -132,6 +132,8 @@ class Study(Block):
 
     @model_validator(mode="after")
     def _is_sound(self) -> Self:
+        drawn, given = self.data_prep.drawing is not None, self.data.root is not None
+        refuse(drawn == given, "one of data.root and data_prep.drawing must be given, and the other null")
         asked = {
             "models.trains_ln_vision": self.models.trains_ln_vision,
             "qformer.sprc_terms above 0": self.qformer.sprc_terms > 0,

@@ -1,6 +1,7 @@
 """Bars: a notebook's widget, text in a terminal, the line that a stage's runner shows, or one below papermill's."""
 
 import os
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,8 @@ class _LastWord:
         self.path = path
 
     def write(self, text: str) -> None:
-        write_bytes(text.strip().encode(), self.path)
+        with suppress(OSError):  # of a full disk: the work goes on unseen
+            write_bytes(text.strip().encode(), self.path)
 
     def flush(self) -> None:
         """Every write is whole already."""

@@ -1,12 +1,11 @@
 """On what, when and with which parameters a stage was computed; and that one study is never put together from two."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cirlib.study.errors import StageError
-from cirlib.study.files import write_json
+from cirlib.study.files import read_json, write_json
 from cirlib.study.stage import Stage
 
 Provenance = dict[str, Any]
@@ -39,11 +38,13 @@ def read_provenance(root: Path, study: str, stages: tuple[str, ...]) -> dict[str
     {}
     """
     files = {stage: provenance_file(root, study, stage) for stage in stages}
-    return {stage: json.loads(file.read_text()) for stage, file in files.items() if file.is_file()}
+    return {stage: read_json(file) for stage, file in files.items() if file.is_file()}
 
 
 def require_same(stage: Stage, earlier: str) -> None:
     """StageError where ``earlier`` has not run, or was computed with parameters that are not those of ``stage``.
+
+    Another seed of this notebook alone is none of them.
 
     >>> write_provenance(stage, {})
     >>> require_same(stage, stage.name)
@@ -51,14 +52,12 @@ def require_same(stage: Stage, earlier: str) -> None:
     import pandas as pd
 
     file = stage.require(provenance_file(stage.root, stage.study.name, earlier), earlier)
-    both = json.loads(file.read_text())["parameters"], _decisive(stage, earlier)
+    both = read_json(file)["parameters"], _decisive(stage, earlier)
     then, now = (pd.json_normalize(blocks).iloc[0].to_dict() for blocks in both)  # by dotted names
     for name in now:
-        if then.get(name) != now[name]:
+        if then.get(name) != now[name] and name not in stage.overrides:
             said = f"{earlier} was computed with {name}={then.get(name)}, now it is {now[name]}"
-            raise StageError(
-                f"{stage.name} puts results of one study together, but {said}: run `dvc repro {earlier}` first"
-            )
+            raise StageError(f"{stage.name} works on one study, but {said}: run `dvc repro {earlier}` first")
 
 
 def _decisive(stage: Stage, name: str) -> dict[str, Any]:

@@ -20,7 +20,8 @@ def require_disk(folder: Path, needed: int, advice: str) -> None:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if needed + SPARE_DISK > free:
-        raise ResourceError(f"{folder} needs {needed / 1e9:.3g} GB and its disk has {free / 1e9:.3g} GB free: {advice}")
+        wanted = f"{needed / 1e9:.3g} GB, {SPARE_DISK / 1e9:.3g} GB beside them"
+        raise ResourceError(f"{folder} needs {wanted}, and its disk has {free / 1e9:.3g} GB free: {advice}")
 
 
 @contextmanager

@@ -14,8 +14,9 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from cirlib.study.errors import ParameterError, StageError, StudyError
-from cirlib.study.locks import take_lock
-from cirlib.study.method_registry import requested_methods
+from cirlib.study.files import read_json
+from cirlib.study.locks import claim, take_lock
+from cirlib.study.method_registry import DPO, METHODS, RERANKED, requested_methods
 from cirlib.study.parameters import Study, load_study, overridable, override
 
 if TYPE_CHECKING:
@@ -68,10 +69,9 @@ class Stage:
     @property
     def images(self) -> Path:
         """The folder with ``captions/``, ``image_splits/`` and ``images/``."""
-        drawn_anew = self.study.data_prep.drawing and self.data.is_relative_to(self.out)
         if self.study.data.catalogue:
             return self.data / "made"
-        return self.data / "drawn" if drawn_anew else self.root / self.study.data.root.expanduser()
+        return self.data / "drawn" if self.study.data_prep.drawing else self.root / self.study.data.root.expanduser()
 
     @property
     def trainings(self) -> Path:
@@ -98,7 +98,7 @@ class Stage:
 
     def read_choice(self, stage: str, name: str) -> dict[str, Any]:
         """What ``stage`` chose by the dev part, from the file ``name`` of its results; StageError: it has not run."""
-        return json.loads(self.require(self.results(stage) / name, stage).read_text())
+        return read_json(self.require(self.results(stage) / name, stage))
 
     def finish(self) -> None:
         """Leaves the folder to other runs."""
@@ -127,7 +127,7 @@ def open_stage(name: str) -> Stage:
     pd.options.display.max_colwidth = 120  # tables show their texts whole
     root, given = project_root(), _notebook_parameters()
     study = override(load_study(root / "params.yaml"), name, given)
-    requested_methods([*study.zero_shot.methods, *study.qformer.methods], root)
+    check_names(study, root)
     set_seed(study.seed)
     out, figures = (root / kind / study.name / name for kind in ("results", "figures"))
     if given:
@@ -155,6 +155,23 @@ def project_root() -> Path:
     raise ParameterError(f"no params.yaml and dvc.yaml at or above {here}: start this inside the project")
 
 
+def check_names(study: Study, root: Path) -> list[str]:
+    """The methods that the study is asked for; a ParameterError where it names one, or a file, that is not there.
+
+    >>> check_names(stage.study, folder)
+    ['prompt_tuned']
+    """
+    asked = requested_methods([*study.zero_shot.methods, *study.qformer.methods], root)
+    firsts = [m.name for m in METHODS.values() if m.family not in (DPO, RERANKED) and m.name != "sum_raw"]
+    if (first := study.qformer.rerank) not in firsts:
+        raise ParameterError(f"qformer.rerank: {first!r} cannot be the first. Allowed: {', '.join(firsts)}")
+    files = {"models.fusion_checkpoint": study.models.fusion_checkpoint, "qformer.phi": study.qformer.phi}
+    for name, file in files.items():
+        if file is not None and not (root / file).exists():
+            raise ParameterError(f"{name}: there is no {root / file}")
+    return [method.name for method in asked]
+
+
 def assigned_names(source: str) -> set[str]:
     """The plain names that Python ``source`` assigns; none of a source that is no Python.
 
@@ -172,15 +189,13 @@ def _take(stage: Stage) -> None:
     """Makes a run's folders and holds them against other runs while a cell runs."""
     where = os.path.relpath(stage.out, stage.root)
     try:
-        for folder in (stage.out, stage.figures, stage.lock.parent):
+        for folder in (stage.out, stage.figures):
             folder.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=stage.out).close()
+        _release(stage.lock)  # held already where the same cell runs again
+        _held[stage.lock] = claim(stage.lock, where)
     except OSError as error:
         raise StageError(f"{where} may not be written: {error.strerror}: move the project elsewhere") from None
-    _release(stage.lock)  # held already where the same cell runs again
-    if (descriptor := take_lock(stage.lock)) is None:
-        raise StageError(f"another run writes to {where}: wait for it, or stop it")
-    _held[stage.lock] = descriptor
 
 
 def _release(lock: Path) -> None:
@@ -238,7 +253,7 @@ def _notebook_parameters() -> dict[str, Any]:
         self._showtraceback(kind, error, lines)
         return lines
 
-    shell.set_custom_exc((StudyError, FloatingPointError, PermissionError), show)
+    shell.set_custom_exc((StudyError, FloatingPointError, OSError), show)
     shell.events.register("pre_run_cell", _before_a_cell)
     shell.events.register("post_run_cell", _after_a_cell)
     values = shell.user_ns

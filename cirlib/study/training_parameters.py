@@ -12,7 +12,7 @@ class QFormer(Block):
     fusion: Literal["one_pass", "covr", "two_pass"] = "one_pass"
     target: Literal["max", "mean"] = "max"
     sprc_terms: Annotated[float, Field(ge=0)] = 0.0  # weight of SPRC's relation and alignment terms beside InfoNCE
-    num_query_tokens: Count = 8
+    num_query_tokens: Annotated[Whole, Field(ge=1, le=256)] = 8
     width: Count = 256
     layers: Annotated[Whole, Field(ge=1, le=6)] = 6  # of mini, MiniLM's last; those before them read the text, frozen
     pretraining_epochs: NonNegativeCount = 2
@@ -46,6 +46,12 @@ class QFormer(Block):
     prompt_edits: Count | None = 1_000  # train edits that an epoch reads; None: all
     prompt_lr: Positive = 0.01
 
+    @model_validator(mode="after")
+    def _is_sound(self) -> Self:
+        short = self.sampling == "band" and self.range_max < self.hard_negatives
+        refuse(short, f"range_max ({self.range_max}) must be at least hard_negatives ({self.hard_negatives})")
+        return self
+
 
 class DPO(Block):
     """A preference training, our reading of the paper's Retrieval-DPO unless told otherwise, and the grid around it.
@@ -59,6 +65,7 @@ class DPO(Block):
     objective: Literal["dpo", "info_nce_mined", "info_nce_in_batch", "recall_in_batch"] = "dpo"
     loss_type: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
     trains: Literal["query_projection", "query_tower", "both_projections", "both_towers"] = "query_tower"
+    layers: Annotated[Whole, Field(ge=1, le=6)] = 6  # of mini's text tower that learn, its last
     beta: Positive = 0.1  # times 100, CLIP's logit scale: the slope of every objective
     epochs: Count = 1
     edits: Count | None = None  # train edits used, an even share a category; None: all

@@ -1,35 +1,23 @@
 """The checkpoint of a training: read where it is whole, and used by one run at a time."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
 
-from cirlib.study.locks import take_lock
+from cirlib.study.locks import in_turn
 
 
-@contextmanager
-def alone_in(folder: Path | None, run: str) -> Iterator[None]:
+def alone_in(folder: Path | None, run: str) -> AbstractContextManager:
     """Inside, no other run trains in ``folder`` (None: it is kept nowhere): a second one waits, and says so.
 
     >>> with alone_in(folder / "toy", "toy"):
     ...     pass
     """
     if folder is None or not PartialState().is_main_process:
-        yield
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = folder.with_name(f"{folder.name}.lock")
-    if (held := take_lock(lock)) is None:
-        print(f"{run}: another run trains the same, waits for it", flush=True)
-        held = take_lock(lock, wait=True)
-    try:
-        yield
-    finally:
-        os.close(held)
+        return nullcontext()
+    return in_turn(folder.with_name(f"{folder.name}.lock"), f"{run}: another run trains the same, waits for it")
 
 
 def read_state(path: Path) -> dict | None:

@@ -5,7 +5,6 @@ import pandas as pd
 import torch
 from accelerate import PartialState
 
-from cirlib.benchmarks import join_captions
 from cirlib.models.qformer import QFormerComposer
 from cirlib.models.qformer_embedding import embed_gallery, embed_queries
 from cirlib.retrieval.hard_negatives import MARGIN, copies, fill_at_random, mine_hard_negatives
@@ -20,21 +19,23 @@ def mine_for_triplets(composer: QFormerComposer, sampler: TripletSampler, epoch:
 
     They are drawn at random from the hardest: ``qformer.sampling`` band draws from ``range_max`` of them, margin from
     those that score at least :data:`MARGIN` less than the target, never a copy of it under another id; where there are
-    too few, any are drawn. As in the score, an image counts by its best token and a query's captions are joined by
-    "and". Of several processes each searches for a part; all get the whole.
+    too few, any are drawn. As in the score, an image counts by its best token; a query's text is the one that the epoch
+    trains on. Of several processes each searches for a part; all get the whole.
 
     >>> mine_for_triplets(composer, TripletSampler(prepared.tokens, prepared.splits.train, stage.study), 1).shape
     (12, 2)
     """
     params, end = sampler.params, 0
     negatives, read = np.full((len(sampler.triplets), params.hard_negatives), -1), np.concatenate(sampler.rows(epoch))
+    drawn = dict(zip(read, (text for batch in sampler.batches(epoch) for text in batch.texts), strict=True))
+    composer.read_ahead(list(drawn.values()))
     rule = {"range_max": params.range_max} if params.sampling == "band" else {"absolute_margin": MARGIN}
     composer.eval()
     for part in sampler.parts.values():
         start, end = end, end + len(part.triplets)
         own = np.sort(read[(start <= read) & (read < end)])  # (n,)
         references, gallery = sampler.references[own], sampler.tokens.rows(part.gallery)  # (n,), (M,)
-        texts = [join_captions(sampler.triplets[row].captions, "and")[0] for row in own]
+        texts = [drawn[row] for row in own]
         where = pd.Index(gallery)
         targets, seen = (where.get_indexer(rows) for rows in (sampler.targets[own], references))  # (n,) both
         images = embed_gallery(composer, sampler.tokens, gallery)  # (M, Q, D) or (M, D)

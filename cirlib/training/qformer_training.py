@@ -130,11 +130,15 @@ def score_composers(
 ) -> list[Scored]:
     """Every composer on every category; the embeddings of a query's several texts are averaged.
 
+    Several composers share what the frozen layers below a mini Q-Former make of the texts.
+
     >>> scored = score_composers({"start": composer}, prepared.tokens, prepared.splits.reported, Evaluation())
     >>> [one.category for one in scored]
     ['hat', 'shoe']
     """
-    scored = []
+    scored, texts = [], [text for part in parts.values() for text in query_texts(part, rules.captions)[0]]
+    for composer in composers.values() if len(composers) > 1 else ():
+        composer.read_ahead(texts)
     for (name, composer), (category, part) in product(composers.items(), parts.items()):
         texts, rows = query_texts(part, rules.captions)
         references = tokens.rows([part.triplets[row].reference for row in rows])
@@ -187,9 +191,11 @@ def _train_here(prepared: Prepared, study: Study) -> tuple[dict[str, QFormerComp
         dev = {}
     sampler = TripletSampler(prepared.tokens, train, study)
     trainer = QFormerTrainer(composer, prepared.tokens, study, prepared.stage.trainings)
-    if study.qformer.pretraining_epochs and (pairs := prepared.pairs):
+    if study.qformer.pretraining_epochs and len(pairs := prepared.pairs) > 1:
         histories.append(trainer.pretrain(pairs))
         pretrained = True
+    elif study.qformer.pretraining_epochs:
+        print("the data has no pairs of images and captions: the Q-Former is not pretrained")
     if pretrained:
         composers["qformer_pretrained"] = deepcopy(composer).eval()
     mined, name = replace(trainer, composer=deepcopy(composer)), "qformer_hard_negatives"

@@ -20,7 +20,6 @@ from cirlib.models.devices import autocast
 from cirlib.models.prepared import Prepared
 from cirlib.models.qformer_embedding import new_composer, trained_composer
 from cirlib.models.weights import ModelError
-from cirlib.study.errors import ParameterError
 from cirlib.study.method_registry import QFORMER, ZERO_SHOT, find_method
 from cirlib.training.batches import Batch, TripletSampler
 from cirlib.training.loop import TrainingConfig
@@ -110,9 +109,6 @@ def _first_stage(prepared: Prepared) -> Any:
             embed_queries=lambda images, texts: composer.embed_queries(images.tokens.to(composer.device), texts),
             embed_targets=lambda images: composer.embed_targets(images.tokens.to(composer.device)),
         )
-    if method.made_by is None or name == "reranked":
-        allowed = "zero-shot baselines, Q-Formers, and what qformer.methods takes but reranked itself"
-        raise ParameterError(f"qformer.rerank is {name!r}, allowed are {allowed}")
     made = method.make()
     if hasattr(made, "fit"):
         made.fit(prepared)

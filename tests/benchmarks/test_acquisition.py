@@ -87,10 +87,10 @@ def test_a_catalogue_is_drawn_with_the_studys_size_and_seed(custom_stage, tmp_pa
         "family_size": 25,
     }  # fmt: skip
     stage = custom_stage(
-        "data_prep", data={"root": "drawn", "seed": 5}, models={"image_size": 32}, data_prep={"drawing": drawing}
+        "data_prep", data={"root": None, "seed": 5}, models={"image_size": 32}, data_prep={"drawing": drawing}
     )
     acquire(stage, np.ravel)
-    written = json.loads((tmp_path / "drawn" / "drawn.json").read_text())
+    written = json.loads((stage.data / "drawn" / "drawn.json").read_text())
     assert {name: written[name] for name in drawing} == drawing
     assert (written["seed"], written["image_size"]) == (5, 32)
     splits = load_splits(stage)

@@ -121,22 +121,9 @@ def test_other_arguments_replace_the_catalogue(drawn: Path, tmp_path: Path) -> N
     assert contents(tmp_path) == contents(drawn)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"family_size": 51}, "family_size must be at most 50, got 51"),
-        ({"gallery_size": 1}, "gallery_size must be at least 2, got 1"),
-        ({"image_size": 8}, "image_size must be at least 32, got 8"),
-        ({"seed": -1}, "seed must be at least 0, got -1"),
-        ({"workers": 0}, "workers must be at least 1, got 0"),
-        ({"val_queries": 500}, "500 val queries do not fit: 25 dress images"),
-    ],
-)
-def test_bad_arguments_are_refused_before_anything_is_written(tmp_path: Path, wrong: dict, message: str) -> None:
-    sizes = SIZES.model_copy(update={name: value for name, value in wrong.items() if hasattr(SIZES, name)})
-    options = {name: value for name, value in wrong.items() if not hasattr(SIZES, name)}
-    with pytest.raises(BenchmarkError, match=re.escape(message)):
-        draw_garments(tmp_path, sizes, **options)
+def test_counts_that_cannot_be_met_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(BenchmarkError, match="500 val queries do not fit: 25 dress images"):
+        draw_garments(tmp_path, SIZES.model_copy(update={"val_queries": 500}))
     assert not list(tmp_path.iterdir())
 
 

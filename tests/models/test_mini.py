@@ -89,8 +89,6 @@ def test_vision_tokens_are_the_cells_of_the_last_grid_row_by_row(cpu, efficientn
     assert rounded.key != vision.key
     with torch.inference_mode():
         assert F.cosine_similarity(rounded.encode_pixels(pixels).float(), tokens, dim=-1).min() > 0.98
-    with pytest.raises(ModelError, match="multiple of 32, given 100"):
-        MiniVision(100, **cpu)
 
 
 def test_the_text_tower_is_the_head_on_minilms_mean_over_real_tokens(towers):

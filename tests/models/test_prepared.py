@@ -1,6 +1,7 @@
 """What data preparation leaves: which images are needed, which towers are meant, what is said where it is missing."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from cirlib.models.blip2 import Blip2Vision
 from cirlib.models.mini import MiniVision
 from cirlib.models.prepared import Prepared, open_prepared
 from cirlib.study.errors import StageError
+from cirlib.study.provenance import write_provenance
 
 CATEGORIES = ("hat", "shoe")
 
@@ -23,6 +25,9 @@ def test_every_image_of_queries_galleries_and_pairs_is_needed(custom_stage):
 
 def test_before_data_preparation_the_command_is_named(unprepared, make_store):
     stage = unprepared.stage
+    with pytest.raises(StageError, match=r"needs results/small/provenance/data_prep\.json, .*run `dvc repro data_prep`"):
+        open_prepared(stage)
+    write_provenance(stage, {})
     for name in ("tokens", "clip"):
         with pytest.raises(
             StageError, match=f"needs data/small/prepared/{name}/store.json, .*run `dvc repro data_prep` first"
@@ -30,6 +35,9 @@ def test_before_data_preparation_the_command_is_named(unprepared, make_store):
             open_prepared(stage)
         make_store(stage.data / name, ["a"], torch.zeros(1, 3))
     assert len(open_prepared(stage).clip) == 1
+    larger = stage.study.model_copy(update={"models": stage.study.models.model_copy(update={"image_size": 96})})
+    with pytest.raises(StageError, match=r"computed with models\.image_size=64, now it is 96: run `dvc repro data_prep`"):
+        open_prepared(replace(stage, study=larger))
     with pytest.raises(
         StageError, match=r"needs data/small/prepared/two_towers\.safetensors, which is missing: run `dvc repro"
     ):

@@ -14,8 +14,8 @@ from torch import nn
 
 from cirlib.models.feature_store import FeatureStore, StoreError, build_store
 from cirlib.models.qformer import QFormerSettings, blip2_qformer, save_weights
-from cirlib.study.errors import WriteError
-from cirlib.study.files import replace_file, write_json, write_table
+from cirlib.study.errors import ReadError, WriteError
+from cirlib.study.files import load_table, read_json, replace_file, write_json, write_table
 from cirlib.training import loop
 
 
@@ -51,6 +51,15 @@ def test_a_full_or_read_only_disk_keeps_what_was_there_and_leaves_nothing_half_w
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(WriteError, match=r"table\.csv could not be written: Read-only file system"):
         write(file)
+
+
+@pytest.mark.parametrize(
+    ("read", "content"), [(read_json, b"[1"), (read_json, b""), (load_table, b"a,b\n1,2,3\n"), (load_table, b"")]
+)
+def test_a_damaged_file_is_named(tmp_path, read, content):
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(ReadError, match=r"file is damaged \(.+\): delete it and run what makes it again"):
+        read(tmp_path / "file")
 
 
 def test_what_is_wrong_with_the_content_is_not_taken_for_the_disks_fault(tmp_path):

@@ -96,7 +96,12 @@ def test_yaml_that_reads_1e_5_as_text_still_gives_the_number(tmp_path):
     [
         ({"qformer": {"learning_rate": 1}}, "parameter 'qformer.learning_rate' in"),
         ({"qfromer": {}}, "parameter 'qfromer' in"),
-        ({"data": {}}, "parameter 'data.root' in"),
+        ({"data": {}}, "one of data.root and data_prep.drawing must be given, and the other null"),
+        ({"data_prep": {"drawing": {}}}, "one of data.root and data_prep.drawing must be given, and the other null"),
+        ({"models": {"image_size": 100}}, "multiple of 32, given 100"),
+        ({"data": {}, "data_prep": {"drawing": {"gallery_size": 1}}}, "'data_prep.drawing.gallery_size' in"),
+        ({"data": {}, "data_prep": {"drawing": {"family_size": 51}}}, "'data_prep.drawing.family_size' in"),
+        ({"qformer": {"hard_negatives": 9, "range_max": 8}}, "at least hard_negatives"),
         ({"name": "a/b"}, "parameter 'name' in"),
         ({"data": {"root": "r", "dev_fraction": 0.5}}, "'data.dev_fraction'"),
         ({"zero_shot": {"weights": [0.5, 1.5]}}, "'zero_shot.weights.1'"),

@@ -40,6 +40,13 @@ def test_what_was_computed_with_other_parameters_is_not_put_together(finished):
         require_same(changed(finished, "failure_cases"), "dpo")
 
 
+def test_another_seed_of_the_notebook_alone_is_the_same_study_on_the_same_data(finished):
+    other = replace(finished, study=override(finished.study, "qformer", {"seed": 1}))
+    require_same(replace(other, overrides={"seed": 1}), "qformer")
+    with pytest.raises(StageError, match="qformer was computed with seed=0, now it is 1"):
+        require_same(other, "qformer")
+
+
 def test_training_anew_and_another_protocol_are_no_other_study(finished):
     require_same(changed(finished, "failure_cases", retrain=True, captions="first"), "qformer")
 

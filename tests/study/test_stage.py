@@ -155,6 +155,24 @@ def test_what_an_earlier_stage_chose_is_read_and_missing_the_command_that_makes_
     )
 
 
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("qformer: {rerank: nothing}", "qformer.rerank: 'nothing' cannot be the first. Allowed: image_only, .*"),
+        ("qformer: {rerank: reranked}", "qformer.rerank: 'reranked' cannot be the first"),
+        ("qformer: {rerank: retrieval_dpo}", "qformer.rerank: 'retrieval_dpo' cannot be the first"),
+        ("qformer: {methods: [phi], phi: phi.pt}", "qformer.phi: there is no .*phi.pt"),
+        ("models: {fusion_checkpoint: left}", "models.fusion_checkpoint: there is no .*left"),
+    ],
+)
+def test_a_method_or_file_that_is_not_there_is_told_before_any_work(project, run_cells, asked, message):
+    with (project / "params.yaml").open("a") as file:
+        file.write(asked)
+    with pytest.raises(ParameterError, match=message):
+        run_cells(OWN)
+    assert not (project / "results").exists()
+
+
 def test_a_notebook_between_two_cells_lets_others_write_and_waits_for_them_before_its_next(run_cells, capsys):
     stage, taken = run_cells(OWN), fcntl.LOCK_EX | fcntl.LOCK_NB
     with stage.lock.open("a") as other:

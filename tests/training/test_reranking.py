@@ -93,9 +93,3 @@ def test_blip2s_own_head_says_what_transformers_says(custom_stage, tiny_blip2, c
         Reranked().fit(Prepared(custom_stage("qformer", models=models, qformer={"rerank": "text_only"})))
 
 
-@pytest.mark.parametrize("name", ["nothing", "reranked", "retrieval_dpo"])
-def test_a_first_method_that_there_is_not_is_refused(prepared, name):
-    stage = prepared.stage
-    study = stage.study.model_copy(update={"qformer": stage.study.qformer.model_copy(update={"rerank": name})})
-    with pytest.raises(ParameterError, match=f"qformer.rerank is '{name}', allowed are zero-shot baselines, Q-Formers"):
-        Reranked().build(Prepared(type(stage)(stage.name, study, stage.root, stage.out, stage.figures, {})))

@@ -1,6 +1,7 @@
 """What every run of a study shares: models, frozen features, edits, the queries that are scored."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from cirlib.models.clip import TwoTowers
 from cirlib.models.prepared import Prepared
 from cirlib.models.qformer import QFormerComposer, load_weights
 from cirlib.models.qformer_embedding import embed_gallery, embed_queries, new_composer
+from cirlib.models.qformer_layers import FrozenTextStates
 from cirlib.models.weights import fingerprint
 from cirlib.study.code_hash import code_hash
 from cirlib.study.parameters import DPO
@@ -41,6 +43,18 @@ class RunContext:
     def _towers_key(self) -> str:
         return fingerprint(self.towers.model)
 
+    @cached_property
+    def _lower(self) -> FrozenTextStates | None:
+        """The frozen layers of the mini text tower, which have read the texts that every run is measured on."""
+        minilm = getattr(self.towers.model, "text", self.towers.model).transformer
+        if self.study.models.clip != "mini" or self.study.dpo.layers >= len(minilm.encoder.layer):
+            return None
+        lower = FrozenTextStates(deepcopy(minilm), self.study.dpo.layers)
+        parts = [*self.splits.dev.values(), *self.splits.reported.values()]
+        ids = self.towers.tokenize([text for part in parts for text in query_texts(part, self.evaluation.captions)[0]])
+        lower.read_ahead(ids, lower.mask(ids))
+        return lower
+
     def _weight(self, params: DPO) -> float | None:
         """The text's weight in the sum, chosen by the zero-shot stage."""
         return self.stage.read_choice("zero_shot", "weights.json")["sum"] if params.fusion == "sum" else None
@@ -65,7 +79,7 @@ class RunContext:
             tower = QFormerTower(composer, self.prepared.tokens)
             return DualEncoder(tower, tower.images if both else images, width, device, trains)
         towers = self.towers
-        queries = TextTower(towers) if learns else lambda references, texts: self._texts(texts)
+        queries = TextTower(towers, self._lower) if learns else lambda references, texts: self._texts(texts)
         images = self.prepared.clip.__getitem__
         if both:  # the mini tower's last stage, or the whole of a CLIP's
             mini = self.study.models.clip == "mini"

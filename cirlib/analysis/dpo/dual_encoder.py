@@ -7,6 +7,7 @@ the identity. Shapes: B queries or images, D embedding width, Q query tokens.
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from cirlib.models.devices import autocast
 from cirlib.models.feature_store import ImageFeatures
 from cirlib.models.length_groups import by_length, quarters
 from cirlib.models.qformer import QFormerComposer
+from cirlib.models.qformer_layers import FrozenTextStates
 from cirlib.study.pictures import open_rgb
 from cirlib.study.progress import progress
 
@@ -99,18 +101,38 @@ class _Projection(nn.Linear):
 
 
 class TextTower(nn.Module):
-    """The text side of a two-tower model as the query side that learns: a copy, the logit scale frozen."""
+    """The text side of a two-tower model as the query side that learns: a copy, the logit scale frozen.
 
-    def __init__(self, towers: TwoTowers) -> None:
+    ``lower``: what of a mini tower stays frozen; None: nothing.
+    """
+
+    def __init__(self, towers: TwoTowers, lower: FrozenTextStates | None = None) -> None:
         super().__init__()
         self.towers = trainable_texts(towers)
         self.model = self.towers.model
+        if lower is not None:
+            minilm = self.model.text.transformer
+            del minilm.encoder.layer[: len(lower.lower.encoder.layer)]
+            minilm.embeddings = _Embeddings(lower)
 
     def forward(self, references: Sequence[str], texts: Sequence[str]) -> Tensor:
         def embed(rows: list[int]) -> Tensor:
             return self.towers.text_features([texts[i] for i in rows], normalize=False)
 
         return by_length(embed, texts, quarters(texts))
+
+
+class _Embeddings(nn.Module):
+    """The states of ``lower`` in the place of MiniLM's embeddings."""
+
+    def __init__(self, lower: FrozenTextStates) -> None:
+        super().__init__()
+        self.lower = [lower]  # in a list: no part of what learns
+
+    def forward(self, input_ids: Tensor, **_options: Any) -> Tensor:
+        (lower,) = self.lower
+        queries = torch.zeros(len(input_ids), 0, lower.lower.config.hidden_size, device=input_ids.device)
+        return lower(input_ids, lower.mask(input_ids), queries)
 
 
 class QFormerTower(nn.Module):

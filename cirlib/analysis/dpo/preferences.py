@@ -1,6 +1,5 @@
 """The preferences of a run, and the losses compared on them, on one scale: cosine · ``SCALE`` · β is a logit."""
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from cirlib.analysis.dpo.dual_encoder import DualEncoder
 from cirlib.losses.dpo import dpo_loss
 from cirlib.losses.recall_at_k import recall_at_k_loss
 from cirlib.retrieval.similarity import own_similarity, similarity
-from cirlib.study.files import write_json
+from cirlib.study.files import read_json, write_json
 from cirlib.study.parameters import DPO
 
 IN_BATCH = ("info_nce_in_batch", "recall_in_batch")  # objectives whose negatives are the batch's other targets
@@ -76,7 +75,7 @@ class Preferences:
             return
         file = self.folder and self.folder / f"negatives-{since}.json"
         if file and file.is_file():
-            negatives = np.array(json.loads(file.read_text()), dtype=object)
+            negatives = np.array(read_json(file), dtype=object)
         else:
             mode = encoder.training
             negatives = self._mine(encoder.eval(), since)

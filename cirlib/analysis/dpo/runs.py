@@ -20,7 +20,7 @@ from cirlib.analysis.dpo.preferences import Preferences
 from cirlib.retrieval.recall_and_precision import median_rank
 from cirlib.retrieval.scoring import Scored, mean_recall
 from cirlib.study.code_hash import code_hash
-from cirlib.study.files import write_bytes
+from cirlib.study.files import read_json, write_bytes
 from cirlib.study.parameters import DPO, Study
 from cirlib.training.loop import History, TrainingConfig, shuffled_batches, train, training_folder
 
@@ -162,7 +162,7 @@ def _kept(context: RunContext, what: list, measure: Callable[[], dict]) -> dict:
     file = context.folder / "runs" / f"{key}.json"
     if not file.is_file():
         write_bytes(json.dumps(measure()).encode(), file)
-    return json.loads(file.read_text())
+    return read_json(file)
 
 
 def _command(study: Study, params: DPO) -> str:

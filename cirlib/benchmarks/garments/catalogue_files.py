@@ -17,7 +17,6 @@ from PIL import Image
 from cirlib.benchmarks.base import BenchmarkError
 from cirlib.benchmarks.garments.attributes import CATEGORIES
 from cirlib.benchmarks.garments.catalogue import (
-    MAX_FAMILY,
     SPLITS,
     STREAMS,
     VERSION,
@@ -54,7 +53,6 @@ def draw_garments(
     49
     """
     arguments = {**sizes.model_dump(), "seed": seed, "image_size": image_size}
-    _check_arguments(arguments, workers)
     root = Path(root)
     _check_folder(root)
     if _is_drawn(root, arguments):
@@ -66,20 +64,6 @@ def draw_garments(
     named = {image.id: asdict(image.garment) for image in catalogue.images}
     _write_json(root / "attributes.json", named)
     _write_json(root / "drawn.json", {"version": VERSION, **arguments})
-
-
-def _check_arguments(arguments: dict[str, int], workers: int | None) -> None:
-    """What `Drawing` does not check itself."""
-    for name, least, value in (
-        ("seed", 0, arguments["seed"]),
-        ("image_size", 32, arguments["image_size"]),
-        ("gallery_size", 2, arguments["gallery_size"]),  # a query needs a reference and a target
-        ("workers", 1, workers or (1 if workers is None else 0)),
-    ):
-        if value < least:
-            raise BenchmarkError(f"{name} must be at least {least}, got {value}.")
-    if arguments["family_size"] > MAX_FAMILY:
-        raise BenchmarkError(f"family_size must be at most {MAX_FAMILY}, got {arguments['family_size']}.")
 
 
 def _check_folder(root: Path) -> None:
