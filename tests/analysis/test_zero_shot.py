@@ -88,9 +88,9 @@ def test_queries_and_gallery_are_embedded_row_for_row_and_several_texts_averaged
         towers.encode_texts([form.format(i) for i in range(3)])
         for form in ("is {} sizes bigger and has stripes", "has stripes and is {} sizes bigger")
     )
-    both = zero_shot.embed(encoded, towers, parts, "both_orders")
+    both = zero_shot.embed(encoded, towers.encode_texts, parts, "both_orders")
     torch.testing.assert_close(both["hat"].texts, torch.nn.functional.normalize(one + two, dim=-1))
-    for category, queries in zero_shot.embed(encoded, towers, parts, "and").items():
+    for category, queries in zero_shot.embed(encoded, towers.encode_texts, parts, "and").items():
         ids = [f"{category}-val-{i}" for i in range(6)]
         assert torch.equal(queries.references, store[ids[:3]]) and torch.equal(queries.gallery, store[ids])
         expected = towers.encode_texts([f"Is {i} sizes bigger and has stripes" for i in range(3)])
@@ -99,7 +99,7 @@ def test_queries_and_gallery_are_embedded_row_for_row_and_several_texts_averaged
 
 
 def test_one_model_is_scored_under_every_protocol_of_public_code(towers, encoded):
-    table = zero_shot.protocol_table(encoded, towers, 0.4).set_index("protocol")
+    table = zero_shot.protocol_table(encoded, towers.encode_texts, 0.4).set_index("protocol")
     assert set(table.index) == set(PROTOCOLS) - {"cirr", "circo"}
     assert table["queries"].tolist() == [6] * len(table)
     # a val gallery has 6 images, 4 of them in a query; covr alone removes the reference
@@ -110,7 +110,9 @@ def test_one_model_is_scored_under_every_protocol_of_public_code(towers, encoded
     for name, rules in (("magiclens", KEPT), ("first_caption", Evaluation(reference="kept", captions="first"))):
         scored = [
             score("sum", category, weighted_sum(e.references, e.texts, 0.4), e.gallery, e.benchmark, rules)
-            for category, e in zero_shot.embed(encoded, towers, encoded.splits.reported, rules.captions).items()
+            for category, e in zero_shot.embed(
+                encoded, towers.encode_texts, encoded.splits.reported, rules.captions
+            ).items()
         ]
         summary = summarise(scored, (10,)).set_index("category")
         assert table.loc[name, ["value", "ci_low"]].tolist() == summary.loc["mean", ["value", "ci_low"]].tolist()

@@ -25,7 +25,7 @@ def test_every_image_of_queries_galleries_and_pairs_is_needed(custom_stage):
 
 def test_before_data_preparation_the_command_is_named(unprepared, make_store):
     stage = unprepared.stage
-    with pytest.raises(StageError, match=r"needs results/small/provenance/data_prep\.json, .*run `dvc repro data_prep`"):
+    with pytest.raises(StageError, match=r"needs results/small/provenance/data_prep\.json, .*: run `dvc repro"):
         open_prepared(stage)
     write_provenance(stage, {})
     for name in ("tokens", "clip"):
@@ -36,7 +36,7 @@ def test_before_data_preparation_the_command_is_named(unprepared, make_store):
         make_store(stage.data / name, ["a"], torch.zeros(1, 3))
     assert len(open_prepared(stage).clip) == 1
     larger = stage.study.model_copy(update={"models": stage.study.models.model_copy(update={"image_size": 96})})
-    with pytest.raises(StageError, match=r"computed with models\.image_size=64, now it is 96: run `dvc repro data_prep`"):
+    with pytest.raises(StageError, match=r"with models\.image_size=64, now it is 96: run `dvc repro data_prep`"):
         open_prepared(replace(stage, study=larger))
     with pytest.raises(
         StageError, match=r"needs data/small/prepared/two_towers\.safetensors, which is missing: run `dvc repro"

@@ -115,7 +115,7 @@ def test_real_photos_in_fashioniqs_format_take_the_same_road(small_project, real
     heads = small_project / "data" / "garments" / "prepared" / "two_towers.safetensors"
     trained = small_project / "results" / "garments" / "qformer" / "checkpoints" / "qformer"
     study["name"] = "custom"
-    study["data"] |= {"benchmark": "custom", "root": str(photos)}
+    study["data"] |= {"root": str(photos)}
     study["models"] |= {"clip_pretrained": str(heads), "fusion_checkpoint": str(trained)}
     study["data_prep"]["drawing"] = None
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(study))
@@ -180,6 +180,9 @@ def test_the_qformer_trains_in_every_form_without_cached_tokens(small_rehearsal,
     study = yaml.safe_load((root / "params.yaml").read_text())
     study["models"] |= {"cache_tokens": False, "precision": "bf16"}
     (root / "params.yaml").write_text(yaml.safe_dump(study))
+    with pytest.raises(papermill.PapermillExecutionError, match=r"models\.cache_tokens=True, now it is False"):
+        execute(root, "03_qformer.ipynb")
+    execute(root, "01_data_prep.ipynb")
     shutil.rmtree(root / "data" / "fashioniq_rehearsal" / "prepared" / "tokens")
     forms = {"fusion": "two_pass", "target": "mean", "accumulation": 2, "gradient_checkpointing": True}
     execute(root, "03_qformer.ipynb", epochs=1, mine_from=0, **forms)

@@ -35,7 +35,7 @@ def test_the_score_is_that_of_the_weighted_sum_with_the_learned_texts(two_tower_
     prepared = two_tower_study(prompt_epochs=1)
     method = tuned(prepared)
     rules, parts = prepared.stage.study.evaluation, prepared.splits.reported
-    embedded = zero_shot.embed(prepared, method.towers, parts, rules.captions)
+    embedded = zero_shot.embed(prepared, method.towers.encode_texts, parts, rules.captions)
     methods = zero_shot.baselines({"sum": method.weight.item()})
     expected = zero_shot.score_baselines({"sum": methods["sum"]}, embedded, rules)
     found = score_methods({"prompt_tuned": method}, prepared.read, parts, rules)

@@ -11,7 +11,6 @@ from cirlib.models.prepared import Prepared
 from cirlib.models.weights import ModelError
 from cirlib.retrieval import method_scoring
 from cirlib.retrieval.method_scoring import score_methods
-from cirlib.study.errors import ParameterError
 from cirlib.study.parameters import Evaluation
 from cirlib.study.pictures import open_rgb
 from cirlib.training.reranking import Reranked
@@ -91,5 +90,3 @@ def test_blip2s_own_head_says_what_transformers_says(custom_stage, tiny_blip2, c
     models |= {"fusion": str(tmp_path / "headless")}
     with pytest.raises(ModelError, match="headless has no matching head to rerank with"):
         Reranked().fit(Prepared(custom_stage("qformer", models=models, qformer={"rerank": "text_only"})))
-
-

@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cirlib.analysis.dpo.dual_encoder import DualEncoder, LastStage, Memo, QFormerTower, TextTower, WholeTower
+from cirlib.analysis.dpo.dual_encoder import DualEncoder, LastStage, QFormerTower, TextTower, WholeTower
 from cirlib.analysis.dpo.negatives import Edits
 from cirlib.benchmarks import query_texts
 from cirlib.models.clip import TwoTowers
+from cirlib.models.memo import Memo
 from cirlib.models.prepared import Prepared
 from cirlib.models.qformer import QFormerComposer, load_weights
 from cirlib.models.qformer_embedding import embed_gallery, embed_queries, new_composer

@@ -4,7 +4,7 @@ What stays frozen is computed once. A projection is trained as a D × D map of t
 the identity. Shapes: B queries or images, D embedding width, Q query tokens.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from cirlib.models.clip import TwoTowers, trainable_texts
 from cirlib.models.devices import autocast
 from cirlib.models.feature_store import ImageFeatures
 from cirlib.models.length_groups import by_length, quarters
+from cirlib.models.memo import Memo
 from cirlib.models.qformer import QFormerComposer
 from cirlib.models.qformer_layers import FrozenTextStates
 from cirlib.study.pictures import open_rgb
@@ -27,20 +28,6 @@ QueryTower = Callable[[Sequence[str], Sequence[str]], Tensor]  # reference ids a
 ImageTower = Callable[[Sequence[str]], Tensor]  # ids → normalised (B, D) or (B, Q, D)
 CHUNK = 256  # queries or images embedded at once
 IMAGES_AT_ONCE = 16  # whose activations a whole image tower keeps: a batch with its negatives would be 80 GB of a ViT-L
-
-
-class Memo:
-    """Frozen features (B, …) by key, each computed once."""
-
-    def __init__(self, compute: Callable[[list], Tensor]) -> None:
-        self.compute, self.known = compute, {}
-
-    def __call__(self, keys: Sequence[Hashable]) -> Tensor:
-        new = list(dict.fromkeys(key for key in keys if key not in self.known))
-        if new:
-            self.known.update(zip(new, self.compute(new), strict=True))
-        with torch.autocast("cpu", enabled=False):  # which stacks no float16
-            return torch.stack([self.known[key] for key in keys])
 
 
 class DualEncoder(nn.Module):

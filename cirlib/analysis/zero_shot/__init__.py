@@ -36,17 +36,19 @@ class EmbeddedQueries:
 
 
 def embed(
-    prepared: Prepared, towers: TwoTowers, parts: Mapping[str, Benchmark], style: str
+    prepared: Prepared, read: Callable[[list[str]], Tensor], parts: Mapping[str, Benchmark], style: str
 ) -> dict[str, EmbeddedQueries]:
     """Every category's queries and gallery in the two-tower space; captions joined as ``style`` says, several averaged.
 
-    >>> embed(prepared, prepared.towers(), prepared.splits.reported, "and")["hat"].texts.shape
+    ``read``: the text tower's embeddings (N, D) of texts.
+
+    >>> embed(prepared, prepared.towers().encode_texts, prepared.splits.reported, "and")["hat"].texts.shape
     torch.Size([3, 256])
     """
     store, embedded = prepared.clip, {}
     for category, part in parts.items():
         texts, rows = query_texts(part, style)
-        edits = average_texts(towers.encode_texts(texts), rows, len(part.triplets))
+        edits = average_texts(read(texts), rows, len(part.triplets))
         references = store[[triplet.reference for triplet in part.triplets]]
         embedded[category] = EmbeddedQueries(part, references, edits, store[part.gallery])
     return embedded
@@ -55,7 +57,7 @@ def embed(
 def sweep(weights: Sequence[float], dev: Mapping[str, EmbeddedQueries], evaluation: Evaluation) -> pd.DataFrame:
     """Mean dev recall@10 of each mix at each weight of the text: columns method, weight, dev/recall@10.
 
-    >>> dev = embed(prepared, prepared.towers(), prepared.splits.dev, "and")
+    >>> dev = embed(prepared, prepared.towers().encode_texts, prepared.splits.dev, "and")
     >>> sweep([0.0, 0.5], dev, Evaluation()).shape
     (4, 3)
     """
@@ -95,7 +97,7 @@ def score_baselines(
 ) -> list[Scored]:
     """Every method on every category.
 
-    >>> reported = embed(prepared, prepared.towers(), prepared.splits.reported, "and")
+    >>> reported = embed(prepared, prepared.towers().encode_texts, prepared.splits.reported, "and")
     >>> len(score_baselines(baselines({"sum": 0.5}), reported, Evaluation()))
     6
     """
@@ -131,32 +133,21 @@ def score_raw_sum(
     return scored
 
 
-def protocol_table(
-    prepared: Prepared,
-    towers: TwoTowers,
-    weight: float,
-    known: Mapping[str, Mapping[str, EmbeddedQueries]] | None = None,
-) -> pd.DataFrame:
+def protocol_table(prepared: Prepared, read: Callable[[list[str]], Tensor], weight: float) -> pd.DataFrame:
     """The weighted sum under every protocol that public code uses: what the protocol alone is worth, a row each.
 
-    ``known``: what :func:`embed` gave of the reported part, by the style in which captions were joined.
+    ``read`` as in :func:`embed`; it is asked for the same texts several times.
 
-    >>> protocol_table(prepared, prepared.towers(), 0.5)["protocol"].tolist()[:2]
+    >>> protocol_table(prepared, prepared.towers().encode_texts, 0.5)["protocol"].tolist()[:2]
     ['clip4cir', 'searle']
     """
-    rows, known = [], dict(known or {})
+    rows = []
     small = prepared.stage.study.data.benchmark in ("cirr", "circo")  # which have one gallery only
     for name, protocol in PROTOCOLS.items():
         if name in ("cirr", "circo") or (small and protocol.gallery != "original"):
             continue
         evaluation = Evaluation(gallery=protocol.gallery, reference=protocol.reference, captions=protocol.captions)
-        parts, style = prepared.splits_under(protocol.gallery).reported, protocol.captions
-        if style not in known:
-            known[style] = embed(prepared, towers, parts, style)
-        embedded = {
-            category: replace(queries, benchmark=parts[category], gallery=prepared.clip[parts[category].gallery])
-            for category, queries in known[style].items()
-        }
+        embedded = embed(prepared, read, prepared.splits_under(protocol.gallery).reported, protocol.captions)
         scored = score_baselines({"sum": partial(weighted_sum, weight=weight)}, embedded, evaluation)
         summary = summarise(scored, (10,))
         mean = summary[summary["category"] == "mean"].iloc[0]
