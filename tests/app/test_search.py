@@ -333,5 +333,6 @@ def test_the_command_says_what_has_to_run_first(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="1"):
         search_server.main()
     assert re.fullmatch(
-        r"search needs data/garments/.*, which is missing: run `dvc repro .*` first\n", capsys.readouterr().err
+        r"search needs results/garments/provenance/data_prep.json, which is missing: run `dvc repro .*` first\n",
+        capsys.readouterr().err,
     )

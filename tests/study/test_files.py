@@ -54,7 +54,7 @@ def test_a_full_or_read_only_disk_keeps_what_was_there_and_leaves_nothing_half_w
 
 
 @pytest.mark.parametrize(
-    ("read", "content"), [(read_json, b"[1"), (read_json, b""), (load_table, b"a,b\n1,2,3\n"), (load_table, b"")]
+    ("read", "content"), [(read_json, b"[1"), (read_json, b""), (load_table, b'a,b\n"1'), (load_table, b"")]
 )
 def test_a_damaged_file_is_named(tmp_path, read, content):
     (tmp_path / "file").write_bytes(content)
