@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
@@ -34,6 +34,7 @@ class RunContext:
         self.checkpoints = self.stage.results("qformer") / "checkpoints"
         self._texts = Memo(lambda texts: self.towers.encode_texts(texts, normalize=False))
         self._early = Memo(lambda ids: LastStage.read(self.towers, [prepared.images[image] for image in ids]))
+        self._lower = cache(self._read_lower)
         self._qformers: dict[str, tuple[QFormerComposer, Memo, Memo, str]] = {}
 
     @cached_property
@@ -44,13 +45,9 @@ class RunContext:
     def _towers_key(self) -> str:
         return fingerprint(self.towers.model)
 
-    @cached_property
-    def _lower(self) -> FrozenTextStates | None:
-        """The frozen layers of the mini text tower, which have read the texts that every run is measured on."""
-        minilm = getattr(self.towers.model, "text", self.towers.model).transformer
-        if self.study.models.clip != "mini" or self.study.dpo.layers >= len(minilm.encoder.layer):
-            return None
-        lower = FrozenTextStates(deepcopy(minilm), self.study.dpo.layers)
+    def _read_lower(self, layers: int) -> FrozenTextStates:
+        """The mini text tower below its last ``layers``, which has read the texts that every run is measured on."""
+        lower = FrozenTextStates(deepcopy(self.towers.model.text.transformer), layers)
         parts = [*self.splits.dev.values(), *self.splits.reported.values()]
         ids = self.towers.tokenize([text for part in parts for text in query_texts(part, self.evaluation.captions)[0]])
         lower.read_ahead(ids, lower.mask(ids))
@@ -80,10 +77,12 @@ class RunContext:
             tower = QFormerTower(composer, self.prepared.tokens)
             return DualEncoder(tower, tower.images if both else images, width, device, trains)
         towers = self.towers
-        queries = TextTower(towers, self._lower) if learns else lambda references, texts: self._texts(texts)
+        queries, mini = lambda references, texts: self._texts(texts), self.study.models.clip == "mini"
+        if learns:
+            in_part = mini and params.layers < len(towers.model.text.transformer.encoder.layer)
+            queries = TextTower(towers, self._lower(params.layers) if in_part else None)
         images = self.prepared.clip.__getitem__
         if both:  # the mini tower's last stage, or the whole of a CLIP's
-            mini = self.study.models.clip == "mini"
             images = LastStage(towers, self._early) if mini else WholeTower(towers, self.prepared.images)
         return DualEncoder(queries, images, towers.shape[0], towers.device, trains, self._weight(params))
 

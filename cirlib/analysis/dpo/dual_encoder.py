@@ -90,7 +90,7 @@ class _Projection(nn.Linear):
 class TextTower(nn.Module):
     """The text side of a two-tower model as the query side that learns: a copy, the logit scale frozen.
 
-    ``lower``: what of a mini tower stays frozen; None: nothing.
+    ``lower``: what of a mini tower stays frozen; None: nothing does.
     """
 
     def __init__(self, towers: TwoTowers, lower: FrozenTextStates | None = None) -> None:

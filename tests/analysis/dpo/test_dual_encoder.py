@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from cirlib.analysis.dpo.dual_encoder import IMAGES_AT_ONCE, LastStage, Memo, WholeTower
+from cirlib.benchmarks import query_texts
 from cirlib.models.clip import load_clip
 from cirlib.study.parameters import DPO
 from cirlib.study.pictures import open_rgb
@@ -40,6 +41,19 @@ def test_every_encoder_starts_where_the_frozen_one_is(encoder, fusion):
             (one.query_vectors(IDS[:4], TEXTS), one.image_vectors(IDS)) for one in (encoder(fusion, trains), frozen)
         ]
         torch.testing.assert_close(*sides, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("layers", [1, 4])
+def test_of_a_mini_text_tower_only_the_last_layers_learn(run_context, layers):
+    """It starts where the whole tower is; texts read ahead give what texts read at once give."""
+    whole, part = (run_context.encoder(DPO(layers=number)).eval() for number in (6, layers))
+    known = [text for one in run_context.splits.reported.values() for text in query_texts(one, "and")[0]]
+    for texts in (TEXTS, known[:4]):
+        vectors = (encoder.query_vectors(IDS[:4], texts) for encoder in (part, whole))
+        torch.testing.assert_close(*vectors, atol=2e-3, rtol=0)
+    names = learnt(part, images=False)
+    assert {name.split("layer.")[1][0] for name in names if "layer." in name} == {str(n) for n in range(layers)}
+    assert not any("embeddings" in name for name in names) and any("embeddings" in name for name in learnt(whole))
 
 
 def test_text_only_and_sum_are_what_they_say(encoder, context):
