@@ -56,10 +56,10 @@ seeds: $(RUNTIME) ## repeat the study's trainings on the same data with N=3 seed
 	@python -m cirlib.app.seeds --count $(or $(N),3)
 
 test: $(DEVELOP) lint ## lint, check the format, run the tests (not the slow ones)
-	@python -m pytest -n 2 --dist loadgroup
+	@python -m pytest -n 2
 
 test-all: $(DEVELOP) lint ## the same with the slow ones: kills, several processes, browsers, whole studies again
-	@python -m pytest -n 2 --dist loadgroup -m ''
+	@python -m pytest -n 2 -m ''
 
 lint: $(DEVELOP) ## lint and check the format only
 	@ruff check .
