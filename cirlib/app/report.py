@@ -65,9 +65,11 @@ def read_table(file: Path, columns: Collection[str] = ()) -> pd.DataFrame:
     """
     try:
         table = load_table(file)
-    except ReadError as error:
-        if not isinstance(error.__cause__, pd.errors.EmptyDataError):
-            raise
+    except (OSError, ReadError) as error:
+        cause = error.__cause__ or error
+        if not isinstance(cause, pd.errors.EmptyDataError):
+            reason = " ".join(str(cause).split())
+            raise ResultError(f"{file} is no table ({reason}): delete it and run `dvc repro` again") from None
         table = pd.DataFrame()
     if not set(columns) <= set(table):
         raise ResultError(f"{file} is not whole: delete it and run `dvc repro` again")

@@ -119,8 +119,9 @@ def _align(home: Path) -> None:
     stage = Stage("data_prep", study, home, out, out, {})
     if not (stage.data / "clip").exists():
         set_seed(study.seed)
-        align_towers(Prepared(stage))
-        encode_two_towers(Prepared(stage))
+        prepared = Prepared(stage)
+        align_towers(prepared)
+        encode_two_towers(prepared)
     write_provenance(stage, {})
 
 

@@ -8,10 +8,9 @@ import pandas as pd
 import pytest
 
 from cirlib.app import report
-from cirlib.app.report import MARKS, caption, full_table, read_summary, read_table
+from cirlib.app.report import MARKS, ResultError, caption, full_table, read_summary, read_table
 from cirlib.retrieval.result_files import write_results
 from cirlib.retrieval.scoring import SUMMARY_COLUMNS
-from cirlib.study.errors import StudyError
 
 SUMMARY = pd.DataFrame(
     [
@@ -114,7 +113,7 @@ def test_without_results_the_command_says_what_to_run(project, run):
 @pytest.mark.parametrize("content", ["", "method,category\nsum,hat\n", '"cut', ",".join(SUMMARY_COLUMNS)])
 def test_a_damaged_table_is_named(project, content):
     (project / "results" / "small" / "summary.csv").write_text(content)
-    with pytest.raises(StudyError, match=r"summary.csv is (not|damaged).*: delete it and run"):
+    with pytest.raises(ResultError, match=r"summary.csv is no.*: delete it and run `dvc repro` again"):
         read_summary(project, "small")
 
 

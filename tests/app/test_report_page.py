@@ -11,9 +11,9 @@ from PIL import Image
 
 from cirlib import figures
 from cirlib.app.environment import commit
+from cirlib.app.report import ResultError
 from cirlib.app.report_page import LONGEST, write_report
 from cirlib.retrieval.scoring import summarise
-from cirlib.study.errors import StudyError
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_damaged_file_of_results_is_named_in_one_sentence(project, name, conte
     if isinstance(content, int):  # so many bytes of what is there
         content = file.read_bytes()[:content]
     file.write_bytes(content.encode() if isinstance(content, str) else content)
-    with pytest.raises(StudyError, match=f"{name} is (no|damaged).*: delete it and run"):
+    with pytest.raises(ResultError, match=f"{name} is no.*: delete it and run `dvc repro` again"):
         write_report(project)
 
 

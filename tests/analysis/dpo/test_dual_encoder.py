@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cirlib.analysis.dpo.dual_encoder import IMAGES_AT_ONCE, LastStage, Memo, WholeTower
+from cirlib.analysis.dpo.dual_encoder import IMAGES_AT_ONCE, LastStage, WholeTower
 from cirlib.benchmarks import query_texts
 from cirlib.models.clip import load_clip
+from cirlib.models.memo import Memo
 from cirlib.study.parameters import DPO
 from cirlib.study.pictures import open_rgb
 
