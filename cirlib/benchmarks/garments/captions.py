@@ -19,19 +19,19 @@ from cirlib.benchmarks.garments.attributes import (
 NOUNS = {"dress": ("dress", "dress"), "shirt": ("shirt", "shirt"), "toptee": ("top", "blouse")}
 # value → ways to say it; {c} is where the second colour goes, "" when it is not mentioned
 PHRASES: dict[str, dict[str, tuple[Phrase, ...]]] = {
-    "colour": {name: (("is", name), ("is", f"{name} in color")) for name in COLOURS},
+    "colour": {name: (("is", name),) for name in COLOURS},
     "pattern": {
-        "horizontal stripes": (("has", "{c}horizontal stripes"), ("has", "{c}stripes going across")),
-        "vertical stripes": (("has", "{c}vertical stripes"), ("has", "{c}stripes going up and down")),
-        "polka dots": (("has", "{c}polka dots"), ("has", "a {c}dotted pattern")),
+        "horizontal stripes": (("has", "{c}horizontal stripes"), ("has", "{c}stripes across")),
+        "vertical stripes": (("has", "{c}vertical stripes"), ("has", "{c}stripes going down")),
+        "polka dots": (("has", "{c}polka dots"), ("has", "{c}dots")),
         "checks": (("has", "{c}checks"), ("has", "a {c}plaid pattern")),
         "floral": (("has", "a {c}floral print"), ("has", "a {c}flower pattern")),
-        "color block": (("has", "a {c}color block"), ("has", "a {c}color block on the lower part")),
+        "color block": (("has", "a {c}color block"), ("has", "{c}color blocking")),
         "zigzag": (("has", "{c}zigzags"), ("has", "a {c}zigzag pattern")),
     },
     "sleeves": {
         "sleeveless": (("is", "sleeveless"), ("has", "no sleeves")),
-        "cap": (("has", "cap sleeves"), ("has", "tiny cap sleeves")),
+        "cap": (("has", "cap sleeves"), ("has", "tiny sleeves")),
         "short": (("has", "short sleeves"), ("is", "short sleeved")),
         "three-quarter": (("has", "three-quarter sleeves"), ("has", "3/4 sleeves")),
         "long": (("has", "long sleeves"), ("is", "long sleeved")),
@@ -39,50 +39,50 @@ PHRASES: dict[str, dict[str, tuple[Phrase, ...]]] = {
     "neckline": {
         "crew": (("has", "a crew neck"), ("has", "a round neck")),
         "v-neck": (("has", "a v-neck"), ("has", "a v neckline")),
-        "scoop": (("has", "a scoop neck"), ("has", "a low scoop neckline")),
-        "boat": (("has", "a boat neck"), ("has", "a wide boat neckline")),
+        "scoop": (("has", "a scoop neck"), ("has", "a low neckline")),
+        "boat": (("has", "a boat neck"), ("has", "a wide neckline")),
         "square": (("has", "a square neck"), ("has", "a square neckline")),
         "collar": (("has", "a collar"), ("has", "a pointed collar")),
         "stand": (("has", "a stand-up collar"), ("has", "a mandarin collar")),
     },
     "length": {
-        "mini": (("is", "mini length"), ("has", "a very short mini skirt")),
+        "mini": (("is", "mini length"), ("is", "mini")),
         "knee": (("is", "knee length"), ("has", "a knee length hem")),
         "midi": (("is", "midi length"), ("has", "a mid-calf hem")),
-        "maxi": (("is", "maxi length"), ("has", "a floor length skirt")),
-        "cropped": (("is", "cropped"), ("has", "a cropped length")),
+        "maxi": (("is", "maxi length"), ("is", "floor length")),
+        "cropped": (("is", "cropped"), ("has", "a cropped hem")),
         "regular": (("is", "regular length"), ("has", "a regular length")),
-        "tunic": (("is", "tunic length"), ("has", "a long tunic length")),
+        "tunic": (("is", "tunic length"), ("has", "a tunic length")),
     },
     "fit": {
         "fitted": (("is", "fitted"), ("has", "a fitted waist")),
         "straight": (("is", "straight cut"), ("has", "a straight shape")),
-        "flared": (("is", "flared"), ("has", "a flared a-line shape")),
+        "flared": (("is", "flared"), ("has", "a flared shape")),
     },
     "graphic": {
         "star": (("has", "a {c}star"), ("has", "a {c}star graphic")),
         "heart": (("has", "a {c}heart"), ("has", "a {c}heart graphic")),
-        "text": (("has", "{c}lettering"), ("has", "{c}text on the chest")),
-        "circle": (("has", "a {c}round logo"), ("has", "a {c}circle graphic")),
-        "flower": (("has", "a {c}flower on the front"), ("has", "one big {c}flower")),
+        "text": (("has", "{c}lettering"), ("has", "{c}text")),
+        "circle": (("has", "a {c}round logo"), ("has", "a {c}circle")),
+        "flower": (("has", "a {c}flower"), ("has", "one big {c}flower")),
     },
     "extra": {
-        "belt": (("has", "a belt"), ("has", "a belt at the waist")),
-        "buttons": (("has", "buttons"), ("has", "buttons down the front")),
-        "pocket": (("has", "a chest pocket"), ("has", "a pocket")),
+        "belt": (("has", "a belt"), ("has", "a waist belt")),
+        "buttons": (("has", "buttons"), ("has", "front buttons")),
+        "pocket": (("has", "a pocket"), ("has", "a chest pocket")),
         "zipper": (("has", "a zipper"), ("has", "a front zipper")),
-        "ruffle": (("has", "a ruffled hem"), ("has", "ruffles at the bottom")),
-        "bow": (("has", "a bow"), ("has", "a bow at the neck")),
+        "ruffle": (("has", "a ruffled hem"), ("has", "ruffles")),
+        "bow": (("has", "a bow"), ("has", "a neck bow")),
     },
 }
 # attribute → (phrases when the value goes down its ordered list, phrases when it goes up)
 RELATIVE: dict[str, tuple[tuple[Phrase, ...], tuple[Phrase, ...]]] = {
     "sleeves": ((("has", "shorter sleeves"),), (("has", "longer sleeves"),)),
-    "length": ((("is", "shorter"), ("is", "not as long")), (("is", "longer"), ("has", "more length"))),
+    "length": ((("is", "shorter"),), (("is", "longer"),)),
     "fit": ((("is", "tighter"), ("is", "more fitted")), (("is", "looser"), ("is", "more flowing"))),
 }
-DARKER: tuple[Phrase, ...] = (("is", "darker in color"), ("is", "a darker color"))
-LIGHTER: tuple[Phrase, ...] = (("is", "lighter in color"), ("is", "a brighter color"))
+DARKER: tuple[Phrase, ...] = (("is", "darker"), ("is", "a darker color"))
+LIGHTER: tuple[Phrase, ...] = (("is", "lighter"), ("is", "a brighter color"))
 COMPARED = 0.25  # chance that a change which can be told by a comparison is told so
 
 
