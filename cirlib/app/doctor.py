@@ -128,11 +128,10 @@ def _choices(study: Study, root: Path) -> Finding:
 def _models(study: Study, root: Path) -> list[str]:
     """Where the models of a study come from that are not the small ones: folders, files, ids of the hub."""
     fusion, clip, weights = study.models.fusion, study.models.clip, study.models.clip_pretrained or ""
-    trained = [study.models.fusion_checkpoint, study.models.clip_pretrained if clip == "mini" else None]
     given = weights if (root / weights).is_file() else clip
     tag = open_clip.get_pretrained_cfg(clip, weights).get("hf_hub", given).strip("/") if given == clip else given
     real = [name for name, kind in ((fusion, fusion), (tag, clip)) if kind != "mini"]
-    return real + [str(root / path) for path in trained if path]
+    return real + [str(root / weights)] * bool(clip == "mini" and weights)
 
 
 def _source(name: str, root: Path) -> Finding:

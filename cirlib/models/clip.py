@@ -133,6 +133,7 @@ def check_clip(model: str, pretrained: str | None) -> None:
 
     >>> check_clip("ViT-B-32", "openai")
     """
+    model = model.replace("/", "-")  # as open_clip reads a name
     if ":" in model or (pretrained and Path(pretrained).is_file()):
         return
     if model not in (known := open_clip.list_models()):

@@ -145,10 +145,10 @@ def test_no_two_images_of_a_gallery_have_the_same_attributes(plan: Catalogue) ->
         assert {garment.category for garment in garments} == {collection.category}
 
 
-def test_references_and_targets_are_three_to_five_attributes_apart(plan: Catalogue) -> None:
+def test_references_and_targets_are_three_or_four_attributes_apart(plan: Catalogue) -> None:
     steps = Counter(len(difference(reference, target)) for reference, target, _ in edits(plan))
-    assert set(steps) == {3, 4, 5}
-    assert min(steps.values()) > 0.15 * sum(steps.values())
+    assert set(steps) == {3, 4}
+    assert min(steps.values()) > 0.3 * sum(steps.values())
 
 
 def test_the_reference_has_near_twins_in_the_gallery_that_are_nearer_than_the_target(plan: Catalogue) -> None:
@@ -291,9 +291,9 @@ def sentences(category: str, name: str, old: str, new: str) -> list[str]:
         ("length", "tunic", "cropped", "is shorter", "longer"),
         ("fit", "fitted", "flared", "looser", "tighter"),
         ("fit", "flared", "fitted", "tighter", "looser"),
-        ("colour", "navy", "yellow", "lighter in color", "darker"),
-        ("colour", "white", "navy", "darker in color", "lighter"),
-        ("extra", "pocket", "none", "no chest pocket", "zipper"),
+        ("colour", "navy", "yellow", "is lighter", "darker"),
+        ("colour", "white", "navy", "is darker", "lighter"),
+        ("extra", "pocket", "none", "no pocket", "zipper"),
     ],
 )
 def test_comparisons_go_the_right_way(name: str, old: str, new: str, expected: str, excluded: str) -> None:

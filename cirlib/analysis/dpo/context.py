@@ -19,6 +19,7 @@ from cirlib.models.qformer_embedding import embed_gallery, embed_queries, new_co
 from cirlib.models.qformer_layers import FrozenTextStates
 from cirlib.models.weights import fingerprint
 from cirlib.study.code_hash import code_hash
+from cirlib.study.files import load_table
 from cirlib.study.parameters import DPO
 
 # The folders of cirlib that decide a run's numbers: those that dvc.yaml names for the stage, which a test compares.
@@ -93,7 +94,9 @@ class RunContext:
             composer, tokens = new_composer(self.prepared), self.prepared.tokens
             left = start == "pretrained"
             name = "qformer_pretrained" if left else self.stage.read_choice("qformer", "best_run.json")["run"]
-            if (self.checkpoints / name).is_dir():  # a BLIP-2 comes pretrained
+            history = self.stage.results("qformer") / "history.csv"
+            trained = history.is_file() and "pretraining" in set(load_table(history)["run"])
+            if trained or (self.checkpoints / name).is_dir():  # a BLIP-2 comes pretrained
                 load_weights(composer, self.checkpoints / name)
             composer.eval()
             asked = [query_texts(part, self.evaluation.captions)[0] for part in self.splits.reported.values()]

@@ -36,7 +36,7 @@ ALTERNATIVES = 2  # other values each of them takes there
 STYLE = 6  # near-twins in a row: variations of one garment of the family
 STYLE_CHANGES = 4  # of a style's first garment from the family's, at most
 TWIN_CHANGES = 2  # of a twin from its style's first garment, at most
-MIN_EDITS, MAX_EDITS = 3, 5  # from a query's reference to its target
+MIN_EDITS, MAX_EDITS = 3, 4  # from a query's reference to its target
 
 
 @dataclass(frozen=True)
