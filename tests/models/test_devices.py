@@ -14,12 +14,12 @@ CPU = torch.device("cpu")
     ("known", "precision", "dtype"),
     [
         ({"amx_bf16": True}, "bf16", torch.bfloat16),
-        ({"avx512_bf16": True, "avx2": True}, "fp32", torch.float32),  # dot products: slower than float32's matrix products
+        ({"avx512_bf16": True, "avx2": True}, "fp32", torch.float32),  # whose dot products are slower
         ({"bf16": True}, "bf16", torch.bfloat16),
         ({"avx512_f": True, "amx_bf16": False}, "fp32", torch.float32),
     ],
 )
-def test_auto_is_bf16_where_the_processor_multiplies_matrices_of_it_and_what_is_asked_for_is_taken(monkeypatch, known, precision, dtype):
+def test_auto_is_bf16_where_it_is_faster_and_what_is_asked_for_is_taken(monkeypatch, known, precision, dtype):
     monkeypatch.setattr(devices, "best_device", lambda: CPU)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
     assert [precision_here(asked) for asked in ("auto", "fp32", "bf16")] == [precision, "fp32", "bf16"]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cirlib.analysis.dpo.dual_encoder import DualEncoder, LastStage, QFormerTower, TextTower, WholeTower
 from cirlib.analysis.dpo.negatives import Edits
-from cirlib.benchmarks import query_texts
+from cirlib.benchmarks import Benchmark, query_texts
 from cirlib.models.clip import TwoTowers
 from cirlib.models.memo import Memo
 from cirlib.models.prepared import Prepared
@@ -47,12 +47,18 @@ class RunContext:
         return fingerprint(self.towers.model)
 
     def _read_lower(self, layers: int) -> FrozenTextStates:
-        """The mini text tower below its last ``layers``, which has read the texts that every run is measured on."""
+        """The mini text tower below its last ``layers``, which has read what is read often."""
         lower = FrozenTextStates(deepcopy(self.towers.model.text.transformer), layers)
-        parts = [*self.splits.dev.values(), *self.splits.reported.values()]
-        ids = self.towers.tokenize([text for part in parts for text in query_texts(part, self.evaluation.captions)[0]])
+        ids = self.towers.tokenize(self._read_often([*self.splits.dev.values(), *self.splits.reported.values()]))
         lower.read_ahead(ids, lower.mask(ids))
         return lower
+
+    def _read_often(self, parts: Sequence[Benchmark]) -> list[str]:
+        """The texts that every run is measured on, those of ``parts``, and those that the grid's runs learn from."""
+        measured = [text for part in parts for text in query_texts(part, self.evaluation.captions)[0]]
+        params = self.study.dpo.model_copy(update={"edits": self.study.dpo.grid_edits})
+        runs = (params.model_copy(update={"repetition": number}) for number in range(2))
+        return measured + [text for run in runs for text in self.edits(run).texts]
 
     def _weight(self, params: DPO) -> float | None:
         """The text's weight in the sum, chosen by the zero-shot stage."""
@@ -99,8 +105,7 @@ class RunContext:
             if trained or (self.checkpoints / name).is_dir():  # a BLIP-2 comes pretrained
                 load_weights(composer, self.checkpoints / name)
             composer.eval()
-            asked = [query_texts(part, self.evaluation.captions)[0] for part in self.splits.reported.values()]
-            composer.read_ahead([text for texts in asked for text in texts])  # which every run is measured on
+            composer.read_ahead(self._read_often(list(self.splits.reported.values())))
 
             def queries(pairs: Sequence[tuple[str, str]]) -> Tensor:
                 references, texts = zip(*pairs, strict=True)
