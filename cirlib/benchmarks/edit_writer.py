@@ -13,9 +13,9 @@ import numpy as np
 
 T = TypeVar("T")
 Phrase = tuple[str, str]  # ("is" | "has", the words that follow)
-CONTRASTS = (*["{new}"] * 27, "{new} instead of {old}", "{new} rather than {old}", "{new}, not {old},")
+CONTRASTS = (*["{new}"] * 12, "{new} instead of {old}", "{new} rather than {old}", "{new}, not {old},")
 NAMED = 0.9  # chance that a change after the first two is named
-STARTS = (*[""] * 9, "it ", "the {noun} ", "this one ")
+STARTS = ("", "", "", "", "it ", "the {noun} ", "this one ")
 
 
 @dataclass(frozen=True)
