@@ -11,8 +11,10 @@ from cirlib.analysis.dpo.effects import SECOND
 from cirlib.analysis.dpo.embedded_splits import embed_splits
 from cirlib.analysis.dpo.experiment import Experiment
 from cirlib.analysis.dpo.grid import MISTAKES, READINGS, RECIPES
+from cirlib.models.weights import ModelError
 from cirlib.retrieval.statistics import clopper_pearson
 from cirlib.study.errors import StageError
+from cirlib.study.files import write_table
 from cirlib.study.parameters import DPO
 
 
@@ -115,3 +117,11 @@ def test_without_a_q_former_the_grid_says_which_command_makes_one(make_context):
     shutil.rmtree(context.checkpoints)
     with pytest.raises(StageError, match="run `dvc repro qformer` first"):
         Experiment(context.prepared)
+
+
+def test_a_pretrained_q_former_that_is_lost_is_not_replaced_by_a_random_one(make_context):
+    context = make_context(grid="small", fusion="qformer")
+    shutil.rmtree(context.checkpoints / "qformer_pretrained")
+    write_table(pd.DataFrame({"run": ["pretraining"], "epoch": [1]}), context.stage.results("qformer") / "history.csv")
+    with pytest.raises(ModelError, match=r"no Q-Former of this study could be loaded from .*/qformer_pretrained"):
+        Experiment(context.prepared).context.encoder(context.study.dpo)
