@@ -163,6 +163,7 @@ def test_what_ran_once_comes_back_whole_without_running(clone):
     assert contents(clone) == before
 
 
+@pytest.mark.slow
 def test_a_colleague_pulls_what_was_pushed(clone, tmp_path):
     dvc(clone, "remote", "add", "-d", "shared", str(tmp_path / "shared"))
     dvc(clone, "push")
@@ -174,6 +175,7 @@ def test_a_colleague_pulls_what_was_pushed(clone, tmp_path):
     assert "didn't change, skipping" in dvc(colleague, "repro")
 
 
+@pytest.mark.slow
 def test_another_study_leaves_the_first_alone(clone):
     shutil.rmtree(clone / "results")
     dvc(clone, "checkout")  # what DVC put there itself, it takes away by default

@@ -73,6 +73,7 @@ def test_every_stage_leaves_its_tables_and_figures(small_project):
     assert {"pretraining", "qformer", "qformer_hard_negatives", "prompt_tuned", "retrieval_dpo"} <= trainings
 
 
+@pytest.mark.slow
 def test_an_override_from_the_notebooks_folder_leaves_the_pipelines_results(small_project):
     before = results_of(small_project)
     execute(small_project, "02_zero_shot.ipynb", cwd=small_project / "notebooks", weights=[0.0, 0.25])
