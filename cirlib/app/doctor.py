@@ -128,10 +128,14 @@ def _choices(study: Study, root: Path) -> Finding:
 def _models(study: Study, root: Path) -> list[str]:
     """Where the models of a study come from that are not the small ones: folders, files, ids of the hub."""
     fusion, clip, weights = study.models.fusion, study.models.clip, study.models.clip_pretrained or ""
-    given = weights if (root / weights).is_file() else clip
-    tag = open_clip.get_pretrained_cfg(clip, weights).get("hf_hub", given).strip("/") if given == clip else given
-    real = [name for name, kind in ((fusion, fusion), (tag, clip)) if kind != "mini"]
-    return real + [str(root / weights)] * bool(clip == "mini" and weights)
+    named = [] if fusion == "mini" else [fusion]
+    if clip == "mini":
+        return named + [str(root / weights)] * bool(weights)
+    if (root / weights).is_file():
+        return [*named, weights]
+    published = open_clip.get_pretrained_cfg(clip.replace("/", "-"), weights)
+    place = ":" in clip or published  # of another name it is said already that open_clip has none
+    return [*named, published.get("hf_hub", clip).strip("/")] if place else named
 
 
 def _source(name: str, root: Path) -> Finding:
