@@ -66,7 +66,7 @@ def test_every_long_stage_is_timed_by_steps_of_its_true_size(real):
     assert not any(finding.stops for finding in said.values()), said
     for what, unit, count in (("image tokens", "images", 28), ("Q-Former", "triplets", 2 * 3 * 14)):
         assert f"{unit} a second in batches of 2: {count} take" in said[what].said
-    runs = "edits a second in batches of 2: 1,440 take"  # 72 of 10 edits and 2 epochs; how long depends on what else runs
+    runs = "edits a second in batches of 2: 1,440 take"  # 72 of 10 edits and 2 epochs
     assert runs in said["both_towers of the grid"].said
 
 
