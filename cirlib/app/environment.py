@@ -73,7 +73,7 @@ def hardware() -> list[tuple[str, str]]:
         ("cores", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())),
         ("memory", f"{psutil.virtual_memory().total / 2**30:.0f} GB"),
         ("GPU", ", ".join(gpus) or "none"),
-        ("bfloat16", "matrix units" if precision_here("auto") == "bf16" else "no matrix units"),
+        ("bfloat16", "much faster than float32" if precision_here("auto") == "bf16" else "no faster than float32"),
         ("system", platform.platform()),
         ("Python", platform.python_version()),
     ]

@@ -13,7 +13,8 @@ import numpy as np
 
 T = TypeVar("T")
 Phrase = tuple[str, str]  # ("is" | "has", the words that follow)
-CONTRASTS = (*["{new}"] * 12, "{new} instead of {old}", "{new} rather than {old}", "{new}, not {old},")
+CONTRASTS = ("{new} instead of {old}", "{new} rather than {old}", "{new}, not {old},")
+OPEN = re.compile(r"\b(no|not) | (instead of|rather than) ")  # without a verb what follows would be gone too
 NAMED = 0.9  # chance that a change after the first two is named
 STARTS = ("", "", "", "", "it ", "the {noun} ", "this one ")
 
@@ -67,33 +68,39 @@ def _shares(rng: np.random.Generator, units: list[tuple[str, ...]]) -> tuple[lis
     return named[:cut], named[cut:]
 
 
-def contrast(rng: np.random.Generator, new: str, old: str) -> str:
-    """The words for what is new, sometimes with those for what it replaces.
+def contrast(rng: np.random.Generator, new: str, old: str, chance: float) -> str:
+    """The words for what is new, with so much chance beside those for what it replaces.
 
-    >>> contrast(np.random.default_rng(0), "red", "blue")
-    'red instead of blue'
+    >>> contrast(np.random.default_rng(0), "red", "blue", 1.0)
+    'red rather than blue'
     """
-    return pick(rng, CONTRASTS).format(new=new, old=old)
+    return pick(rng, CONTRASTS).format(new=new, old=old) if rng.random() < chance else new
 
 
 def join_phrases(rng: np.random.Generator, phrases: list[Phrase], nouns: Sequence[str]) -> str:
     """Phrases to one sentence on a thing of one of the ``nouns``: "is blue with long sleeves", "blue, long sleeves", …
 
-    >>> join_phrases(np.random.default_rng(0), [("is", "red"), ("has", "a hood")], ["coat"])
-    'is red and has a hood'
+    >>> join_phrases(np.random.default_rng(0), [("is", "red"), ("has", "no belt"), ("has", "a hood")], ["coat"])
+    'is red and has no belt and has a hood'
     """
-    qualities = " and ".join(words for verb, words in phrases if verb == "is")
-    features = " and ".join(words for verb, words in phrases if verb == "has")
     style = rng.random()
     if len(phrases) > 1 and style < 0.2:
         return mend(", ".join(words for _, words in phrases))
     start = pick(rng, STARTS).format(noun=pick(rng, nouns))
+    qualities, features = (_told(verb, [words for own, words in phrases if own == verb]) for verb in ("is", "has"))
     if not (qualities and features):
-        return mend(start + (f"is {qualities}" if qualities else f"has {features}"))
-    if style < 0.6:
-        return mend(f"{start}is {qualities} with {features}")
-    first, second = f"is {qualities}", f"has {features}"
-    return mend(start + (f"{first} and {second}" if style < 0.8 else f"{second} and {first}"))
+        return mend(start + qualities + features)
+    if style < 0.6 and not OPEN.search(qualities):
+        return mend(f"{start}{qualities} with {features.removeprefix('has ')}")
+    return mend(start + (f"{qualities} and {features}" if style < 0.8 else f"{features} and {qualities}"))
+
+
+def _told(verb: str, words: list[str]) -> str:
+    """Words behind their verb, which is said again where one before them names what is gone or replaced."""
+    text = ""
+    for said in words:
+        text += f"{verb} {said}" if not text else f" and {verb} {said}" if OPEN.search(text) else f" and {said}"
+    return text
 
 
 def mend(text: str) -> str:

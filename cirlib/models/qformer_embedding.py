@@ -8,7 +8,7 @@ from cirlib.models.devices import DTYPES, autocast, best_device, precision_here
 from cirlib.models.feature_store import ImageFeatures
 from cirlib.models.prepared import Prepared
 from cirlib.models.qformer import QFormerComposer, QFormerSettings, blip2_qformer, load_weights, mini_qformer
-from cirlib.models.weights import quiet_transformers
+from cirlib.models.weights import ModelError, quiet_transformers
 from cirlib.study.processes import all_reduce, shard
 
 
@@ -43,8 +43,31 @@ def trained_composer(prepared: Prepared, name: str) -> QFormerComposer:
     """
     folder = prepared.stage.require(prepared.stage.results("qformer") / "checkpoints" / name, "qformer")
     composer = new_composer(prepared)
-    load_weights(composer, folder)
+    try:
+        load_weights(composer, folder)
+    except ModelError as error:
+        raise ModelError(f"{error}: `dvc repro qformer` brings it back") from error
     return composer.eval()
+
+
+def pretrains(prepared: Prepared) -> bool:
+    """Whether the study trains its Q-Former on image-caption pairs before any triplet.
+
+    >>> pretrains(prepared)
+    True
+    """
+    asked = prepared.splits.train and prepared.stage.study.qformer.pretraining_epochs
+    return bool(asked) and len(prepared.pairs) > 1
+
+
+def pretrained_composer(prepared: Prepared) -> QFormerComposer:
+    """The Q-Former before any triplet: as the study pretrained it, else as it starts.
+
+    >>> pretrained_composer(prepared)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    cirlib.study.errors.StageError: qformer needs .../qformer_pretrained, which is missing: run `dvc repro ...
+    """
+    return trained_composer(prepared, "qformer_pretrained") if pretrains(prepared) else new_composer(prepared).eval()
 
 
 def embed_queries(

@@ -62,7 +62,7 @@ class Models(Block):
     trains_ln_vision: bool = False  # the norm behind BLIP-2's tower learns: image tokens are kept from before it
     alignment_epochs: Count = 20  # of the mini pair's heads, on image-caption pairs
     cache_tokens: bool = True  # False: no image tokens on disk, the vision tower runs in every training step
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 where hardware multiplies it, else fp32
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 where it is much faster, else fp32
 
 
 class Evaluation(Block):

@@ -22,7 +22,7 @@ from cirlib.benchmarks.splits import annotations_key
 from cirlib.models.feature_store import ImageFeatures
 from cirlib.models.prepared import Prepared
 from cirlib.models.qformer import QFormerComposer, save_weights
-from cirlib.models.qformer_embedding import embed_gallery, embed_queries, new_composer
+from cirlib.models.qformer_embedding import embed_gallery, embed_queries, new_composer, pretrains
 from cirlib.retrieval.scoring import Scored, average_texts, mean_recall, score
 from cirlib.study.files import write_json, write_table
 from cirlib.study.parameters import Evaluation, Study
@@ -191,8 +191,8 @@ def _train_here(prepared: Prepared, study: Study) -> tuple[dict[str, QFormerComp
         dev = {}
     sampler = TripletSampler(prepared.tokens, train, study)
     trainer = QFormerTrainer(composer, prepared.tokens, study, prepared.stage.trainings)
-    if study.qformer.pretraining_epochs and len(pairs := prepared.pairs) > 1:
-        histories.append(trainer.pretrain(pairs))
+    if pretrains(prepared):
+        histories.append(trainer.pretrain(prepared.pairs))
         pretrained = True
     elif study.qformer.pretraining_epochs:
         print("the data has no pairs of images and captions: the Q-Former is not pretrained")

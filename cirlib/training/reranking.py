@@ -18,7 +18,7 @@ from cirlib.models.blip2 import load_blip2
 from cirlib.models.clip import slerp, weighted_sum
 from cirlib.models.devices import autocast
 from cirlib.models.prepared import Prepared
-from cirlib.models.qformer_embedding import new_composer, trained_composer
+from cirlib.models.qformer_embedding import new_composer, pretrained_composer, trained_composer
 from cirlib.models.weights import ModelError
 from cirlib.study.method_registry import QFORMER, ZERO_SHOT, find_method
 from cirlib.training.batches import Batch, TripletSampler
@@ -38,14 +38,11 @@ class Reranked(LearnedMethod):
     def build(self, prepared: Prepared) -> None:
         models = prepared.stage.study.models
         self.prepared, self.stages = prepared, [_first_stage(prepared)]  # in a list: no part of this module
-        pretrained = prepared.stage.results("qformer") / "checkpoints" / "qformer_pretrained"
-        if models.fusion == "mini" and pretrained.is_dir():
-            self.composer = trained_composer(prepared, pretrained.name)
-        else:
-            self.composer = new_composer(prepared)
         if models.fusion == "mini":
+            self.composer = pretrained_composer(prepared)
             self.head = nn.Linear(self.composer.query_tokens.shape[-1], 2).to(self.composer.device)
         else:
+            self.composer = new_composer(prepared)
             self.head = load_blip2(prepared.local_name(models.fusion))[0].itm_head.to(self.composer.device)
             if not self.head.weight.any():  # as cirlib.convert leaves it
                 raise ModelError(f"{models.fusion} has no matching head to rerank with: convert it again with --base")

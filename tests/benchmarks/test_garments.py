@@ -302,6 +302,14 @@ def test_comparisons_go_the_right_way(name: str, old: str, new: str, expected: s
     assert not any(excluded in text for text in texts)
 
 
+def test_nothing_is_swallowed_by_what_is_gone_or_replaced(plan: Catalogue) -> None:
+    """Behind "no", "instead of" or "rather than" comes no further change without a verb or a comma before it."""
+    texts = [caption.text for _, _, captions in edits(plan) for caption in captions]
+    behind = [part for text in texts for part in re.split(r"\bno | instead of | rather than ", text)[1:]]
+    assert len(behind) > 100
+    assert not [part for part in behind if re.search(r" with | and (?!is |has |no |$)", part.split(",")[0])]
+
+
 def test_equal_garments_have_no_edit() -> None:
     garment = visible(random_garment(np.random.default_rng(0), "dress"))
     with pytest.raises(ValueError, match="no edit to describe"):

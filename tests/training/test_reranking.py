@@ -1,6 +1,7 @@
 """Re-ranking: BLIP-2's own matching head, any first method, and no image beyond the first fifty moves."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ import torch
 from cirlib.models.blip2 import Blip2Vision, load_blip2
 from cirlib.models.mini import mini_towers, save_heads
 from cirlib.models.prepared import Prepared
+from cirlib.models.qformer import save_weights
+from cirlib.models.qformer_embedding import new_composer
 from cirlib.models.weights import ModelError
 from cirlib.retrieval import method_scoring
 from cirlib.retrieval.method_scoring import score_methods
@@ -18,12 +21,15 @@ from cirlib.training.reranking import Reranked
 
 @pytest.fixture
 def with_weights(prepared) -> Prepared:
-    """The prepared study, where zero-shot has chosen its weights."""
+    """The prepared study, where zero-shot has chosen its weights and the Q-Former is pretrained."""
     file = prepared.stage.results("zero_shot") / "weights.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({"sum": 0.5, "slerp": 0.5}))
+    pretrained = prepared.stage.results("qformer") / "checkpoints" / "qformer_pretrained"
+    save_weights(new_composer(prepared), pretrained)
     yield prepared
     file.unlink()
+    shutil.rmtree(pretrained)
 
 
 class Shuffled:

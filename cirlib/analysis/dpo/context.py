@@ -14,12 +14,11 @@ from cirlib.benchmarks import Benchmark, query_texts
 from cirlib.models.clip import TwoTowers
 from cirlib.models.memo import Memo
 from cirlib.models.prepared import Prepared
-from cirlib.models.qformer import QFormerComposer, load_weights
-from cirlib.models.qformer_embedding import embed_gallery, embed_queries, new_composer
+from cirlib.models.qformer import QFormerComposer
+from cirlib.models.qformer_embedding import embed_gallery, embed_queries, pretrained_composer, trained_composer
 from cirlib.models.qformer_layers import FrozenTextStates
 from cirlib.models.weights import fingerprint
 from cirlib.study.code_hash import code_hash
-from cirlib.study.files import load_table
 from cirlib.study.parameters import DPO
 
 # The folders of cirlib that decide a run's numbers: those that dvc.yaml names for the stage, which a test compares.
@@ -32,7 +31,6 @@ class RunContext:
     def __init__(self, prepared: Prepared, folder: Path) -> None:
         self.prepared, self.stage, self.study, self.folder = prepared, prepared.stage, prepared.stage.study, folder
         self.evaluation, self.splits = self.study.evaluation, prepared.splits
-        self.checkpoints = self.stage.results("qformer") / "checkpoints"
         self._texts = Memo(lambda texts: self.towers.encode_texts(texts, normalize=False))
         self._early = Memo(lambda ids: LastStage.read(self.towers, [prepared.images[image] for image in ids]))
         self._lower = cache(self._read_lower)
@@ -97,14 +95,11 @@ class RunContext:
         """The Q-Former ``pretrained``, or ``finetuned`` as is best on dev; its fused queries, its targets, its key."""
         if start not in self._qformers:
             torch.manual_seed(self.study.seed)  # for one that neither a checkpoint nor a BLIP-2 gives
-            composer, tokens = new_composer(self.prepared), self.prepared.tokens
-            left = start == "pretrained"
-            name = "qformer_pretrained" if left else self.stage.read_choice("qformer", "best_run.json")["run"]
-            history = self.stage.results("qformer") / "history.csv"
-            trained = history.is_file() and "pretraining" in set(load_table(history)["run"])
-            if trained or (self.checkpoints / name).is_dir():  # a BLIP-2 comes pretrained
-                load_weights(composer, self.checkpoints / name)
-            composer.eval()
+            tokens = self.prepared.tokens
+            if start == "pretrained":
+                composer = pretrained_composer(self.prepared)
+            else:
+                composer = trained_composer(self.prepared, self.stage.read_choice("qformer", "best_run.json")["run"])
             composer.read_ahead(self._read_often(list(self.splits.reported.values())))
 
             def queries(pairs: Sequence[tuple[str, str]]) -> Tensor:

@@ -9,7 +9,6 @@ import pandas as pd
 
 LEXICON = Path(__file__).with_name("edit_lexicon.csv")
 UNCLASSIFIED = "unclassified"
-SEVERAL = "several at once"
 _LONGEST = 3  # words of a term
 # a sleeve's length is no length
 _SLEEVE_LENGTH = re.compile(r"\b(?:long|longer|short|shorter)(?= (?!and )(?:\w+ )?sleev)")
@@ -27,7 +26,7 @@ def _lexicon(group: str) -> dict[str, str]:
 
 
 def subjects(captions: Sequence[str]) -> list[str]:
-    """What the edit changes: ``colour``, ``sleeves``, …, each once in the lexicon's order; maybe none.
+    """What the edit changes by its words: ``colour``, ``sleeves``, …, each once in the lexicon's order; maybe none.
 
     >>> subjects(["is red", "has longer sleeves"])
     ['colour', 'sleeves']
@@ -35,24 +34,13 @@ def subjects(captions: Sequence[str]) -> list[str]:
     return _found("subject", captions)
 
 
-def edit_kinds(captions: Sequence[str]) -> list[str]:
-    """Every kind of the edit: its subjects (else ``unclassified``), ``negation``, ``comparison``, ``several at once``.
+def manners(captions: Sequence[str]) -> list[str]:
+    """How the edit is put: ``negation``, ``comparison``; maybe neither.
 
-    >>> edit_kinds(["is not as long"])
-    ['length', 'negation', 'comparison']
+    >>> manners(["is not as long"])
+    ['negation', 'comparison']
     """
-    changed = subjects(captions)
-    several = [SEVERAL] if len(changed) > 1 else []
-    return [*(changed or [UNCLASSIFIED]), *_found("manner", captions), *several]
-
-
-def kind_names() -> list[str]:
-    """All kinds in the order in which tables and figures list them.
-
-    >>> kind_names()[0], kind_names()[-1]
-    ('colour', 'several at once')
-    """
-    return [*dict.fromkeys([*_lexicon("subject").values(), UNCLASSIFIED, *_lexicon("manner").values(), SEVERAL])]
+    return _found("manner", captions)
 
 
 def _found(group: str, captions: Sequence[str]) -> list[str]:

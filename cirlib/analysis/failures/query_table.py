@@ -6,8 +6,10 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from cirlib.analysis.failures.edit_kinds import edit_kinds, kind_names, subjects
+from cirlib.analysis.failures.edit_kinds import UNCLASSIFIED, manners, subjects
+from cirlib.benchmarks import Triplet
 from cirlib.models.feature_store import FeatureStore
+from cirlib.models.prepared import ImageAttributes
 from cirlib.retrieval.scoring import Scored, compare
 from cirlib.retrieval.statistics import bootstrap_ci, holm
 from cirlib.study.errors import ParameterError
@@ -18,26 +20,38 @@ MANY = 4  # changed things and more are one group
 FEW = 10  # queries, too few for a group of their own
 
 
-def query_table(scored: Sequence[Scored]) -> pd.DataFrame:
+def query_table(scored: Sequence[Scored], attributes: ImageAttributes | None = None) -> pd.DataFrame:
     """A row a query and method: what was asked and found.
 
-    Columns: method, category, query, family (of images, what intervals draw), captions, kinds, reference, targets, rank
-    (of the target, from 1), recall and chance (of recall@10), top (the best images' ids, best first), benchmark (which
-    knows the images' files).
+    Columns: method, category, query, family (of images, what intervals draw), captions, changed (what the edit changes:
+    by the images' ``attributes`` where they are known, else by the captions' words), kinds (that, and how it is put),
+    reference, targets, rank (of the target, from 1), recall and chance (of recall@10), top (the best images' ids, best
+    first), benchmark (which knows the images' files).
 
     >>> query_table([make_scored("sum", "hat", [0, 40])])[["query", "rank", "recall"]].values.tolist()
     [['hat-query-0', 1, 1.0], ['hat-query-1', 41, 0.0]]
     """
-    rows = [
-        (one.method, one.category, triplet.id, (one.category, family), triplet.captions, edit_kinds(triplet.captions),
-         triplet.reference, triplet.targets, rank, recall, min(1.0, K / one.candidates), top, one.benchmark)
-        for one in scored
-        for triplet, family, rank, recall, top in zip(
+    rows = []
+    for one in scored:
+        known = zip(
             one.benchmark.triplets, one.families.tolist(), one.target_ranks, one.recall(K), one.top, strict=True
         )
-    ]  # fmt: skip
-    columns = "method category query family captions kinds reference targets rank recall chance top benchmark"
+        for triplet, family, rank, recall, top in known:
+            changed = _changed(triplet, attributes)
+            kinds = [*(changed or [UNCLASSIFIED]), *manners(triplet.captions)]
+            asked = [triplet.captions, changed, kinds, triplet.reference, triplet.targets]
+            found = [rank, recall, min(1.0, K / one.candidates), top, one.benchmark]
+            rows.append([one.method, one.category, triplet.id, (one.category, family), *asked, *found])
+    columns = "method category query family captions changed kinds reference targets rank recall chance top benchmark"
     return pd.DataFrame(rows, columns=columns.split())
+
+
+def _changed(triplet: Triplet, attributes: ImageAttributes | None) -> list[str]:
+    """What an edit changes, in names of attributes or of the lexicon."""
+    if attributes is None:
+        return subjects(triplet.captions)
+    reference, target = attributes[triplet.reference], attributes[triplet.targets[0]]
+    return [name.replace("_", " ") for name in target if target[name] != reference[name]]
 
 
 def select_method(queries: pd.DataFrame, method: str) -> pd.DataFrame:
@@ -56,13 +70,13 @@ def select_method(queries: pd.DataFrame, method: str) -> pd.DataFrame:
 def by_kind(queries: pd.DataFrame) -> pd.DataFrame:
     """Recall@10 by kind of edit, a row a group: group, queries, value, ci_low, ci_high, chance (fractions of 1).
 
-    A query counts with every kind its edit is of.
+    A query counts with every kind its edit is of; the commonest kind comes first.
 
     >>> by_kind(query_table([make_scored("sum", "hat", [0, 40])]))[["group", "value"]].values.tolist()
     [['colour', 0.5]]
     """
     several = queries.explode("kinds")
-    return _recall_by(several, pd.Categorical(several["kinds"], kind_names()))
+    return _recall_by(several, pd.Categorical(several["kinds"], several["kinds"].value_counts().index))
 
 
 def by_question(queries: pd.DataFrame, store: FeatureStore) -> pd.DataFrame:
@@ -70,16 +84,16 @@ def by_question(queries: pd.DataFrame, store: FeatureStore) -> pd.DataFrame:
 
     Words and likeness (the cosine of the two images' embeddings in ``store``) are in fifths of the queries.
 
-    >>> edit = {"captions": [("is red",)], "reference": "hat-val-0", "targets": [("hat-val-1",)], "family": 0}
-    >>> by_question(pd.DataFrame(edit | {"recall": 1.0, "chance": 0.1}), prepared.clip)["group"].tolist()[:2]
+    >>> edit = {"captions": [("is red",)], "changed": [["colour"]], "recall": 1.0, "chance": 0.1, "family": 0}
+    >>> edit |= {"reference": "hat-val-0", "targets": [("hat-val-1",)]}
+    >>> by_question(pd.DataFrame(edit), prepared.clip)["group"].tolist()[:2]
     ['2', '1']
     """
     words = [len(" ".join(captions).split()) for captions in queries["captions"]]
-    changed = [len(subjects(captions)) for captions in queries["captions"]]
     cosines = (store[list(queries["reference"])] * store[[targets[0] for targets in queries["targets"]]]).sum(-1)
     tables = {
         "words in the captions": _recall_by(queries, _fifths(words, "{:.0f}")),
-        "things the edit changes": _recall_by(queries, _counted(changed)),
+        "things the edit changes": _recall_by(queries, _counted(queries["changed"].str.len())),
         "likeness of reference and target (cosine)": _recall_by(queries, _fifths(cosines.tolist(), "{:.2f}")),
     }
     return pd.concat(tables, names=["by"]).reset_index("by").reset_index(drop=True)

@@ -52,7 +52,7 @@ ORDERS: tuple[tuple[tuple[str, ...], tuple[Phrase, ...], tuple[Phrase, ...]], ..
 UNSAID = ("none", "no", "n/a", "na", "-", "–", "null", "nan", "false")  # the same as an empty cell
 NOTHING = {"", "plain", "solid", *UNSAID}  # values that say there is nothing to see
 PLURAL = re.compile(r"(?:[^s]s|shoes|jeans)$")
-COMPARED, KEPT = 0.2, 0.3  # chances of a comparison, and of saying what stays
+COMPARED, CONTRASTED, KEPT = 0.2, 0.2, 0.3  # chances of a comparison, of saying what goes, and of what stays
 KEPT_BUT = ("the same {s} but ", "also {s}, but ", "still {s}, ", "keep the {s}, ", "{s} again but ", "same {s}, ")
 KEPT_AS = (
     "the same {s} but {n}", "the same {s} as {n}", "{n} in the same {s}", "also {s}, but {n}", "{n}, {s} too",
@@ -166,7 +166,7 @@ def edit_captions(rng: np.random.Generator, reference: Item, target: Item) -> tu
     """Two sentences that lead from one item to another; ValueError where nothing can be told.
 
     >>> edit_captions(np.random.default_rng(0), Item("a", colour="red"), Item("b", colour="blue"))
-    ('is blue', 'the piece has a blue colour')
+    ('the piece is blue instead of red', 'is blue in colour')
     """
     units = differences(reference, target)
     first = [unit for unit in units if unit[0] == "kind" or (unit[0] == "colour" and rng.random() < COLOURED)]
@@ -221,7 +221,9 @@ def _phrase(rng: np.random.Generator, reference: Item, target: Item, unit: tuple
     sort, name = unit
     if sort == "kind":
         words = _said(rng, target.kind)
-        return "is", words if PLURAL.search(words) else contrast(rng, f"a {words}", f"a {reference.kind or 'thing'}")
+        return "is", words if PLURAL.search(words) else contrast(
+            rng, f"a {words}", f"a {reference.kind or 'thing'}", CONTRASTED
+        )
     if sort == "colour":
         return _colour(rng, reference.colour, target.colour)
     if sort == "accent":
@@ -241,7 +243,7 @@ def _colour(rng: np.random.Generator, old: str, new: str) -> Phrase:
     if abs(step) > 15 and rng.random() < COMPARED:
         return "is", ("lighter" if step > 0 else "darker") + pick(rng, ("", " in colour"))
     said = _said(rng, new)
-    words = contrast(rng, said, old) if old else said
+    words = contrast(rng, said, old, CONTRASTED) if old else said
     return pick(rng, (("is", words), ("is", words), ("is", f"{said} in colour"), ("has", f"a {said} colour")))
 
 
@@ -266,7 +268,7 @@ def _change(rng: np.random.Generator, name: str, old: str, new: str) -> Phrase:
         if {old, new} <= set(order) and rng.random() < COMPARED:
             return pick(rng, more if order.index(new) > order.index(old) else less)
     verb, words = _value(rng, name, new)
-    return verb, contrast(rng, words, old) if old not in NOTHING else words
+    return verb, contrast(rng, words, old, CONTRASTED) if old not in NOTHING else words
 
 
 def _value(rng: np.random.Generator, name: str, value: str) -> Phrase:

@@ -84,7 +84,7 @@ RELATIVE: dict[str, tuple[tuple[Phrase, ...], tuple[Phrase, ...]]] = {
 DARKER: tuple[Phrase, ...] = (("is", "darker"), ("is", "a darker color"))
 LIGHTER: tuple[Phrase, ...] = (("is", "lighter"), ("is", "a brighter color"))
 COMPARED = 0.25  # chance that a change which can be told by a comparison is told so
-PLAIN = 0.6  # chance that a new value is told without what it replaces; else the writer of edits decides
+CONTRASTED = 0.08  # chance that a new value is told with what it replaces
 
 
 def edit_captions(rng: np.random.Generator, reference: Garment, target: Garment) -> tuple[Caption, Caption]:
@@ -148,9 +148,9 @@ def _phrase(rng: np.random.Generator, reference: Garment, target: Garment, unit:
 def _contrast(rng: np.random.Generator, name: str, verb: str, words: str, old: str) -> str:
     """The phrase for the new value, sometimes with what it replaces."""
     same = [text for old_verb, text in PHRASES[name].get(old, ()) if old_verb == verb]
-    if not same or any(text.startswith("no ") for text in (words, *same)) or rng.random() < PLAIN:
+    if not same or any(text.startswith("no ") for text in (words, *same)):
         return words
-    return contrast(rng, words, same[0].replace("{c}", ""))
+    return contrast(rng, words, same[0].replace("{c}", ""), CONTRASTED)
 
 
 def _recoloured(rng: np.random.Generator, reference: Garment, target: Garment) -> Phrase:

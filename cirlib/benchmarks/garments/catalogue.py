@@ -29,7 +29,7 @@ from cirlib.study.parameters import Drawing
 
 SPLITS = ("train", "val")
 STREAMS = {name: code for code, name in enumerate((*SPLITS, "pairs", "pictures"))}
-VERSION = 3  # of the drawings and captions: raise it when the same arguments give other files
+VERSION = 4  # of the drawings and captions: raise it when the same arguments give other files
 ALWAYS = ("colour", "pattern")  # vary in every family, as they do in a shop
 ACTIVE = 6  # attributes that vary within a family
 ALTERNATIVES = 2  # other values each of them takes there

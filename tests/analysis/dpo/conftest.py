@@ -32,7 +32,7 @@ def make_context(custom_stage, make_store, tiny_clip, write_json) -> Callable[..
             make_store(stage.data / "tokens", list(images), tokens)
             for seed, name in enumerate(("qformer_pretrained", "qformer")):
                 torch.manual_seed(seed)
-                save_weights(new_composer(prepared), context.checkpoints / name)
+                save_weights(new_composer(prepared), stage.results("qformer") / "checkpoints" / name)
             write_json(stage.results("qformer") / "best_run.json", {"run": "qformer", "dev/recall@10": 0.5})
             write_json(stage.results("zero_shot") / "weights.json", {"sum": 0.3, "slerp": 0.5})
         return context

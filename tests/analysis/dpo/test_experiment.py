@@ -6,15 +6,16 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from cirlib.analysis.dpo.effects import SECOND
 from cirlib.analysis.dpo.embedded_splits import embed_splits
 from cirlib.analysis.dpo.experiment import Experiment
 from cirlib.analysis.dpo.grid import MISTAKES, READINGS, RECIPES
+from cirlib.models.qformer_embedding import new_composer
 from cirlib.models.weights import ModelError
 from cirlib.retrieval.statistics import clopper_pearson
 from cirlib.study.errors import StageError
-from cirlib.study.files import write_table
 from cirlib.study.parameters import DPO
 
 
@@ -114,14 +115,26 @@ def test_without_a_train_part_every_section_is_empty(make_context):
 
 def test_without_a_q_former_the_grid_says_which_command_makes_one(make_context):
     context = make_context(grid="small")
-    shutil.rmtree(context.checkpoints)
+    shutil.rmtree(context.stage.results("qformer") / "checkpoints")
     with pytest.raises(StageError, match="run `dvc repro qformer` first"):
         Experiment(context.prepared)
 
 
-def test_a_pretrained_q_former_that_is_lost_is_not_replaced_by_a_random_one(make_context):
+def test_a_pretrained_q_former_that_is_lost_or_damaged_is_not_replaced_by_a_random_one(make_context):
     context = make_context(grid="small", fusion="qformer")
-    shutil.rmtree(context.checkpoints / "qformer_pretrained")
-    write_table(pd.DataFrame({"run": ["pretraining"], "epoch": [1]}), context.stage.results("qformer") / "history.csv")
-    with pytest.raises(ModelError, match=r"no Q-Former of this study could be loaded from .*/qformer_pretrained"):
+    folder = context.stage.results("qformer") / "checkpoints" / "qformer_pretrained"
+    (folder / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ModelError, match=r"could be loaded from .*/qformer_pretrained.*: `dvc repro qformer` brings"):
         Experiment(context.prepared).context.encoder(context.study.dpo)
+    shutil.rmtree(folder)
+    with pytest.raises(StageError, match=r"qformer_pretrained, which is missing: run `dvc repro qformer` first"):
+        Experiment(context.prepared).context.encoder(context.study.dpo)
+
+
+def test_a_study_that_pretrains_none_starts_from_the_q_former_as_it_comes(make_context):
+    context = make_context(grid="small", fusion="qformer")
+    (context.stage.images / "pairs.json").write_text("[]")
+    shutil.rmtree(context.stage.results("qformer") / "checkpoints" / "qformer_pretrained")
+    tower = Experiment(context.prepared).context.encoder(context.study.dpo).queries
+    torch.manual_seed(context.study.seed)
+    torch.testing.assert_close(tower.composer.query_tokens, new_composer(context.prepared).query_tokens)

@@ -140,7 +140,9 @@ def test_a_record_is_not_read_for_another_run(context, make_context, params, tra
     write_json(context.prepared.stage.results("zero_shot") / "weights.json", {"sum": 0.9})
     new(1, params, fused, summed)
     torch.manual_seed(9)
-    save_weights(new_composer(context.prepared), context.checkpoints / "qformer_pretrained")
+    save_weights(
+        new_composer(context.prepared), context.stage.results("qformer") / "checkpoints" / "qformer_pretrained"
+    )
     new(1, params, fused, summed)
     file = context.prepared.stage.images / "captions" / "cap.hat.val.json"
     records = json.loads(file.read_text())
