@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from accelerate.utils import set_seed
 
 from cirlib.models.blip2 import Blip2Vision, load_blip2
 from cirlib.models.mini import mini_towers, save_heads
@@ -26,6 +27,7 @@ def with_weights(prepared) -> Prepared:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({"sum": 0.5, "slerp": 0.5}))
     pretrained = prepared.stage.results("qformer") / "checkpoints" / "qformer_pretrained"
+    set_seed(prepared.stage.study.seed)
     save_weights(new_composer(prepared), pretrained)
     yield prepared
     file.unlink()
@@ -62,12 +64,12 @@ def test_only_the_first_images_change_their_order(prepared, monkeypatch):
 
 def test_the_head_learns_which_image_an_edit_belongs_to(with_weights, capsys):
     stage = with_weights.stage
-    params = stage.study.qformer.model_copy(update={"method_epochs": 3, "lr": 2e-3})
+    params = stage.study.qformer.model_copy(update={"method_epochs": 15, "lr": 4e-4, "single_captions": 0.0})
     study = stage.study.model_copy(update={"qformer": params})
     method = Reranked()
     method.fit(Prepared(type(stage)(stage.name, study, stage.root, stage.out, stage.figures, {})))
     losses = [float(line.split("loss ")[1].split()[0]) for line in capsys.readouterr().out.splitlines()]
-    assert len(losses) == 3 and losses[-1] < losses[0] < 1.2
+    assert len(losses) == 15 and sum(losses[-4:]) / 4 < 0.98 * losses[0]  # which is a guess, ln 2
     scored = score_methods({"reranked": method}, with_weights.read, with_weights.splits.reported, Evaluation())
     assert [one.category for one in scored] == ["hat", "shoe"] and scored[0].protocol.startswith("original gallery")
 

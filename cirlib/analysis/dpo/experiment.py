@@ -42,7 +42,7 @@ class Experiment:
         self.params = asked if self.trains else asked.model_copy(update={"grid": "none"})
         self.has_grid = self.params.grid != "none"
         if self.has_grid or (self.trains and self.params.fusion == "qformer"):
-            stage.require(self.context.checkpoints, "qformer")
+            stage.require(stage.results("qformer") / "checkpoints", "qformer")
         beside = "grid" if stage.overrides else "dpo_grid"
         home = (stage.out, stage.figures) if stage.overrides else (stage.out.parent, stage.figures.parent)
         self.tables, self.pictures = (folder / beside / asked.grid for folder in home)
