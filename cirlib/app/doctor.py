@@ -129,11 +129,11 @@ def _models(study: Study, root: Path) -> list[str]:
     """Where the models of a study come from that are not the small ones: folders, files, ids of the hub."""
     fusion, clip, weights = study.models.fusion, study.models.clip, study.models.clip_pretrained or ""
     named = [] if fusion == "mini" else [fusion]
-    if clip == "mini":
-        return named + [str(root / weights)] * bool(weights)
+    if clip == "mini":  # its heads are looked for with the parameters
+        return named
     if (root / weights).is_file():
         return [*named, weights]
-    published = open_clip.get_pretrained_cfg(clip.replace("/", "-"), weights)
+    published = open_clip.get_pretrained_cfg(clip, weights)
     place = ":" in clip or published  # of another name it is said already that open_clip has none
     return [*named, published.get("hf_hub", clip).strip("/")] if place else named
 

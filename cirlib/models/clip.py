@@ -133,7 +133,6 @@ def check_clip(model: str, pretrained: str | None) -> None:
 
     >>> check_clip("ViT-B-32", "openai")
     """
-    model = model.replace("/", "-")  # as open_clip reads a name
     if ":" in model or (pretrained and Path(pretrained).is_file()):
         return
     if model not in (known := open_clip.list_models()):
@@ -145,7 +144,7 @@ def check_clip(model: str, pretrained: str | None) -> None:
 
 def _wants_quick_gelu(model: str, pretrained: str | None) -> bool:
     """Whether weights of open_clip's, by tag, want QuickGELU; a ModelError where the architecture cannot give GELU."""
-    weights = open_clip.get_pretrained_cfg(model.replace("/", "-"), pretrained or "")  # {} of what is no tag
+    weights = open_clip.get_pretrained_cfg(model, pretrained or "")  # {} of what is no tag
     wanted = weights.get("quick_gelu", False)
     if weights and not wanted and open_clip.get_model_config(model).get("quick_gelu", False):
         raise ModelError(f"CLIP {model!r} computes QuickGELU, open_clip names GELU for its weights {pretrained!r}")

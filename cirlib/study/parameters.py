@@ -1,12 +1,13 @@
 """Typed parameters of a study: one pydantic model for each block of ``params.yaml``."""
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from cirlib.study.errors import ParameterError
 from cirlib.study.parameter_types import Block, Count, NonNegativeCount, Seed, Whole, refuse
@@ -50,10 +51,15 @@ class Data(Block):
         return self
 
 
+def _dashed(name: str) -> str:
+    """OpenAI's ViT-L/14 as open_clip names it; with a colon it is a place."""
+    return name if ":" in name else name.replace("/", "-")
+
+
 class Models(Block):
     """The pretrained towers. ``mini`` is the pair that installs as packages."""
 
-    clip: str = "mini"  # mini, or an open_clip architecture
+    clip: Annotated[str, AfterValidator(_dashed)] = "mini"  # mini, or an open_clip architecture
     clip_pretrained: str | None = None  # open_clip tag or file; for mini: a saved alignment, None aligns one
     fusion: str = "mini"  # mini, or a Blip2ForImageTextRetrieval: a folder, or an id of the hub with or without @commit
     fusion_checkpoint: Path | None = None  # a Q-Former trained by this study to start from
@@ -82,6 +88,14 @@ class Drawing(Block):
     gallery_size: Annotated[Whole, Field(ge=2)] = 1_000  # a query needs a reference and a target
     pairs: Count = 6_000  # images with a description
     family_size: Annotated[Whole, Field(ge=8, le=50)] = 25  # larger ones could run out of different garments
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> Self:
+        for queries, images in (("train_triplets", "train_images"), ("val_queries", "gallery_size")):
+            asked, size = getattr(self, queries), getattr(self, images)
+            most = size * min(self.family_size, size) // 5  # pairs of a family that differ enough
+            refuse(asked > most, f"{queries} ({asked}) must be at most {most}, a fifth of {images} × family_size")
+        return self
 
 
 class DataPrep(Block):
@@ -191,6 +205,10 @@ def override(study: Study, stage: str, values: dict[str, Any]) -> Study:
             if name in Study.model_fields:
                 told = "params.yaml is read anyway: a notebook takes single parameters of its stage"
                 raise ParameterError(f"{name!r} is no parameter of {stage} but of the whole study. {told}")
+            own = [whole for whole in _names(tree) if whole == name or whole.endswith(f".{name}")]
+            if own and not own[0].startswith(f"{stage}."):
+                told = f"{own[0]} of params.yaml, which `dvc exp run -S {own[0]}=…` changes"
+                raise ParameterError(f"{name!r} is no parameter of {stage} but {told}")
             raise ParameterError(f"unknown parameter {name!r} for {stage}.{_hint(name, blocks)}")
         if value is not None:
             (tree[blocks[name]] if blocks[name] else tree)[name] = value
@@ -198,7 +216,7 @@ def override(study: Study, stage: str, values: dict[str, Any]) -> Study:
 
 
 def _hint(name: str, allowed: Iterable[str]) -> str:
-    words = name.split("_")
+    words = re.split("[_.]", name)
     close = difflib.get_close_matches(name.lower(), allowed, n=1)
     close += [n for n in allowed if n in words or n == "".join(word[:1] for word in words)]  # lr of learning_rate
     return (f" Did you mean {close[0]!r}?" if close else "") + f" Allowed: {', '.join(sorted(allowed))}."

@@ -165,10 +165,16 @@ def check_names(study: Study, root: Path) -> list[str]:
     firsts = [m.name for m in METHODS.values() if m.family not in (DPO, RERANKED) and m.name != "sum_raw"]
     if (first := study.qformer.rerank) not in firsts:
         raise ParameterError(f"qformer.rerank: {first!r} cannot be the first. Allowed: {', '.join(firsts)}")
-    files = {"models.fusion_checkpoint": study.models.fusion_checkpoint, "qformer.phi": study.qformer.phi}
+    models, trained = study.models, study.models.fusion_checkpoint
+    files = {
+        "models.fusion_checkpoint, a Q-Former that another study trained": trained and trained / "model.safetensors",
+        "models.clip_pretrained, of mini heads that another study aligned": models.clip == "mini"
+        and models.clip_pretrained,
+        "qformer.phi": study.qformer.phi,
+    }
     for name, file in files.items():
-        if file is not None and not (root / file).exists():
-            raise ParameterError(f"{name}: there is no {root / file}")
+        if file and not (root / file).is_file():
+            raise ParameterError(f"{name}: there is no file {root / file}")
     return [method.name for method in asked]
 
 

@@ -33,13 +33,28 @@ def test_a_whole_params_file_given_to_a_notebook_is_refused_with_the_reason():
 
 @pytest.mark.parametrize(
     ("name", "suggestion"),
-    [("learning_rate", "lr"), ("epoch", "epochs"), ("Lr", "lr"), ("the_seed", "seed"), ("beta", None)],
+    [("learning_rate", "lr"), ("epoch", "epochs"), ("Lr", "lr"), ("the_seed", "seed"), ("qformer.lr", "lr")],
 )
 def test_an_unknown_name_is_refused_with_the_nearest_known_one(name, suggestion):
     text = message(override, STUDY, "qformer", {name: None})
     assert f"unknown parameter {name!r} for qformer" in text
     assert "Allowed: accumulation, batch_size" in text
-    assert suggestion is None or f"Did you mean {suggestion!r}?" in text
+    assert f"Did you mean {suggestion!r}?" in text
+
+
+@pytest.mark.parametrize("name", ["precision", "models.precision", "dpo.layers", "beta"])
+def test_a_parameter_of_another_block_is_told_where_it_is_changed(name):
+    whole = {"precision": "models.precision", "beta": "dpo.beta"}.get(name, name)
+    told = f"'{name}' is no parameter of qformer but {whole} of params.yaml, which `dvc exp run -S {whole}=…` changes"
+    assert message(override, STUDY, "qformer", {name: 1}) == told
+
+
+@pytest.mark.parametrize(("queries", "images"), [("val_queries", "gallery_size"), ("train_triplets", "train_images")])
+def test_more_drawn_queries_than_its_families_have_pairs_are_refused_with_the_parameters(queries, images):
+    sizes = {images: 100, "family_size": 10}
+    assert Study(name="t", data={}, data_prep={"drawing": {**sizes, queries: 200}})
+    with pytest.raises(ValueError, match=rf"{queries} \(201\) must be at most 200, a fifth of {images} × family_size"):
+        Study(name="t", data={}, data_prep={"drawing": {**sizes, queries: 201}})
 
 
 @pytest.mark.parametrize(

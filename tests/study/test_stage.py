@@ -161,8 +161,12 @@ def test_what_an_earlier_stage_chose_is_read_and_missing_the_command_that_makes_
         ("qformer: {rerank: nothing}", "qformer.rerank: 'nothing' cannot be the first. Allowed: image_only, .*"),
         ("qformer: {rerank: reranked}", "qformer.rerank: 'reranked' cannot be the first"),
         ("qformer: {rerank: retrieval_dpo}", "qformer.rerank: 'retrieval_dpo' cannot be the first"),
-        ("qformer: {methods: [phi], phi: phi.pt}", "qformer.phi: there is no .*phi.pt"),
-        ("models: {fusion_checkpoint: left}", "models.fusion_checkpoint: there is no .*left"),
+        ("qformer: {methods: [phi], phi: phi.pt}", "qformer.phi: there is no file .*phi.pt"),
+        (
+            "models: {fusion_checkpoint: left}",
+            "models.fusion_checkpoint, .*: there is no file .*left/model.safetensors",
+        ),
+        ("models: {clip_pretrained: openai}", "models.clip_pretrained, of mini heads .*: there is no file .*openai"),
     ],
 )
 def test_a_method_or_file_that_is_not_there_is_told_before_any_work(project, run_cells, asked, message):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cirlib.analysis.dpo.dual_encoder import DualEncoder, LastStage, QFormerTower, TextTower, WholeTower
+from cirlib.analysis.dpo.grid import REPETITIONS
 from cirlib.analysis.dpo.negatives import Edits
 from cirlib.benchmarks import Benchmark, query_texts
 from cirlib.models.clip import TwoTowers
@@ -55,7 +56,7 @@ class RunContext:
         """The texts that every run is measured on, those of ``parts``, and those that the grid's runs learn from."""
         measured = [text for part in parts for text in query_texts(part, self.evaluation.captions)[0]]
         params = self.study.dpo.model_copy(update={"edits": self.study.dpo.grid_edits})
-        runs = (params.model_copy(update={"repetition": number}) for number in range(2))
+        runs = (params.model_copy(update={"repetition": n}) for n in range(REPETITIONS.get(params.grid, 0)))
         return measured + [text for run in runs for text in self.edits(run).texts]
 
     def _weight(self, params: DPO) -> float | None:

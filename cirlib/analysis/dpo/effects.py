@@ -7,8 +7,7 @@ import pandas as pd
 import torch
 from scipy.stats import t as student
 
-from cirlib.analysis.dpo.grid import SWITCHES
-from cirlib.analysis.dpo.preferences import IN_BATCH
+from cirlib.analysis.dpo.grid import IN_BATCH, SWITCHES
 from cirlib.retrieval.ranks import Ranks
 from cirlib.retrieval.recall_and_precision import recall_at_k
 from cirlib.retrieval.statistics import bootstrap_ci

@@ -16,7 +16,8 @@ from cirlib.analysis.dpo.context import RunContext
 from cirlib.analysis.dpo.dual_encoder import DualEncoder
 from cirlib.analysis.dpo.effects import effects, recall_interval, second_trainings
 from cirlib.analysis.dpo.embedded_splits import embed_splits, embedding_statistics
-from cirlib.analysis.dpo.preferences import IN_BATCH, Preferences
+from cirlib.analysis.dpo.grid import IN_BATCH
+from cirlib.analysis.dpo.preferences import Preferences
 from cirlib.analysis.dpo.runs import TrainedRun, measured_run, measured_start, train_preferences
 from cirlib.benchmarks import Benchmark
 from cirlib.models.prepared import Prepared

@@ -2,9 +2,9 @@
 
 from itertools import product
 
-from cirlib.analysis.dpo.preferences import IN_BATCH
 from cirlib.study.parameters import DPO
 
+IN_BATCH = ("info_nce_in_batch", "recall_in_batch")  # objectives whose negatives are the batch's other targets
 SWITCHES = {  # switch → level → what it changes; the paper's level first
     "fusion": {name: {"fusion": name} for name in ("text_only", "sum", "qformer")},
     "objective": {

@@ -10,13 +10,13 @@ from torch.nn import functional as F
 
 from cirlib.analysis.dpo.context import RunContext
 from cirlib.analysis.dpo.dual_encoder import DualEncoder
+from cirlib.analysis.dpo.grid import IN_BATCH
 from cirlib.losses.dpo import dpo_loss
 from cirlib.losses.recall_at_k import recall_at_k_loss
 from cirlib.retrieval.similarity import own_similarity, similarity
 from cirlib.study.files import read_json, write_json
 from cirlib.study.parameters import DPO
 
-IN_BATCH = ("info_nce_in_batch", "recall_in_batch")  # objectives whose negatives are the batch's other targets
 SCALE = 100.0  # CLIP's logit scale
 
 

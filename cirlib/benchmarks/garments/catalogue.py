@@ -123,8 +123,8 @@ def _collection(category: str, split: str, size: int, queries: int, family_size:
     pairs = list(itertools.islice(_spread_pairs(_random(seed, split, code, size), families), queries))
     if len(pairs) < queries:
         raise BenchmarkError(
-            f"{queries} {split} queries do not fit: {size} {category} images in families of {family_size} "
-            f"give only {len(pairs)} pairs {MIN_EDITS} to {MAX_EDITS} attributes apart."
+            f"data_prep.drawing: {queries} {split} queries do not fit: {size} {category} images in families of "
+            f"{family_size} give only {len(pairs)} pairs {MIN_EDITS} to {MAX_EDITS} attributes apart."
         )
     rng = _random(seed, split, code, size, queries)
     return Collection(category, split, images, [_query(rng, images[i], images[j]) for i, j in pairs])

@@ -134,6 +134,7 @@ def test_a_pretrained_q_former_that_is_lost_or_damaged_is_not_replaced_by_a_rand
 def test_a_study_that_pretrains_none_starts_from_the_q_former_as_it_comes(make_context):
     context = make_context(grid="small", fusion="qformer")
     (context.stage.images / "pairs.json").write_text("[]")
+    context = make_context(grid="small", fusion="qformer")
     shutil.rmtree(context.stage.results("qformer") / "checkpoints" / "qformer_pretrained")
     tower = Experiment(context.prepared).context.encoder(context.study.dpo).queries
     torch.manual_seed(context.study.seed)

@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 
 from cirlib.analysis.dpo.grid import (
+    IN_BATCH,
     MISTAKES,
     SWITCHES,
     at_grid_size,
@@ -13,7 +14,6 @@ from cirlib.analysis.dpo.grid import (
     recipe_runs,
     sweep_runs,
 )
-from cirlib.analysis.dpo.preferences import IN_BATCH
 from cirlib.study.parameters import DPO
 
 
