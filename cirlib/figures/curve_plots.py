@@ -30,7 +30,7 @@ def learning_curves(history: pd.DataFrame, *, context: str = "") -> Figure:
     history = history[long] if long.any() else history
     runs = style.method_colours(list(history["run"].unique()))
     notes = "circles: the epoch that dev chose"
-    shape = {"columns": 3 if len(runs) > 3 else len(runs) + 1, "sharex": True}
+    shape = {"columns": 3 if len(runs) > 3 else len(runs) + 1}
     size = (max(3.6, 12 / shape["columns"]), 3.6)
     figure, (*losses, recall) = style.panels(
         len(runs) + 1, size, "Training loss and dev recall by epoch", context, notes, **shape
@@ -55,7 +55,6 @@ def learning_curves(history: pd.DataFrame, *, context: str = "") -> Figure:
     recall.set_title("dev, all runs", loc="left", size=13)
     for axes in (*losses, recall):
         axes.set_xlabel("epoch")
-        axes.tick_params(labelbottom=True)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(*recall.get_legend_handles_labels(), **style.BELOW, ncols=2, handlelength=3)
     return figure

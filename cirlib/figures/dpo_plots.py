@@ -40,6 +40,7 @@ WITHIN: dict[str, tuple[str, str]] = {  # levels that effects are shown within: 
     "random": (style.GREEN, "o"),
     "query_tower": (style.YELLOW, "s"),
     "query_projection": (style.BLUE, "P"),
+    "both_projections": (style.PINK, "D"),
 }
 
 
@@ -101,7 +102,7 @@ def effects(table: pd.DataFrame, *, context: str = "") -> Figure | None:
     heights = [0.9 + len(levels) for levels in factors]
     options = {"columns": len(fusions), "gridspec_kw": {"height_ratios": heights}}
     notes = ["lines: 95 % interval over queries and runs, hollow where it holds 0", "every panel has its own scale"]
-    notes += ["colours: the negatives, or what trains", "query tower: the text encoder, or the Q-Former"]
+    notes += ["query tower: the text encoder, or the Q-Former"]
     size = (max(4.3, 9 / len(fusions)), 0.3 + (1.0 + 0.52 * sum(heights)) / len(heights))
     title = "What DPO changes in Recall@10, and what each switch changes in that"
     figure, axes = style.panels(len(factors) * len(fusions), size, title, context, *notes, **options)
@@ -127,7 +128,8 @@ def effects(table: pd.DataFrame, *, context: str = "") -> Figure | None:
 
 def _mark(within: str) -> Line2D:
     colour, marker = WITHIN[within]
-    return Line2D([], [], color=colour, marker=marker, markersize=7, label=_pretty(within))
+    what = "negatives" if within in SAMPLINGS else "trains"
+    return Line2D([], [], color=colour, marker=marker, markersize=7, label=f"{what}: {_pretty(within)}")
 
 
 def _interval_marks(axes: Axes, rows: pd.DataFrame, levels: list[str], withins: list[str]) -> None:

@@ -69,9 +69,9 @@ def reason_bars(table: pd.DataFrame, *, context: str = "") -> Figure | None:
     if not found.any():
         return None
     reasons, colours = list(found.index[found > 0]), style.method_colours(list(table["method"].unique()))
-    none = ", ".join(found.index[found == 0])
-    context += "  ·  by the first image retrieved that is not the target"
-    context += f"  ·  no method has: {none}" if none else ""
+    none = "” or “".join(found.index[found == 0])
+    context += "  ·  a miss is judged by the first image retrieved that is not the target"
+    context += f"  ·  no miss is “{none}”" if none else ""
     height = 1.3 + 0.3 * len(reasons) * (len(colours) + 0.7)
     figure, (axes,) = style.panels(1, (12, height), "Why targets are missed", context)
     groups = {

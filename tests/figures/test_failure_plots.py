@@ -43,7 +43,7 @@ def test_reasons_have_a_bar_a_method_in_its_own_colour_and_none_where_no_miss_ha
     figure = figures.reason_bars(table)
     (axes,), (legend,) = figure.axes, figure.legends
     assert [label.get_text() for label in axes.get_yticklabels()] == ["ignored the edit", "near miss"]
-    assert any("no method has: arguably right too" in text for text in texts(figure))
+    assert any("no miss is “arguably right too”" in text for text in texts(figure))
     assert [text.get_text() for text in legend.get_texts()] == ["weighted sum  (10 misses)", "Q-Former  (10 misses)"]
     colours = [to_hex(bar.get_facecolor()) for bar in axes.patches]
     assert colours == [METHODS[name].colour.lower() for name in ("sum", "sum", "qformer", "qformer")]

@@ -135,8 +135,8 @@ def _measured(maps: Sequence[Tensor], targets: Tensor) -> str:
     parts = [
         f"{queries} queries, each map the mean of {tokens} query tokens over {side} × {side} places, yellow: most",
         f"any two tokens share {_shared(edited):.1%} of their attention ({_shared(found):.1%} on targets)",
-        f"reading the edit moves {_moved(mean, plain.mean(1)):.1%} of a map",
-        f"to be even, {_moved(mean, torch.ones_like(mean)):.1%} of it would have to move",
+        f"the edit moves {_moved(mean, plain.mean(1)):.1%} of a map, "
+        f"making it even would move {_moved(mean, torch.ones_like(mean)):.1%}",
     ]
     if targets.ndim == 3 and tokens > 1:
         first, second = torch.triu_indices(tokens, tokens, 1)
