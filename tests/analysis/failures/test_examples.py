@@ -84,4 +84,4 @@ def test_what_tokens_share_and_what_an_edit_moves_are_shares_of_attention():
     assert examples._shared(half) == pytest.approx(0.5)
     note = examples._measured([same, same * torch.tensor([2.0, 0]), same], torch.ones(1, 3, 1))
     assert "any two tokens share 100.0 % of their attention" in note and "moves 50.0 %" in note
-    assert "to be even, 0.0 %" in note and "cosine of two tokens of a target: 1.00" in note
+    assert "making it even would move 0.0 %" in note and "cosine of two tokens of a target: 1.00" in note
