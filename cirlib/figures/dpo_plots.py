@@ -111,8 +111,9 @@ def effects(table: pd.DataFrame, *, context: str = "") -> Figure | None:
     for number, ((factor, against), levels) in enumerate(factors.items()):
         for column, fusion in enumerate(fusions):
             panel = axes[number * len(fusions) + column]
-            own = table[(table["factor"] == factor) & (table["fusion"] == fusion)]
-            head = "DPO: change" if factor == "change" else f"{_pretty(factor)}: instead of {_pretty(against)}"
+            own = table[(table[["factor", "against", "fusion"]] == [factor, against, fusion]).all(axis=1)]
+            instead = " on ".join(map(_pretty, against.split(" on ")))
+            head = "DPO: change" if factor == "change" else f"{_pretty(factor)}: instead of {instead}"
             if own.empty:
                 panel.set_axis_off()
                 panel.set_title("not run", loc="left", size=11.5, color=style.MUTED)

@@ -1,6 +1,7 @@
 """What a level of a switch is worth, for each fusion by itself: differences between runs alike in all else."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from cirlib.retrieval.statistics import bootstrap_ci
 WITHIN = {"change": "negatives", "objective": "trains", "negatives": "trains", "trains": "negatives"}
 COLUMNS = ("factor", "level", "against", "fusion", "within")
 COLUMNS += ("start", "difference", "ci_low", "ci_high", "settings", "runs")
-START = "own start"
+START, ON = "own start", " on "  # an objective is held against DPO "on" a kind of negatives
 SECOND = "the fine-tuned Q-Former"
 Cell = tuple[str, ...]  # what is alike in repetitions of a run: a level of each switch; what trains comes last
 
@@ -24,9 +25,9 @@ def effects(records: Sequence[Mapping], starts: Mapping[str, Mapping]) -> pd.Dat
     """Simple effects on mean recall@10, one fusion at a time, within a level of the switch that turns their sign.
 
     ``change``: of DPO from the model that it started from, by what trains, within a kind of negatives. The other
-    factors are differences from the study's level (the first in ``SWITCHES``): of the objective and of the negatives
-    within what trains, of what trains within the negatives. Settings of the fourth switch are averaged; so are the
-    negatives where an in-batch objective, which reads none, is compared.
+    factors are differences from the study's level (the first in ``SWITCHES``): of the objective within what trains,
+    from DPO on one kind of negatives at a time, which an in-batch objective does not read; of the negatives within what
+    trains; of what trains within the negatives. Settings of the fourth switch are averaged.
 
     Args:
         records: of the factorial's runs, by :func:`~cirlib.analysis.dpo.runs.measured_run`, with their labels.
@@ -46,16 +47,16 @@ def effects(records: Sequence[Mapping], starts: Mapping[str, Mapping]) -> pd.Dat
     """
     grid, rows = _Grid(records, starts, tuple(SWITCHES)), []
     for factor, other in WITHIN.items():
-        levels = list(SWITCHES["trains" if factor == "change" else factor])
-        for fusion in starts:
-            for level in levels if factor == "change" else levels[1:]:
-                for within in SWITCHES[other]:
-                    fixed = {"fusion": fusion, other: within}
-                    pairs = grid.changes(level, fixed) if factor == "change" else grid.pairs(factor, level, fixed)
-                    if pairs:
-                        against = START if factor == "change" else levels[0]
-                        begun = float(grid.weights @ grid.starts[fusion])
-                        rows.append((factor, level, against, fusion, within, begun, *grid.difference(fusion, pairs)))
+        first, *levels = SWITCHES["trains" if factor == "change" else factor]
+        kinds = [{"negatives": kind} for kind in SWITCHES["negatives"]] if factor == "objective" else [{}]
+        for kind, fusion in product(kinds, starts):
+            for level, within in product([first] * (factor == "change") + levels, SWITCHES[other]):
+                fixed = {"fusion": fusion, other: within} | kind
+                pairs = grid.changes(level, fixed) if factor == "change" else grid.pairs(factor, level, fixed)
+                if pairs:
+                    against = START if factor == "change" else ON.join([first, *kind.values()])
+                    begun = float(grid.weights @ grid.starts[fusion])
+                    rows.append((factor, level, against, fusion, within, begun, *grid.difference(fusion, pairs)))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

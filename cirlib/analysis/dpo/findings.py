@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from cirlib.analysis.dpo.grid import SWITCHES
+from cirlib.analysis.dpo.effects import ON
 from cirlib.retrieval.statistics import against_chance
 from cirlib.study.method_registry import method_label
 from cirlib.study.units import percent, points
@@ -87,14 +87,14 @@ def _fusion(effects: pd.DataFrame) -> str:
 def _reason(factor: str, effects: pd.DataFrame) -> str:
     """Every level of a switch: where it is better, where worse, and in how many places that cannot be told."""
     rows, lines = effects[effects["factor"] == factor], []
-    for level in (level for level in SWITCHES[factor] if level in set(rows["level"])):
-        own, said = rows[rows["level"] == level], []
+    for (against, level), own in rows.groupby(["against", "level"], sort=False):
+        said = []
         for word, part in (("better", own[own["ci_low"] > 0]), ("worse", own[own["ci_high"] < 0])):
             cells = [f"{_change(row)} ({_named(row['fusion'])}, {_word(row['within'])})" for _, row in part.iterrows()]
             said += [f"{word}: {'; '.join(cells)}"] if cells else []
         unclear = ((own["ci_low"] <= 0) & (own["ci_high"] >= 0)).sum()
         said += [f"cannot be told from no difference in {unclear} of {len(own)} places"] if unclear else []
-        lines.append(f"- {_word(level)} against {_word(rows['against'].iloc[0])}: {'. '.join(said)}")
+        lines.append(f"- {_word(level)} against {ON.join(map(_word, against.split(ON)))}: {'. '.join(said)}")
     return "\n".join([f"{REASONS[factor]} Differences in points of recall@10:", *lines])
 
 

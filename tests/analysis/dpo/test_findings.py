@@ -22,7 +22,7 @@ EFFECTS = pd.DataFrame(
         ["negatives", "random", "top", "sum", "query_tower", 0.45, 0.08, 0.05, 0.11],
         ["negatives", "random", "top", "text_only", "query_tower", 0.1, -0.04, -0.06, -0.02],
         ["negatives", "random", "top", "sum", "query_projection", 0.45, 0.01, -0.01, 0.03],
-        ["objective", "dpo hinge", "dpo sigmoid", "sum", "query_tower", 0.45, 0.0, -0.01, 0.01],
+        ["objective", "dpo hinge", "dpo sigmoid on top", "sum", "query_tower", 0.45, 0.0, -0.01, 0.01],
     ],
     columns=["factor", "level", "against", "fusion", "within", "start", "difference", "ci_low", "ci_high"],
 )
@@ -45,9 +45,8 @@ def test_a_reason_is_told_by_place_with_its_interval_and_nothing_where_the_inter
         "- random negatives against top-k negatives: better: +8.0 [+5.0, +11.0] (weighted sum, query tower). "
         "worse: −4.0 [−6.0, −2.0] (text only, query tower). cannot be told from no difference in 1 of 3 places"
     )
-    assert (
-        "DPO with hinge loss against DPO with sigmoid loss: cannot be told from no difference in 1 of 1 places" in text
-    )
+    against = "DPO with hinge loss against DPO with sigmoid loss on top-k negatives"
+    assert f"{against}: cannot be told from no difference in 1 of 1 places" in text
 
 
 def test_mistakes_agree_between_repetitions_or_are_said_to_differ():
