@@ -40,7 +40,9 @@ help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-12s %s\n' "$$name" "$$text"; done
 
 study: checkout $(RUNTIME) ## run the study: data, training, tables, figures, executed notebooks
-	@dvc repro --quiet || { dvc repro --dry > /dev/null; exit 1; }  # where DVC itself fails, quiet has kept its reason
+	@started=$$(mktemp); trap 'rm "$$started"' EXIT; dvc repro --quiet || { \
+	[ "$$(find runs/*/logs -newer "$$started" 2>/dev/null)" ] || dvc repro --dry > /dev/null; \
+	exit 1; }  # where DVC itself fails, no stage has begun, and quiet has kept its reason
 	@python -m cirlib.app.report
 
 doctor: $(RUNTIME) ## what a study asks of this machine: GPU, memory, disk, hours (STUDY=fashioniq, else that of params.yaml)

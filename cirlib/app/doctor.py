@@ -26,7 +26,7 @@ from cirlib.benchmarks.catalogues.columns import find_table
 from cirlib.benchmarks.splits import load_parts
 from cirlib.models.devices import best_device, listed_gpus, precision_here
 from cirlib.models.prepared import Prepared
-from cirlib.study.errors import ResourceError, StudyError
+from cirlib.study.errors import ParameterError, ResourceError, StudyError
 from cirlib.study.parameters import Study, load_study
 from cirlib.study.resources import SPARE_DISK, within_memory
 from cirlib.study.stage import Stage, check_names, project_root
@@ -220,7 +220,10 @@ def _study(name: str | None, root: Path) -> Study:
     with TemporaryDirectory() as folder:
         file = Path(folder) / "params.yaml"
         compose_and_dump(file, str(root / "conf"), None, "config", "", [f"study={name}"])
-        return load_study(file)
+        try:
+            return load_study(file)
+        except ParameterError as error:
+            raise ParameterError(str(error).replace(str(file), f"conf/study/{name}.yaml")) from None
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ def _interval_marks(axes: Axes, rows: pd.DataFrame, levels: list[str], withins: 
         axes.plot([low, high], [place, place], color=colour, linewidth=2.4, solid_capstyle="butt", label="_interval")
         face = "white" if low <= 0 <= high else colour
         axes.plot(value, place, marker, color=colour, markerfacecolor=face, markersize=5.5, label=f"_{row.within}")
-        look = {"size": 9, "va": "center", "color": style.INK}
+        look = {"size": 9, "va": "center", "color": style.INK, "bbox": style.ON_LINES}
         axes.annotate(style.points(row.difference), (high, place), (4, 0), textcoords="offset points", **look)
     axes.margins(x=0.22)
 

@@ -70,7 +70,7 @@ def reason_bars(table: pd.DataFrame, *, context: str = "") -> Figure | None:
         return None
     reasons, colours = list(found.index[found > 0]), style.method_colours(list(table["method"].unique()))
     none = "” or “".join(found.index[found == 0])
-    context += "  ·  a miss is judged by the first image retrieved that is not the target"
+    context += "  ·  missed: not among the first ten; judged by the first image that is not the target"
     context += f"  ·  no miss is “{none}”" if none else ""
     height = 1.3 + 0.3 * len(reasons) * (len(colours) + 0.7)
     figure, (axes,) = style.panels(1, (12, height), "Why targets are missed", context)

@@ -12,7 +12,7 @@ PAPER_RATIO = 0.1  # the paper's 0.02 % is about a tenth of chance on FashionIQ
 CURVES = {  # column of `trajectory`: (title of its panel, its axis)
     "recall@10": ("Recall@10", "Recall@10 (%)"),
     "rank_50": ("Rank of the target", "rank (log scale, best on top)"),
-    "hubness": ("Hubness", "share of top-10 places (%)"),
+    "hubness": ("Hubness", "top-10 places of the ten commonest (%)"),
     "effective_rank": ("Effective rank of the queries", "directions in use"),
     "alignment": ("Alignment of query and target", "squared distance (0: the same)"),
     "uniformity": ("Uniformity of the queries", "log potential (0: all the same)"),

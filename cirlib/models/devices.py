@@ -76,7 +76,7 @@ def autocast(device: torch.device, dtype: torch.dtype | None = None) -> torch.au
 def _has_bf16(device: torch.device) -> bool:
     """Whether ``device`` multiplies bfloat16 matrices in hardware, and much faster than float32's.
 
-    Of processors with AVX-512's dot products of bfloat16 and no matrix units, AMD's were 4 times faster, Intel's slower.
+    Of processors with AVX-512's dot products of bfloat16 but no matrix units, AMD's is 4 times faster, Intel's slower.
     It goes by the processor, not by a measurement: the stages of a study must agree, whatever else is running.
     """
     if device.type == "cuda":

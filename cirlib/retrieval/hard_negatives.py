@@ -157,7 +157,7 @@ class _Miner(NamedTuple):
         while len(pending):
             depth = min(range_max + self.positives.shape[1], size)
             step = max(1, min(MAX_QUERIES_AT_ONCE, MAX_CANDIDATES_AT_ONCE // (depth * self.neighbours.num_tokens)))
-            starts = bar(range(0, len(pending), step), f"mining in the top {depth}", disable=not progress)
+            starts = bar(range(0, len(pending), step), "mining", disable=not progress)
             short = [self._mine_batch(pending[start : start + step], depth, range_max, mined) for start in starts]
             if not goes_deeper or depth == size:
                 break

@@ -68,6 +68,6 @@ def read_ranks(path: Path, benchmarks: Mapping[str, Benchmark], evaluation: Eval
     if scored and protocol not in measured:
         raise BenchmarkError(
             f"{path} was measured under another protocol ({', '.join(measured)}) than this run's ({protocol}): "
-            "change it for the whole study, as in `dvc exp run -S evaluation.captions=first`."
+            "change it for the whole study, with `dvc exp run -S evaluation.…=…`."
         )
     return scored

@@ -165,6 +165,12 @@ def check_names(study: Study, root: Path) -> list[str]:
     firsts = [m.name for m in METHODS.values() if m.family not in (DPO, RERANKED) and m.name != "sum_raw"]
     if (first := study.qformer.rerank) not in firsts:
         raise ParameterError(f"qformer.rerank: {first!r} cannot be the first. Allowed: {', '.join(firsts)}")
+    known = [*METHODS, *(method.name for method in asked if method.name not in METHODS)]
+    shown = {"failure_cases.method": study.failure_cases.method, "your_method.against": study.your_method.against}
+    shown |= {f"search.{side}": name for side, name in study.search.model_dump().items()}
+    for where, name in shown.items():
+        if name not in (None, *known):
+            raise ParameterError(f"{where}: there is no method {name!r}. Allowed: {', '.join(known)}")
     models, trained = study.models, study.models.fusion_checkpoint
     files = {
         "models.fusion_checkpoint, a Q-Former that another study trained": trained and trained / "model.safetensors",

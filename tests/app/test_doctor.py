@@ -15,7 +15,7 @@ from cirlib.app.doctor import Finding, examine
 from cirlib.app.full_size import StageProbe
 from cirlib.models import devices
 from cirlib.models.devices import best_device, listed_gpus, precision_here
-from cirlib.study.errors import ResourceError
+from cirlib.study.errors import ParameterError, ResourceError
 from cirlib.study.stage import project_root
 
 
@@ -137,6 +137,11 @@ def test_what_an_earlier_study_trains_stops_where_it_is_not_there(custom_stage):
         assert finding.said.startswith(f"models.{name}") and finding.said.endswith(f"there is no file {missing}")
         missing.touch()
     assert not [finding for finding in found(stage).values() if finding.stops]
+
+
+def test_of_a_study_that_wants_a_value_its_own_file_is_named():
+    with pytest.raises(ParameterError, match=r"^conf/study/catalogue\.yaml: one of data\.root and"):
+        doctor._study("catalogue", project_root())
 
 
 @pytest.mark.parametrize("study", ["circo", "sprc_released"])

@@ -162,7 +162,7 @@ def _counted(numbers: Sequence[int]) -> pd.Categorical:
     names = []
     for before, end in zip([-1, *ends], ends, strict=False):
         low = flat[flat > before].min()
-        names.append(f"{low} or more" if end == MANY else str(low) if low == end else f"{low} to {end}")
+        names.append(f"{low} or more" if end == MANY < max(numbers) else str(low) if low == end else f"{low} to {end}")
     return pd.Categorical([names[group] for group in np.searchsorted(ends, flat)], names)
 
 

@@ -66,7 +66,7 @@ def failure_finding(queries: pd.DataFrame, kinds: pd.DataFrame, reasons: pd.Data
     >>> queries = pd.DataFrame({"method": "sum", "category": "hat", "recall": [0] * 9 + [1] * 9, "family": range(18)})
     >>> print(failure_finding(queries, kinds, pd.DataFrame({"method": [], "reason": [], "misses": [], "value": []})))
     Weighted sum finds 50.0 % [25.2, 74.8] of the 18 queries among its first ten.
-    Weakest is length: 20.0 % [10.0, 40.0] of 9 queries; its interval lies below that.
+    Weakest is length: 20.0 % [10.0, 40.0] of 9 queries; its interval lies below the 50.0 % of all.
     """
     if queries.empty:
         return NOTHING
@@ -78,7 +78,10 @@ def failure_finding(queries: pd.DataFrame, kinds: pd.DataFrame, reasons: pd.Data
     if len(kinds):
         worst = kinds.loc[kinds["ci_high"].idxmin()]
         below = worst["ci_high"] < overall
-        sure = "its interval lies below that" if below else "its interval holds that: the gap may be chance"
+        where = "lies below" if below else "holds"
+        sure = f"its interval {where} the {percent(overall, ' %')} of all" + (
+            "" if below else ": the gap may be chance"
+        )
         share = _with_interval(worst["value"], worst["ci_low"], worst["ci_high"])
         said.append(f"Weakest is {worst['group']}: {share} of {worst['queries']:,} queries; {sure}.")
     own = reasons[reasons["misses"] > 0].sort_values("value", ascending=False, kind="stable")
