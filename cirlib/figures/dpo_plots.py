@@ -112,7 +112,7 @@ def effects(table: pd.DataFrame, *, context: str = "") -> Figure | None:
         for column, fusion in enumerate(fusions):
             panel = axes[number * len(fusions) + column]
             own = table[(table[["factor", "against", "fusion"]] == [factor, against, fusion]).all(axis=1)]
-            instead = " on ".join(map(_pretty, against.split(" on ")))
+            instead = " on ".join(_pretty(part).removesuffix(", sigmoid") for part in against.split(" on "))
             head = "DPO: change" if factor == "change" else f"{_pretty(factor)}: instead of {instead}"
             if own.empty:
                 panel.set_axis_off()

@@ -40,7 +40,7 @@ DOTTED: dict[str, Any] = CHANCE | {"linestyle": ":"}  # another level to compare
 ABOVE: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}  # a chart's legend
 BELOW: dict[str, Any] = {"loc": "outside lower left"}  # a figure's legend
 DASHES = ("-", (0, (6, 2)), (0, (2, 1.4)), (0, (7, 2, 1.5, 2)))  # so that lines on each other are both seen
-ON_LINES = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.85}  # behind a number
+ON_LINES = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}  # behind a number
 HALO = (patheffects.withStroke(linewidth=3.4, foreground="white", alpha=0.75),)
 DPI = 150
 FRACTIONS = ["value", "ci_low", "ci_high", "chance", "recall@10", "dev/recall@10", "difference", "accuracy", "hubness"]
