@@ -7,6 +7,7 @@ executed notebooks as HTML in ``results/<study>/html/``, to which it links.
 import argparse
 import base64
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,7 @@ STAGES = {  # folder → (title of its section, its tables: file → caption)
         "exchanges.csv": "Who finds what another misses.",
     }),
 }  # fmt: skip
+MARKS = re.compile(r"\*\*|`")  # of Markdown
 FOUND_BY = ("03_qformer", "04_dpo", "05_failure_cases")  # notebooks that end with what was found
 LONGEST, WIDEST = 40, 12  # rows and columns of a table; of a wider one the columns become rows
 
@@ -78,7 +80,8 @@ def write_report(root: Path) -> Path:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True).get_template("report_page.html")
     where = where_computed(read_provenance(root, study.name, PIPELINE))
-    texts = {"study": study.name, "lead": f"{caption(summary)}{where}", "complete": summary["complete"].all()}
+    lead = MARKS.sub("", f"{caption(summary)}{where}")
+    texts = {"study": study.name, "lead": lead, "complete": summary["complete"].all()}
     found = [said for name in FOUND_BY if (said := _found(home / "notebooks" / f"{name}.ipynb"))]
     _write(home / "report.html", page.render(texts, sections=sections, found=found))
     return home / "report.html"
@@ -107,7 +110,8 @@ def _found(notebook: Path) -> str:
     heads = [number for number, cell in enumerate(cells) if "".join(cell["source"]).startswith("## What was found")]
     outputs = [output for cell in cells[heads[-1] :] for output in cell.get("outputs", ())] if heads else []
     said = [output.get("text") or output.get("data", {}).get("text/markdown") or "" for output in outputs]
-    return next(filter(None, map("".join, said)), "").split("\n\n")[0].replace("**", "").strip()
+    first = next(filter(None, map("".join, said)), "").split("\n\n")[0]
+    return MARKS.sub("", first).strip()
 
 
 def _results(home: Path, summary: pd.DataFrame) -> Section:

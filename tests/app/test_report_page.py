@@ -102,14 +102,15 @@ def test_the_report_begins_with_what_the_notebooks_found_and_names_methods_as_fi
     noise, head = cell("code", "1", **printed, text="noise"), cell("markdown", "## What was found")
     ends = {
         "03_qformer": [noise, head, cell("code", "2", **printed, text=["It finds\n", "much."])],
-        "04_dpo": [noise, head, cell("code", "2", **shown, data={"text/markdown": "**DPO** finds.\n\nMore."})],
+        "04_dpo": [noise, head, cell("code", "2", **shown, data={"text/markdown": "**DPO** finds `x`.\n\nMore."})],
         "05_failure_cases": [noise],  # broken off
     }
     for name, cells_of in ends.items():
         content = {"metadata": {}, "cells": cells_of, "nbformat": 4, "nbformat_minor": 4}
         (project / "results" / "small" / "notebooks" / f"{name}.ipynb").write_text(json.dumps(content))
     text = write_report(project).read_text()
-    assert re.findall("<li>(.*?)</li>", text.split("<nav")[0], re.DOTALL) == ["It finds\nmuch.", "DPO finds."]
+    assert re.findall("<li>(.*?)</li>", text.split("<nav")[0], re.DOTALL) == ["It finds\nmuch.", "DPO finds x."]
+    assert re.search("<p class=\"soft\">([^*`<]*)</p>", text)  # no marks of Markdown there
     assert text.count('<th scope="row">weighted sum</th>') == 2 and '<th scope="row">sum</th>' not in text
 
 
