@@ -110,7 +110,7 @@ def test_the_report_begins_with_what_the_notebooks_found_and_names_methods_as_fi
         (project / "results" / "small" / "notebooks" / f"{name}.ipynb").write_text(json.dumps(content))
     text = write_report(project).read_text()
     assert re.findall("<li>(.*?)</li>", text.split("<nav")[0], re.DOTALL) == ["It finds\nmuch.", "DPO finds x."]
-    assert re.search("<p class=\"soft\">([^*`<]*)</p>", text)  # no marks of Markdown there
+    assert re.search('<p class="soft">([^*`<]*)</p>', text)  # no marks of Markdown there
     assert text.count('<th scope="row">weighted sum</th>') == 2 and '<th scope="row">sum</th>' not in text
 
 
