@@ -68,7 +68,9 @@ def test_failures_name_the_weakest_kind_and_the_commonest_reasons(make_scored):
     table = summarise([scored], (10,)).iloc[-1]
     share = f"{percent(table['value'], ' %')} [{percent(table['ci_low'])}, {percent(table['ci_high'])}]"
     assert first == f"Weighted sum finds {share} of the 60 queries among its first ten."
-    assert second.startswith("Weakest is ") and second.endswith("% of all.")
+    assert second.startswith("Weakest is ") and second.endswith(
+        f"its interval lies below the {percent(table['value'], ' %')} of all."
+    )
     assert third.startswith(f"Of its 11 misses most are: {NEAR_MISS} (50.0 % [")
     one_miss = pd.DataFrame({"group": ["belt"], "queries": [1], "value": [0.0], "ci_low": [0.0], "ci_high": [0.975]})
     assert failure_finding(queries, pd.concat([one_miss, kinds], ignore_index=True), why).splitlines()[1] == second

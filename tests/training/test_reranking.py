@@ -69,7 +69,8 @@ def test_the_head_learns_which_image_an_edit_belongs_to(with_weights, capsys):
     method = Reranked()
     method.fit(Prepared(type(stage)(stage.name, study, stage.root, stage.out, stage.figures, {})))
     losses = [float(line.split("loss ")[1].split()[0]) for line in capsys.readouterr().out.splitlines()]
-    assert len(losses) == 15 and sum(losses[-4:]) / 4 < 0.98 * losses[0]  # which is a guess, ln 2
+    assert len(losses) == 15 and losses[0] < 1.2  # a guess is ln 2
+    assert sum(losses[-4:]) / 4 < 0.98 * losses[0]
     scored = score_methods({"reranked": method}, with_weights.read, with_weights.splits.reported, Evaluation())
     assert [one.category for one in scored] == ["hat", "shoe"] and scored[0].protocol.startswith("original gallery")
 

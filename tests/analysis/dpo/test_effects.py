@@ -64,7 +64,12 @@ def test_known_effects_are_found_where_they_are_and_with_their_sign(grid):
             row = table.loc[place]
             assert row["difference"] == pytest.approx(value, abs=0.005), place
             assert row["ci_low"] <= row["difference"] <= row["ci_high"]
-    assert ("objective", "info_nce_mined", "text_only", "query_tower", random) in table.index or grid == "small"
+    kinds = ("top", "random") if grid == "small" else SWITCHES["negatives"]
+    first = {next(iter(levels)) for levels in SWITCHES.values()} - {"text_only", "dpo sigmoid"}
+    against = set(table.index.get_level_values("against"))
+    assert against == {"own start", *first, *(f"dpo sigmoid on {kind}" for kind in kinds)}
+    assert table.loc[("objective", "info_nce_mined", "text_only", "query_tower", top), "settings"] == 1
+    assert (("objective", "info_nce_mined", "text_only", "query_tower", random) in table.index) == (grid == "full")
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say():
